@@ -1,0 +1,35 @@
+"""GViT: images as a few hundred 2D Gaussians, and vision transformers that classify from those alone.
+
+The public names below are imported on first use, so that ``import gvit`` stays as fast as ``import torch``.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gvit.gaussians import Gaussians as Gaussians
+    from gvit.gaussians import build_covariances as build_covariances
+    from gvit.rendering import rasterize as rasterize
+    from gvit.rendering import render as render
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Gaussians": "gvit.gaussians",
+    "build_covariances": "gvit.gaussians",
+    "rasterize": "gvit.rendering",
+    "render": "gvit.rendering",
+}
+__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'gvit' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__
