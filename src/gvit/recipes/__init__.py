@@ -1,0 +1,22 @@
+"""Recipes: one file per data set, each a function that returns a complete configuration."""
+
+from collections.abc import Callable
+
+from gvit.errors import unknown_name
+from gvit.recipes.digits import digits
+from gvit.training.config import TrainConfig
+
+RECIPES: dict[str, Callable[[], TrainConfig]] = {"digits": digits}
+
+__all__ = ["RECIPES", "digits", "load_recipe"]
+
+
+def load_recipe(name: str) -> TrainConfig:
+    """The configuration of a named recipe.
+
+    Raises:
+        InputError: an unknown name; the nearest ones are given.
+    """
+    if name not in RECIPES:
+        raise unknown_name("recipe", name, RECIPES)
+    return RECIPES[name]()
