@@ -235,9 +235,7 @@ def num_canonical_features(num_frequencies: int) -> int:
     return 9 + 4 * num_frequencies
 
 
-def canonical_features(
-    gaussians: Gaussians, num_frequencies: int = 4
-) -> Float[Tensor, "*batch k features"]:
+def canonical_features(gaussians: Gaussians, num_frequencies: int = 4) -> Float[Tensor, "*batch k features"]:
     """What is drawn, and nothing else, as numbers for a network.
 
     Per Gaussian: centre, its Fourier features (sine and cosine of ``pi 2^f`` times each coordinate), log-area in

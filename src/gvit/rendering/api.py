@@ -1,0 +1,191 @@
+"""The public face of the renderer: ``rasterize`` on plain tensors in pixel units, ``render`` on ``Gaussians``."""
+
+from __future__ import annotations
+
+import math
+from importlib import import_module
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gvit.gaussians import Gaussians
+
+BACKENDS = ("reference", "cpu", "cuda")
+MAX_CHANNELS = 32
+
+
+# Inputs are annotated without shapes: wrong ones are for ``_check_shapes`` to explain.
+def rasterize(
+    centers: Tensor,
+    covariances: Tensor,
+    colors: Tensor,
+    opacities: Tensor,
+    height: int,
+    width: int,
+    *,
+    background: Tensor | None = None,
+    blur: float = 0.3,
+    alpha_max: float = 0.999,
+    alpha_min: float = 1 / 255,
+    transmittance_min: float = 1e-4,
+    backend: str = "auto",
+) -> tuple[Float[Tensor, "*batch channels height width"], Float[Tensor, "*batch height width"]]:
+    """Draw 2D Gaussians front to back in index order; everything in pixels, pixel centres at +0.5.
+
+    For each pixel, with ``d = pixel - centre``, ``T`` = 1 and ``C`` = 0 at first, for each Gaussian in turn::
+
+        sigma = 0.5 * d^T (covariance + blur*I)^-1 d
+        a = min(alpha_max, opacity * exp(-sigma))       skipped where a < alpha_min
+        if T*(1-a) <= transmittance_min: stop, this Gaussian not included
+        C += T*a*colour;  T *= 1-a
+
+    and at the end ``image = C + T*background``, ``alpha = 1 - T``. These are the formula and constants of gsplat
+    1.5. Differentiable in all tensors; where ``alpha_max`` clips, geometry and opacity get no gradient.
+
+    Args:
+        centers: [..., K, 2], (x, y) in pixels: x in [0, width] and y in [0, height] lie on the image, others are
+            welcome.
+        covariances: [..., K, 2, 2] in square pixels, symmetric (of others, the symmetric part is drawn) and
+            positive semi-definite; ``gvit.build_covariances`` makes them from standard deviations and angles.
+        colors: [..., K, C], any values, 1 to 32 channels.
+        opacities: [..., K]; what is not above 0 draws nothing.
+        height: of the image, in pixels, at least 1.
+        width: of the image, in pixels, at least 1.
+        background: [C] or [..., C]; zeros when None.
+        blur: added to the variances, square pixels; keeps Gaussians smaller than a pixel differentiable.
+        alpha_max: in (0, 1].
+        alpha_min: in [0, 1).
+        transmittance_min: in [0, 1).
+        backend: ``"reference"`` (dense PyTorch, any dtype), ``"cpu"`` (Numba, float32), ``"cuda"`` (Triton,
+            float32), or ``"auto"``: ``cuda`` for CUDA tensors, ``reference`` for float64, else ``cpu``.
+
+    Returns:
+        image [..., C, H, W] and alpha [..., H, W]: float32 for float16 and bfloat16 inputs, which are lifted to it.
+
+    Raises:
+        ValueError: shapes, dtypes or devices don't fit together; a number is NaN or infinite; a covariance is not
+            positive semi-definite (or still singular after the blur); a constant is out of its range; the backend
+            is unknown or can't run here.
+    """
+    inputs = {"centers": centers, "covariances": covariances, "colors": colors, "opacities": opacities}
+    if background is not None:
+        inputs["background"] = background
+    _check_shapes(inputs)
+    _check_constants(height, width, blur, alpha_max, alpha_min, transmittance_min)
+    batch, count, channels = colors.shape[:-2], colors.shape[-2], colors.shape[-1]
+    backend = _resolve_backend(backend, centers)
+    if centers.dtype in (torch.float16, torch.bfloat16):
+        inputs = {name: tensor.float() for name, tensor in inputs.items()}
+
+    size = math.prod(batch)
+    if background is None:
+        flat_background = inputs["colors"].new_zeros(channels).expand(size, channels)
+    else:
+        flat_background = inputs["background"].expand(*batch, channels).reshape(size, channels)
+    operator = import_module(f"gvit.rendering.{backend}").rasterize
+    image, transmittance, _ = operator(
+        inputs["centers"].reshape(size, count, 2),
+        inputs["covariances"].reshape(size, count, 2, 2),
+        inputs["colors"].reshape(size, count, channels),
+        inputs["opacities"].reshape(size, count),
+        flat_background,
+        *(height, width, blur, alpha_max, alpha_min, transmittance_min),
+    )
+    return image.reshape(*batch, channels, height, width), 1 - transmittance.reshape(*batch, height, width)
+
+
+def render(
+    gaussians: Gaussians,
+    height: int,
+    width: int,
+    *,
+    background: Tensor | None = None,
+    backend: str = "auto",
+) -> Float[Tensor, "*batch 3 height width"]:
+    """The picture of ``gaussians`` at any size, values in [0, 1] (for a background in [0, 1]).
+
+    Args:
+        gaussians: any number of batch dimensions.
+        height: of the image, in pixels.
+        width: of the image, in pixels; another aspect than the Gaussians' own stretches them.
+        background: colour behind them, [3] or [..., 3]; black when None.
+        backend: as in ``rasterize``, which also gives the transparency, other constants and other channels.
+
+    Returns:
+        image [..., 3, H, W], float32, or float64 for float64 Gaussians.
+
+    Raises:
+        ValueError: as ``rasterize``.
+    """
+    centers, covariances, colors, opacities = gaussians.in_pixels(height, width)
+    image, _ = rasterize(
+        *(centers, covariances, colors, opacities),
+        *(height, width),
+        background=background,
+        backend=backend,
+    )
+    return image
+
+
+def _check_shapes(inputs: dict[str, Tensor]) -> None:
+    colors = inputs["colors"]
+    if colors.ndim < 2:
+        raise ValueError(f"colors must have shape [..., K, C], got {list(colors.shape)}")
+    *batch, count, channels = colors.shape
+    expected = {
+        "centers": [*batch, count, 2],
+        "covariances": [*batch, count, 2, 2],
+        "opacities": [*batch, count],
+    }
+    for name, shape in expected.items():
+        if list(inputs[name].shape) != shape:
+            raise ValueError(
+                f"{name} must have shape {shape} to go with colors of shape {list(colors.shape)}, "
+                f"got {list(inputs[name].shape)}"
+            )
+    if not 1 <= channels <= MAX_CHANNELS:
+        raise ValueError(f"colors must have 1 to {MAX_CHANNELS} channels, got {channels}")
+    background = inputs.get("background")
+    if background is not None and list(background.shape) not in ([channels], [*batch, channels]):
+        raise ValueError(
+            f"background must have shape [{channels}] or {[*batch, channels]}, got {list(background.shape)}"
+        )
+    for name, tensor in inputs.items():
+        if not tensor.is_floating_point():
+            raise ValueError(f"{name} must have a float dtype, got {tensor.dtype}")
+        if tensor.dtype != colors.dtype:
+            raise ValueError(f"{name} is {tensor.dtype}, but colors is {colors.dtype}: use one dtype")
+        if tensor.device != colors.device:
+            raise ValueError(f"{name} is on {tensor.device}, but colors is on {colors.device}")
+
+
+def _check_constants(
+    height: int, width: int, blur: float, alpha_max: float, alpha_min: float, transmittance_min: float
+) -> None:
+    if height < 1 or width < 1:
+        raise ValueError(f"height and width must be at least 1, got {height} x {width}")
+    if not 0 <= blur < math.inf:
+        raise ValueError(f"blur must be a finite number, at least 0, got {blur}")
+    if not 0 < alpha_max <= 1:
+        raise ValueError(f"alpha_max must be in (0, 1], got {alpha_max}")
+    for name, value in (("alpha_min", alpha_min), ("transmittance_min", transmittance_min)):
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be in [0, 1), got {value}")
+
+
+def _resolve_backend(backend: str, like: Tensor) -> str:
+    if backend == "auto":
+        if like.dtype == torch.float64:
+            return "reference"
+        return {"cpu": "cpu", "cuda": "cuda"}.get(like.device.type, "reference")
+    if backend not in BACKENDS:
+        raise ValueError(
+            f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}"
+        )
+    if backend != "reference":
+        if like.dtype == torch.float64:
+            raise ValueError(f"backend {backend!r} draws in float32: use 'reference' for float64 tensors")
+        if backend == "cpu" and like.device.type != "cpu":
+            raise ValueError(f"backend 'cpu' needs tensors on the CPU, got {like.device}")
+    return backend

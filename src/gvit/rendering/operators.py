@@ -1,0 +1,100 @@
+"""What the backends have in common: one ``torch.library`` operator each, with one signature and one backward.
+
+Both have fake kernels, so ``torch.compile`` and ``torch.export`` go through them without looking inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Constants(NamedTuple):
+    """The constants of ``gvit.rendering.rasterize``, described there."""
+
+    blur: float
+    alpha_max: float
+    alpha_min: float
+    transmittance_min: float
+
+
+# image [B, C, H, W]; transmittance [B, H, W], what is left of the background; index [B, H, W] of the Gaussian that
+# stopped the pixel, K if none did, for the backward pass
+Rendered = tuple[Tensor, Tensor, Tensor]
+# for centres, covariances, colours, opacities, background
+Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
+
+_INPUTS = "Tensor centers, Tensor covariances, Tensor colors, Tensor opacities, Tensor background"
+_CONSTANTS = ", ".join(f"float {name}" for name in Constants._fields)
+
+
+def register(
+    name: str, forward: Callable[..., Rendered], backward: Callable[..., Gradients]
+) -> Callable[..., Rendered]:
+    """Make a backend an operator, ``gvit::rasterize_{name}``.
+
+    Args:
+        name: of the backend.
+        forward: takes centres [B, K, 2], covariances [B, K, 2, 2], colours [B, K, C], opacities [B, K], background
+            [B, C], height, width and ``Constants``.
+        backward: takes the gradients of image and transmittance, the five tensors above, the transmittance, the
+            stops and ``Constants``.
+
+    Returns:
+        The operator: it takes what ``forward`` takes, with the constants one by one.
+    """
+
+    @torch.library.custom_op(
+        f"gvit::rasterize_{name}",
+        mutates_args=(),
+        schema=f"({_INPUTS}, int height, int width, {_CONSTANTS}) -> (Tensor, Tensor, Tensor)",
+    )
+    def operator(*arguments: Any) -> Rendered:
+        return forward(*arguments[:7], Constants(*arguments[7:]))
+
+    @torch.library.custom_op(
+        f"gvit::rasterize_{name}_backward",
+        mutates_args=(),
+        schema=f"(Tensor grad_image, Tensor grad_transmittance, {_INPUTS}, Tensor transmittance, Tensor stops, "
+        f"{_CONSTANTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+    )
+    def backward_operator(*arguments: Any) -> Gradients:
+        return backward(*arguments[:9], Constants(*arguments[9:]))
+
+    @operator.register_fake
+    def _(*arguments: Any) -> Rendered:
+        colors, (height, width) = arguments[2], arguments[5:7]
+        batch, _, channels = colors.shape
+        return (
+            colors.new_empty(batch, channels, height, width),
+            colors.new_empty(batch, height, width),
+            colors.new_empty(batch, height, width, dtype=torch.int32),
+        )
+
+    @backward_operator.register_fake
+    def _(*arguments: Any) -> Gradients:
+        centers, covariances, colors, opacities, background = arguments[2:7]
+        return (
+            torch.empty_like(centers, memory_format=torch.contiguous_format),
+            torch.empty_like(covariances, memory_format=torch.contiguous_format),
+            torch.empty_like(colors, memory_format=torch.contiguous_format),
+            torch.empty_like(opacities, memory_format=torch.contiguous_format),
+            torch.empty_like(background, memory_format=torch.contiguous_format),
+        )
+
+    def set_up(ctx: Any, inputs: tuple[Any, ...], output: Rendered) -> None:
+        _, transmittance, stops = output
+        ctx.save_for_backward(*inputs[:5], transmittance, stops)
+        ctx.constants = inputs[7:]
+
+    def differentiate(
+        ctx: Any, grad_image: Tensor, grad_transmittance: Tensor, _: Any
+    ) -> tuple[Tensor | None, ...]:
+        gradients = backward_operator(grad_image, grad_transmittance, *ctx.saved_tensors, *ctx.constants)
+        return *gradients, *(None,) * (2 + len(Constants._fields))
+
+    operator.register_autograd(differentiate, setup_context=set_up)
+    return operator
