@@ -1,6 +1,7 @@
 """The command line: one subcommand per verb, thin. Nothing heavy is imported before it is needed."""
 
 import contextlib
+import difflib
 import io
 import json
 import re
@@ -16,6 +17,7 @@ from gvit import __version__
 from gvit.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
+    from gvit.data.loading import EvaluationImages
     from gvit.models.gvit import GViT
     from gvit.training.config import TrainConfig
     from gvit.training.run import Run
@@ -72,12 +74,20 @@ def _parse(target: Any, args: list[str], prog: str, **kwargs: Any) -> Any:
     except SystemExit as stop:
         if stop.code in (None, 0):
             raise
-        lines = [line.strip("│╭╮╰╯─ ") for line in errors.getvalue().splitlines()[1:]]
-        message = " ".join(lines[: lines.index("")] if "" in lines else lines)
-        message = re.sub(r"^Error parsing [a-z]+: ", "", message).rstrip(".")
-        similar = [line.split()[0] for line in lines if line.startswith("--")]
-        hint = f"; similar: {', '.join(dict.fromkeys(similar))}" if similar and "similar" in " ".join(lines) else ""
-        raise InputError(f"{message}{hint}; see '{prog} --help'") from None
+        raise InputError(f"{_one_line(errors.getvalue(), args)}; see '{prog} --help'") from None
+
+
+def _one_line(boxed: str, args: list[str]) -> str:
+    """What tyro says in a box over many lines, with the nearest flags where it names some."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()[1:]]
+    end = lines.index("") if "" in lines else len(lines)
+    message = re.sub(r"^Error parsing [a-z]+(\.[a-z]+)*: ", "", " ".join(lines[:end])).rstrip(".")
+    suggested = [line.split()[0] for line in lines[end:] if line.startswith("--")]
+    if not message.startswith("Unrecognized") or not suggested:
+        return message
+    wrong = next((arg for arg in args if arg.startswith("--") and arg in message), "")
+    near = difflib.get_close_matches(wrong, suggested, n=3, cutoff=0)
+    return f"{message}; nearest: {', '.join(near)}"
 
 
 @dataclass(frozen=True)
@@ -157,8 +167,8 @@ def _parse_training(args: list[str]) -> "tuple[str, TrainConfig, _Output]":
         description=(
             f"Train a model by a recipe: {', '.join(sorted(RECIPES))}. What follows are the values of "
             f"'{recipe}'.\n\n"
-            "Examples: gvit train; gvit train digits --epochs 30 --out runs/short;\n"
-            "gvit train --resume runs/short goes on with an interrupted run."
+            "Example: gvit train digits --epochs 30 --out runs/short\n\n"
+            "Interrupted? Go on with: gvit train --resume runs/short"
         ),
     )
     return recipe, config, output
@@ -173,32 +183,46 @@ def _print_config(config: "TrainConfig") -> None:
 
 def _write_report(run: "Run") -> None:
     """The picture of a dozen test images, spread over the test set."""
+    import torch
+
     from gvit.viewing.figures import report_figure, save_figure
 
-    model, images = _load_with_images(run, run.load_config())
-    rows = [round(i * (len(images) - 1) / 11) for i in range(min(12, len(images)))]
+    model, images = _load_with_test_images(run)
+    count = min(12, len(images))
+    rows = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
     pictures, labels = zip(*(images[row] for row in rows), strict=True)
-    figure = report_figure(model, torch_stack(pictures), [int(label) for label in labels], model.card.class_names)
+    figure = report_figure(model, torch.stack(pictures), [int(label) for label in labels])
     save_figure(figure, run.report_file)
+
+
+def _load_with_test_images(run: "Run") -> "tuple[GViT, EvaluationImages]":
+    from gvit.data.datasets import load_dataset
+    from gvit.data.loading import EvaluationImages, eval_transform
+    from gvit.models.registry import load_model
+
+    data = run.load_config().data
+    model = load_model(run.folder)
+    source = load_dataset(data.dataset, "test", data.data_dir)
+    return model, EvaluationImages(source, eval_transform(model.card.preprocessing))
 
 
 @dataclass(frozen=True)
 class _Predict:
-    """Classify image files with a trained model: files, folders (searched recursively) or 'patterns*'.
+    """Classify image files with a trained model.
 
     Example: gvit predict runs/digits scans/ 'more/*.png' --top-k 1
 
     Attributes:
         run: run folder, or a model.safetensors file.
-        images: image files, folders or quoted patterns.
+        images: image files, folders (searched recursively) or quoted patterns.
         top_k: how many classes to show.
         json: print JSON.
         batch_size: images at a time.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
-    images: Annotated[tuple[str, ...], tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
     top_k: int = 3
     json: bool = False
     batch_size: int = 32
@@ -207,13 +231,13 @@ class _Predict:
 
 def _predict(args: list[str]) -> int:
     from gvit.data.files import find_images
-    from gvit.inference import predict_files
+    from gvit.prediction import predict_files
     from gvit.models.registry import load_model
 
     options: _Predict = _parse(_Predict, args, "gvit predict")
-    for flag, value in (("--top-k", options.top_k), ("--batch-size", options.batch_size)):
-        if value < 1:
-            raise InputError(f"{flag} must be at least 1, got {value}")
+    _at_least_one(top_k=options.top_k, batch_size=options.batch_size)
+    if not options.images:
+        raise InputError("no images given; name image files, folders or quoted patterns after the run")
     model = load_model(options.run).to(_device(options.device))
     files = find_images(options.images)
     failed, rows = False, []
@@ -235,7 +259,8 @@ def _predict(args: list[str]) -> int:
 class _Evaluate:
     """Measure a trained model on the test images of its data set.
 
-    Writes evaluation.json and confusion.png into the run folder.
+    evaluation.json and confusion.png go into the run folder.
+
     Example: gvit evaluate runs/digits
 
     Attributes:
@@ -244,6 +269,56 @@ class _Evaluate:
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
-    run: Annotated[Path, tyro.conf.Positional]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     batch_size: int = 64
     device: str = "auto"
+
+
+def _evaluate(args: list[str]) -> int:
+    from gvit.data.loading import evaluation_loader
+    from gvit.evaluation import evaluate
+    from gvit.training.run import Run, write_atomically
+    from gvit.viewing.figures import confusion_figure, save_figure
+
+    options: _Evaluate = _parse(_Evaluate, args, "gvit evaluate")
+    _at_least_one(batch_size=options.batch_size)
+    run = Run.open(options.run)
+    model, images = _load_with_test_images(run)
+    result = evaluate(model.to(_device(options.device)), evaluation_loader(images, options.batch_size))
+    names = list(model.card.class_names)
+    write_atomically(run.folder / "evaluation.json", json.dumps(asdict(result) | {"class_names": names}) + "\n")
+    save_figure(confusion_figure(result.confusion, names), run.folder / "confusion.png")
+    print(f"images  {result.num_images}")
+    print(f"top-1   {100 * result.top1:.2f} %")
+    if result.top5 is not None:
+        print(f"top-5   {100 * result.top5:.2f} %")
+    print(f"PSNR    {result.psnr:.2f} dB")
+    print(f"SSIM    {result.ssim:.4f}")
+    print(f"confusion matrix: {run.folder / 'evaluation.json'} and {run.folder / 'confusion.png'}")
+    return 0
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
+def _device(name: str) -> str:
+    """``auto`` resolved.
+
+    Raises:
+        InputError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"--device {name}: not available here; use cpu or auto") from None
+    return name
+
+
+_COMMANDS = {"train": _train, "predict": _predict, "evaluate": _evaluate}

@@ -15,3 +15,9 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:
     if near:
         return InputError(f"unknown {kind} {name!r}; nearest: {', '.join(near)}")
     return InputError(f"unknown {kind} {name!r}; there are: {', '.join(known)}")
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, short enough to be quoted in one line."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:160] if lines else type(error).__name__

@@ -22,7 +22,7 @@ _BCE_MARGIN = 0.5 / 255
 
 
 def pixel_loss(
-    rendered: Float[Tensor, "*batch c h w"], target: Float[Tensor, "*batch c h w"], kind: PixelLoss = "bce"
+    rendered: Float[Tensor, "*batch c h w"], target: Float[Tensor, "*batch c h w"], kind: str = "bce"
 ) -> Float[Tensor, ""]:
     """Mean over all pixels of the binary cross-entropy or of the squared error (GViT paper, Sections 2.2 and 3.1).
 
@@ -35,8 +35,7 @@ def pixel_loss(
     if kind == "mse":
         return F.mse_loss(rendered, target)
     if kind == "bce":
-        # beyond [0, 1] only by rounding in the renderer
-        inside = rendered.clamp(0, 1) * (1 - 2 * _BCE_MARGIN) + _BCE_MARGIN
+        inside = rendered * (1 - 2 * _BCE_MARGIN) + _BCE_MARGIN
         return F.binary_cross_entropy(inside, target)
     raise ValueError(f"pixel loss must be 'bce' or 'mse', got {kind!r}")
 
@@ -48,13 +47,15 @@ def _window_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tenso
     As a banded matrix product the filter runs at matrix-product speed on every device; depthwise convolutions
     of one channel don't.
     """
-    offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-    window = torch.exp(-0.5 * (offsets / _SIGMA).square())
-    window = window / window.sum()
-    matrix = torch.zeros(size, size - _WINDOW + 1, dtype=torch.float64)
-    for column in range(matrix.shape[1]):
-        matrix[column : column + _WINDOW, column] = window
-    return matrix.to(device, dtype)
+    # cached across calls, so it must not be born as an inference tensor, which autograd refuses
+    with torch.inference_mode(False):
+        offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+        window = torch.exp(-0.5 * (offsets / _SIGMA).square())
+        window /= window.sum()
+        matrix = torch.zeros(size, size - _WINDOW + 1, dtype=torch.float64)
+        for column in range(matrix.shape[1]):
+            matrix[column : column + _WINDOW, column] = window
+        return matrix.to(device, dtype)
 
 
 def ssim(

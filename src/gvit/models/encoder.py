@@ -6,7 +6,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from timm.layers import PatchEmbed
+from timm.layers import PatchEmbed, build_sincos2d_pos_embed
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -19,8 +19,8 @@ EncoderKind = Literal["denoising", "queries"]
 class GaussianEncoder(nn.Module):
     """A ViT over patch tokens and K Gaussian tokens; an MLP reads the Gaussians off the latter.
 
-    ``denoising``: the Gaussian tokens are K raw Gaussians drawn at random, ``g0``, embedded linearly; the MLP
-    predicts a residual, ``g = g0 + delta``. Outside of training g0 is a fixed draw kept with the weights, the same
+    ``denoising``: the Gaussian tokens are K raw Gaussians drawn at random, ``g0 = noise_std * noise``, embedded
+    linearly; the MLP predicts a residual, ``g = g0 + delta``. Outside of training g0 is a fixed draw kept with the weights, the same
     for every image, so that predictions repeat exactly. ``queries``: K learned tokens; the MLP predicts g itself.
 
     Args:
@@ -31,8 +31,10 @@ class GaussianEncoder(nn.Module):
         embed_dim: width of the tokens.
         depth: number of transformer blocks.
         num_heads: attention heads.
+        mlp_ratio: hidden width of a block's MLP, in units of embed_dim.
         kind: ``denoising`` or ``queries``.
         scale_factor: c, the bound on the standard deviations (paper, Table 1a).
+        noise_std: standard deviation of g0.
         noise_seed: seed of the fixed g0.
     """
 
@@ -45,8 +47,10 @@ class GaussianEncoder(nn.Module):
         embed_dim: int = 384,
         depth: int = 12,
         num_heads: int = 6,
+        mlp_ratio: float = 4.0,
         kind: EncoderKind = "denoising",
         scale_factor: float = 1.0,
+        noise_std: float = 0.5,
         noise_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -55,6 +59,7 @@ class GaussianEncoder(nn.Module):
         self.kind = kind
         self.num_gaussians = num_gaussians
         self.scale_factor = scale_factor
+        self.noise_std = noise_std
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.patch_pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.num_patches, embed_dim))
         # for 'queries' the position embeddings are the queries
@@ -64,15 +69,22 @@ class GaussianEncoder(nn.Module):
             generator = torch.Generator().manual_seed(noise_seed)
             self.register_buffer("noise", torch.randn(num_gaussians, NUM_FIELDS, generator=generator))
         self.blocks = nn.Sequential(
-            *(Block(embed_dim, num_heads, qkv_bias=True, norm_layer=nn.LayerNorm) for _ in range(depth))
+            *(
+                Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=nn.LayerNorm)
+                for _ in range(depth)
+            )
         )
         self.norm = nn.LayerNorm(embed_dim)
         self.head = nn.Sequential(
             nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, NUM_FIELDS)
         )
         self.apply(init_linear)
-        nn.init.trunc_normal_(self.patch_pos_embed, std=0.02)
-        nn.init.trunc_normal_(self.gaussian_pos_embed, std=0.02 if kind == "denoising" else 1.0)
+        # Learned from where the geometry is known: from small random numbers the encoder takes several times
+        # as long to find out where its patches are (docs/experiments.md).
+        with torch.no_grad():
+            sincos = build_sincos2d_pos_embed(list(self.patch_embed.grid_size), embed_dim)
+            self.patch_pos_embed.copy_(sincos)
+        nn.init.normal_(self.gaussian_pos_embed, std=0.3 if kind == "denoising" else 1.0)
         if kind == "denoising":
             # training starts from g = g0; with queries all Gaussians would start as one
             nn.init.zeros_(self.head[-1].weight)
@@ -87,17 +99,17 @@ class GaussianEncoder(nn.Module):
 
         Args:
             images: of the size that the encoder was built for.
-            noise: g0, one draw per image (``denoising`` in training); None takes the fixed one.
+            noise: standard normal numbers, a draw per image (``denoising`` in training); None takes the fixed one.
         """
         patches = self.patch_embed(images * 2 - 1) + self.patch_pos_embed
         tokens = self.gaussian_pos_embed.expand(len(images), -1, -1)
+        start = None
         if self.kind == "denoising":
-            if noise is None:
-                noise = self.noise.expand(len(images), -1, -1)
-            tokens = tokens + self.gaussian_embed(noise)
+            start = self.noise_std * (self.noise.expand(len(images), -1, -1) if noise is None else noise)
+            tokens = tokens + self.gaussian_embed(start)
         tokens = self.blocks(torch.cat((patches, tokens), 1))[:, patches.shape[1] :]
         prediction = self.head(self.norm(tokens))
-        return prediction if noise is None else noise + prediction
+        return prediction if start is None else start + prediction
 
     def gaussians(self, raw: Float[Tensor, "batch k 9"], aspect: float = 1.0) -> Gaussians:
         """The meaning of this encoder's raw numbers."""

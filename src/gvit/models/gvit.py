@@ -31,8 +31,10 @@ class GViT(nn.Module):
         embed_dim: width of the classifier.
         depth: blocks of the classifier.
         num_heads: attention heads of the classifier.
+        mlp_ratio: hidden width of the MLPs in both, in units of their width.
         drop_path_rate: stochastic depth of the classifier.
-        noise_seed: seed of the encoder's fixed g0.
+        noise_std: standard deviation of the denoising encoder's g0.
+        noise_seed: seed of the fixed g0 that is used outside of training.
     """
 
     def __init__(
@@ -52,7 +54,9 @@ class GViT(nn.Module):
         embed_dim: int = 384,
         depth: int = 12,
         num_heads: int = 6,
+        mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
+        noise_std: float = 0.5,
         noise_seed: int = 0,
     ) -> None:
         super().__init__()
@@ -66,8 +70,10 @@ class GViT(nn.Module):
             embed_dim=encoder_dim,
             depth=encoder_depth,
             num_heads=encoder_heads,
+            mlp_ratio=mlp_ratio,
             kind=encoder,
             scale_factor=scale_factor,
+            noise_std=noise_std,
             noise_seed=noise_seed,
         )
         self.classifier = GaussianClassifier(
@@ -79,6 +85,7 @@ class GViT(nn.Module):
             embed_dim=embed_dim,
             depth=depth,
             num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
             drop_path_rate=drop_path_rate,
         )
 
@@ -89,7 +96,8 @@ class GViT(nn.Module):
 
         Args:
             images: the images.
-            noise: g0 of the denoising encoder; None takes the fixed draw kept with the weights.
+            noise: standard normal numbers for g0 of the denoising encoder; None takes the fixed draw kept with
+                the weights.
 
         Raises:
             ValueError: images of another size or number of channels.

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from gvit.errors import InputError, unknown_name
+from gvit.errors import InputError, first_line, unknown_name
 from gvit.models.gvit import GViT
 
 WEIGHTS_NAME = "model.safetensors"
@@ -117,7 +117,7 @@ def load_model(path: str | Path) -> GViT:
         )
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise InputError(f"{file}: damaged, or not written by gvit ({reason}); train again or restore it") from error
     return model.eval()
 
@@ -136,6 +136,7 @@ def gvit_tiny(**kwargs: Any) -> GViT:
             "embed_dim": 96,
             "depth": 3,
             "num_heads": 3,
+            "mlp_ratio": 2.0,
             **kwargs,
         }
     )

@@ -33,6 +33,7 @@ class ModelConfig:
         num_gaussians: K, Gaussians per image.
         scale_factor: c, the largest standard deviation in units of the Gaussians' spacing.
         encoder: denoising (random Gaussians plus a residual) or queries (learned).
+        noise_std: standard deviation of the denoising encoder's random Gaussians.
         tokens: what the classifier reads: canonical (what is drawn) or raw (the nine numbers).
         pool: class token, or the average over Gaussians.
         drop_path_rate: stochastic depth of the classifier.
@@ -43,6 +44,7 @@ class ModelConfig:
     num_gaussians: int | None = None
     scale_factor: float = 1.0
     encoder: EncoderKind = "denoising"
+    noise_std: float = 0.5
     tokens: TokenKind = "canonical"
     pool: Literal["token", "avg"] = "token"
     drop_path_rate: float = 0.0
@@ -51,6 +53,7 @@ class ModelConfig:
         _require(self.img_size, "img-size", 11)
         _require(self.num_gaussians, "num-gaussians", 1)
         _require(self.scale_factor, "scale-factor", 0, open_low=True)
+        _require(self.noise_std, "noise-std", 0)
         _require(self.drop_path_rate, "drop-path-rate", 0, 1)
 
     def kwargs(self) -> dict[str, Any]:

@@ -27,7 +27,7 @@ from gvit.data.loading import (
     train_transform,
     training_loader,
 )
-from gvit.errors import InputError
+from gvit.errors import InputError, first_line
 from gvit.evaluation import Evaluation, evaluate
 from gvit.gaussians import NUM_FIELDS
 from gvit.models.gvit import GViT
@@ -120,7 +120,7 @@ class Trainer:
                     optimizer.load_state_dict(state[name])
                 self.step = state["step"]
             except (KeyError, RuntimeError, ValueError) as error:
-                reason = str(error).strip().splitlines()[0]
+                reason = first_line(error)
                 raise InputError(f"{self.run.checkpoint_file}: not of this run's model ({reason})") from error
         self.run.forget_after(self.step)
 

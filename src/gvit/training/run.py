@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from gvit.errors import InputError
+from gvit.errors import InputError, first_line
 from gvit.models.registry import WEIGHTS_NAME
 from gvit.training.config import TrainConfig
 
@@ -110,9 +110,8 @@ class Run:
         try:
             return torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
-            reason = str(error).strip().splitlines()[0][:120]
             raise InputError(
-                f"{self.checkpoint_file}: damaged ({reason}); restore it, or train again with --overwrite"
+                f"{self.checkpoint_file}: damaged ({first_line(error)}); restore it, or train again with --overwrite"
             ) from error
 
     def log(self, **record: Any) -> None:

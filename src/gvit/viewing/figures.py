@@ -70,12 +70,11 @@ def draw_ellipses(
     )
 
 
-def report_figure(
-    model: GViT, images: Float[Tensor, "n c h w"], labels: Sequence[int], class_names: Sequence[str]
-) -> Figure:
+def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequence[int]) -> Figure:
     """One column per image: original, reconstruction, ellipses at 2 standard deviations, det(Sigma) map."""
     from matplotlib.figure import Figure
 
+    class_names = model.card.class_names
     height, width = images.shape[-2:]
     with torch.inference_mode():
         gaussians = model.encode(images)
