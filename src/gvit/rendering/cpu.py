@@ -45,7 +45,7 @@ def _array(tensor: Tensor) -> np.ndarray:
 
 
 def _prepare(centers, covariances, opacities, height, constants):
-    params = np.empty((*opacities.shape, 7))
+    params = np.empty((*opacities.shape, 8))
     rows = np.empty((*opacities.shape, 2), np.int32)
     kernels.prepare(
         centers, covariances, opacities, constants.blur, constants.alpha_min, height, params, rows
