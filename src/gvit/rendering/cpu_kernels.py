@@ -10,6 +10,7 @@ from gvit.rendering.simd import Tracer
 FAST = {"reassoc", "contract", "arcp", "nsz"}
 LANES = 8
 ROWS = 8
+_ROUNDER = 1.5 * 2**23 + 127
 LN2 = math.log(2.0)
 
 
@@ -47,15 +48,16 @@ def prepare(centers, covariances, opacities, blur, alpha_min, height, params, ro
 
 def _weight(tracer, u, s0, h, amax, amin, reached):
     """Alpha before and after the bounds."""
-    t = (s0 - h * u * u).at_most(0.0).at_least(-126.0)
-    n = t.round()
-    f = t - n
+    t = (s0 - h * u * u).at_least(-126.0)
+    # adding this rounds t to an integer, which ends up in the low bits, next to the exponent's bias
+    shifted = t + _ROUNDER
+    f = t - (shifted - _ROUNDER)
     p = f * 1.3333558146e-3 + 9.6181291076e-3
     p = p * f + 5.5504108664e-2
     p = p * f + 2.4022650696e-1
     p = p * f + 6.9314718056e-1
     p = p * f + 1.0
-    free = p * ((n.to_int() + 127) << 23).as_float_bits()
+    free = p * (shifted.as_int_bits() << 23).as_float_bits()
     drawn = (free >= amin) & reached
     return free, drawn.choose(free.at_most(amax), 0.0)
 
@@ -79,6 +81,7 @@ def _draw(typingctx, planes, stops, reals, offsets, rows, stride, colors, color,
                 u0 = tr.load_scalar(reals, mul(r, one(3))) + tr.constant(*range(8))
                 s0 = tr.load_scalar(reals, add(mul(r, one(3)), one(1)))
                 step = tr.variable(tr.constant(*[0.0] * 8))
+                wroom = tr.variable(tr.constant(*[0.0] * 8))
 
                 def unit(i):
                     x = add(at, mul(i, one(8)))
@@ -89,9 +92,13 @@ def _draw(typingctx, planes, stops, reals, offsets, rows, stride, colors, color,
                     before = tr.load(planes, x)
                     after = before - before * a
                     halt = after <= tmin
-                    tr.store(halt.choose(before, after), planes, x)
-                    tr.store(halt.choose(k, stop), stops, x)
-                    w = before * halt.choose(tr.constant(*[0.0] * 8), a)
+                    tr.store(after, planes, x)
+                    tr.set(wroom, before * a)
+                    with builder.if_then(halt.any(), likely=False):
+                        tr.store(halt.choose(before, after), planes, x)
+                        tr.store(halt.choose(k, stop), stops, x)
+                        tr.set(wroom, before * halt.choose(tr.constant(*[0.0] * 8), a))
+                    w = tr.get(wroom)
                     def blend(c, tint):
                         place = add(x, mul(add(c, one(1)), stride))
                         tr.store(tr.load(planes, place) + w * tint, planes, place)

@@ -91,13 +91,13 @@ class Vector:
             value = self.builder.fadd(value, shifted)
         return self.builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
 
-    def round(self) -> Vector:
-        kind = ir.FunctionType(_FLOATS, [_FLOATS])
-        rint = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.rint.v{LANES}f32")
-        return self._new(self.builder.call(rint, [self.value]))
+    def any(self) -> Any:
+        """A scalar truth value: is any lane true?"""
+        bits = self.builder.bitcast(self.value, ir.IntType(LANES))
+        return self.builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
 
-    def to_int(self) -> Vector:
-        return self._new(self.builder.fptosi(self.value, _INTS))
+    def as_int_bits(self) -> Vector:
+        return self._new(self.builder.bitcast(self.value, _INTS))
 
     def as_float_bits(self) -> Vector:
         return self._new(self.builder.bitcast(self.value, _FLOATS))
