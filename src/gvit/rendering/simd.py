@@ -1,10 +1,8 @@
 """Vectors of eight float32 or int32 for Numba kernels.
 
-LLVM's own vectoriser leaves half of the renderer's inner loops scalar. Here a loop body is an ordinary Python
+LLVM's own vectoriser leaves the renderer's backward pass scalar. Here a loop body is an ordinary Python
 formula over ``Vector``; calling it while Numba compiles writes down the vector instructions (eight lanes are one
 AVX register; LLVM splits them in two for SSE and NEON). Nothing of this runs when the kernel runs.
-
-Numba's cache watches the file of a cached function alone: after a change here, touch ``cpu_kernels.py``.
 """
 
 from __future__ import annotations
@@ -108,6 +106,7 @@ class Tracer:
 
     def __init__(self, context: Any, builder: Any) -> None:
         self.context, self.builder = context, builder
+        self.zero = self.constant(*[0.0] * LANES)
 
     def broadcast(self, scalar: Any) -> Vector:
         kind = ir.VectorType(scalar.type, LANES)
@@ -145,15 +144,16 @@ class Tracer:
 
     def variable(self, initial: Vector) -> Any:
         """Room for a vector that changes from one turn of a loop to the next; LLVM keeps it in a register."""
-        room = cgutils.alloca_once(self.builder, initial.value.type)
-        self.builder.store(initial.value, room)
-        return room
+        return cgutils.alloca_once_value(self.builder, initial.value)
 
     def get(self, room: Any) -> Vector:
         return Vector(self.builder, self.builder.load(room))
 
     def set(self, room: Any, vector: Vector) -> None:
         self.builder.store(vector.value, room)
+
+    def add_to(self, room: Any, vector: Vector) -> None:
+        self.set(room, self.get(room) + vector)
 
     def repeat(self, count: Any, body: Callable[[Any], None]) -> None:
         """A loop: ``body`` gets the number of the turn."""
