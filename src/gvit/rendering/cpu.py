@@ -159,14 +159,14 @@ def _forward(
     constants: Constants,
 ) -> Rendered | None:
     batch, _, channels = colors.shape
+    image = torch.empty(batch, channels, height, width)
+    transmittance = torch.empty(batch, height, width)
+    stops = torch.empty(batch, height, width, dtype=torch.int32)
     inputs = tuple(map(_array, (centers, covariances, colors, opacities, background)))
     prepared = _prepare(inputs, height, constants)
     if prepared is None:
         return None
     params, rows, spans = prepared
-    image = torch.empty(batch, channels, height, width)
-    transmittance = torch.empty(batch, height, width)
-    stops = torch.empty(batch, height, width, dtype=torch.int32)
     _spread(
         _kernels().forward,
         (

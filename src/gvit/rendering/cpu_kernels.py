@@ -19,12 +19,13 @@ import numpy as np
 from numba import njit
 
 from gvit.rendering.simd import LANES
-from gvit.rendering.spans import NUM_MOMENTS, draw, pull_back
+from gvit.rendering.spans import CONSTANTS, NUM_MOMENTS, draw, pull_back
 
 BLOCK = 8  # rows
 # columns of ``params``, float64: what a row needs to know about a Gaussian
 NUM_PARAMS = 8
 CX, CY, SLOPE, FALL_Y, FALL, TOP, DROP, INVERSE_FALL = range(NUM_PARAMS)
+_NUM_CONSTANTS = len(CONSTANTS)
 _HALF_LOG2_E = 0.5 / math.log(2.0)
 # float32 has no smaller number than 2^-149, so alpha_min = 0 asks for no more than that
 _LOWEST = -149.0
@@ -46,7 +47,7 @@ _FINISH = (
 )
 
 
-@njit(_PREPARE, nogil=True, cache=True, error_model="numpy")
+@njit(_PREPARE, nogil=True, cache=True)
 def prepare(
     centers, covariances, colors, opacities, background, blur, alpha_min, height, params, rows
 ):
@@ -104,6 +105,14 @@ def _padded(width):
 
 
 @njit
+def _reals():
+    reals = np.empty(_NUM_CONSTANTS + 3 * BLOCK, np.float32)
+    for i in range(_NUM_CONSTANTS):
+        reals[i] = CONSTANTS[i]
+    return reals
+
+
+@njit
 def _lay_out(own, first, last, top, width, reals, offsets):
     """The spans of one Gaussian in rows ``first`` to ``last`` of the block at ``top``; returns how many."""
     padded = _padded(width)
@@ -115,21 +124,22 @@ def _lay_out(own, first, last, top, width, reals, offsets):
             continue
         half = math.sqrt((own[DROP] - lost) * own[INVERSE_FALL])
         middle = own[CX] + own[SLOPE] * dy - 0.5
-        if middle + half < 0.0 or middle - half > width - 1.0:
-            continue
         # whole vectors at multiples of their size: a vector is then always loaded as it was stored
-        left = int(max(middle - half, 0.0)) & -LANES
-        right = (int(min(middle + half, width - 1.0)) + LANES) & -LANES
-        reals[3 * count] = left - middle
-        reals[3 * count + 1] = own[TOP] - lost
-        reals[3 * count + 2] = dy
+        left = int(max(middle - half, -1.0) + 1.0) & -LANES
+        right = int(min(middle + half, width - 1.0) + 8.0) & -LANES
+        if left >= right or middle + half < 0.0:
+            continue
+        at = _NUM_CONSTANTS + 3 * count
+        reals[at] = left - middle
+        reals[at + 1] = own[TOP] - lost
+        reals[at + 2] = dy
         offsets[2 * count] = (y - top) * padded + left
-        offsets[2 * count + 1] = (right - left) // LANES
+        offsets[2 * count + 1] = (right - left) >> 3
         count += 1
     return count
 
 
-@njit(_FORWARD, nogil=True, cache=True, error_model="numpy")
+@njit(_FORWARD, nogil=True, cache=True)
 def forward(
     params, rows, colors, background, image, transmittance, stops, alpha_max, alpha_min, minimum, first, last
 ):
@@ -141,7 +151,7 @@ def forward(
     blocks = (height + BLOCK - 1) // BLOCK
     planes = np.empty((channels + 1) * stride, np.float32)
     block_stops = np.empty(stride, np.int32)
-    reals = np.empty(3 * BLOCK, np.float32)
+    reals = _reals()
     offsets = np.empty(2 * BLOCK, np.int64)
     flat_colors = colors.reshape(-1)
     for task in range(first, last):
@@ -173,8 +183,9 @@ def forward(
                 alpha_min,
                 minimum,
             )
-        for y in range(top, bottom):
-            at = (y - top) * padded
+        # counted from 0: with an offset that might be negative, LLVM would not vectorise the copies
+        for row in range(bottom - top):
+            y, at = top + row, row * padded
             for x in range(width):
                 transmittance[b, y, x] = planes[at + x]
                 stops[b, y, x] = block_stops[at + x]
@@ -185,7 +196,7 @@ def forward(
                     image[b, c, y, x] = planes[at_c + x] + planes[at + x] * behind
 
 
-@njit(_BACKWARD, nogil=True, cache=True, error_model="numpy")
+@njit(_BACKWARD, nogil=True, cache=True)
 def backward(
     params,
     rows,
@@ -214,7 +225,7 @@ def backward(
     blocks = (height + BLOCK - 1) // BLOCK
     planes = np.zeros((channels + 2) * stride, np.float32)
     block_stops = np.zeros(stride, np.int32)
-    reals = np.empty(3 * BLOCK, np.float32)
+    reals = _reals()
     offsets = np.empty(2 * BLOCK, np.int64)
     sums = np.empty(NUM_MOMENTS + channels, np.float32)
     lanes = np.zeros(channels * LANES, np.float32)
@@ -226,8 +237,8 @@ def backward(
         for block in range(blocks * group // groups, blocks * (group + 1) // groups):
             top = block * BLOCK
             bottom = min(top + BLOCK, height)
-            for y in range(top, bottom):
-                at = (y - top) * padded
+            for row in range(bottom - top):
+                y, at = top + row, row * padded
                 for x in range(width):
                     planes[at + x] = transmittance[b, y, x]
                     planes[stride + at + x] = transmittance[b, y, x] * grad_transmittance[b, y, x]
@@ -269,7 +280,7 @@ def backward(
                     out[k, i] += sums[i]
 
 
-@njit(_FINISH, nogil=True, cache=True, error_model="numpy")
+@njit(_FINISH, nogil=True, cache=True)
 def finish(
     partial,
     groups,

@@ -42,14 +42,11 @@ class Vector:
     def __sub__(self, other: Vector | float) -> Vector:
         return self._new(self.builder.fsub(self.value, self._lift(other), flags=_FLAGS))
 
-    def __rsub__(self, other: float) -> Vector:
-        return self._new(self.builder.fsub(self._lift(other), self.value, flags=_FLAGS))
-
     def __mul__(self, other: Vector | float) -> Vector:
         return self._new(self.builder.fmul(self.value, self._lift(other), flags=_FLAGS))
 
-    def __rtruediv__(self, other: float) -> Vector:
-        return self._new(self.builder.fdiv(self._lift(other), self.value))
+    def __truediv__(self, other: Vector) -> Vector:
+        return self._new(self.builder.fdiv(self.value, other.value))
 
     def __lshift__(self, bits: int) -> Vector:
         return self._new(self.builder.shl(self.value, self._lift(bits)))
@@ -67,14 +64,17 @@ class Vector:
     def __gt__(self, other: Vector | float) -> Vector:
         return self._compare(">", other)
 
+    def __lt__(self, other: Vector | float) -> Vector:
+        return self._compare("<", other)
+
     def __le__(self, other: Vector | float) -> Vector:
         return self._compare("<=", other)
 
     def at_most(self, bound: Vector | float) -> Vector:
-        return (self <= bound).choose(self, bound)
+        return (self < bound).choose(self, bound)
 
     def at_least(self, bound: Vector | float) -> Vector:
-        return (self >= bound).choose(self, bound)
+        return (self > bound).choose(self, bound)
 
     def choose(self, yes: Vector, no: Vector | float) -> Vector:
         """Lane by lane, ``yes`` where this is true, else ``no``."""
