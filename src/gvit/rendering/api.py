@@ -73,26 +73,19 @@ def rasterize(
         inputs["background"] = background
     _check_shapes(inputs)
     _check_constants(height, width, blur, alpha_max, alpha_min, transmittance_min)
-    batch, count, channels = colors.shape[:-2], colors.shape[-2], colors.shape[-1]
+    *batch, _, channels = colors.shape
     backend = _resolve_backend(backend, centers)
     if centers.dtype in (torch.float16, torch.bfloat16):
         inputs = {name: tensor.float() for name, tensor in inputs.items()}
 
-    size = math.prod(batch)
-    if background is None:
-        flat_background = inputs["colors"].new_zeros(channels).expand(size, channels)
-    else:
-        flat_background = inputs["background"].expand(*batch, channels).reshape(size, channels)
+    behind = inputs["background"] if background is not None else inputs["colors"].new_zeros(channels)
     operator = import_module(f"gvit.rendering.{backend}").rasterize
     image, transmittance, _ = operator(
-        inputs["centers"].reshape(size, count, 2),
-        inputs["covariances"].reshape(size, count, 2, 2),
-        inputs["colors"].reshape(size, count, channels),
-        inputs["opacities"].reshape(size, count),
-        flat_background,
+        *(inputs[name] for name in ("centers", "covariances", "colors", "opacities")),
+        behind.expand(*batch, channels),
         *(height, width, blur, alpha_max, alpha_min, transmittance_min),
     )
-    return image.reshape(*batch, channels, height, width), 1 - transmittance.reshape(*batch, height, width)
+    return image, 1 - transmittance
 
 
 def render(

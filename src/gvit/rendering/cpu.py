@@ -1,56 +1,151 @@
-"""The CPU backend: Numba."""
+"""The CPU backend: Numba kernels over blocks of rows, spread over as many threads as ``torch.get_num_threads()``.
+
+The threads are Python's own, kernels run without the interpreter's lock: unlike Numba's thread pools these can be
+used from several threads at once and in a forked process (a data loader's worker, for which PyTorch sets one
+thread).
+"""
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import itertools
+import logging
 import os
+import tempfile
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from gvit.rendering import cpu_kernels as kernels
 from gvit.rendering.operators import Constants, Gradients, Rendered, register
 
-_pool: ThreadPoolExecutor | None = None
-_pid = 0
+_logger = logging.getLogger("gvit")
+_import_lock = threading.Lock()
+
+# below this many (row, Gaussian) pairs, 0.1 ms of work, waking a thread costs more than it saves
+_SPANS_PER_THREAD = 2_000
+# an image is differentiated in this many parts if it is alone: more than any number of threads worth having here
+_GROUPS = 64
 
 
-def _executor() -> ThreadPoolExecutor:
-    global _pool, _pid
-    if _pool is None or _pid != os.getpid():
-        _pool, _pid = ThreadPoolExecutor(os.cpu_count(), "gvit-render"), os.getpid()
-    return _pool
+def _writable(directory: Path) -> bool:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            return True
+    except OSError:
+        return False
 
 
-def _spread(kernel: Any, arguments: tuple[Any, ...], tasks: int) -> None:
-    threads = torch.get_num_threads()
-    chunks = min(tasks, threads * 4) if threads > 1 else 1
-    edges = [tasks * i // chunks for i in range(chunks + 1)]
-    jobs = iter(zip(edges[:-1], edges[1:], strict=True))
+def _cache_directory() -> Path:
+    """Where compiled kernels are kept: named by their source, for Numba looks at one file's date alone."""
+    here = Path(__file__).parent
+    sources = (here / name for name in ("cpu_kernels.py", "spans.py", "simd.py"))
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    name = f"gvit-kernels-{digest[:16]}"
+    chosen = os.environ.get("NUMBA_CACHE_DIR")
+    base = Path(chosen or os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    if _writable(base / name):
+        return base / name
+    # what is loaded from here is executed: it must be nobody else's
+    shared = Path(tempfile.gettempdir()) / f"{name}-{os.getuid() if hasattr(os, 'getuid') else 'user'}"
+    if _writable(shared) and (not hasattr(os, "getuid") or shared.lstat().st_uid == os.getuid()):
+        return shared
+    return Path(tempfile.mkdtemp(prefix=name))
+
+
+@functools.cache
+def _load() -> ModuleType:
+    try:
+        import numba
+        from numba.core import event
+    except ImportError as error:
+        raise ValueError("backend 'cpu' needs numba: pip install numba") from error
+
+    class Announcer(event.Listener):
+        told = False
+
+        def on_start(self, event: Any) -> None:
+            if not self.told:
+                self.told = True
+                _logger.warning("gvit compiles its CPU renderer, once per machine: some ten seconds")
+
+        def on_end(self, event: Any) -> None:
+            pass
+
+    announcer = Announcer()
+    default = numba.config.CACHE_DIR
+    event.register("numba:compile", announcer)
+    numba.config.CACHE_DIR = str(_cache_directory())
+    try:
+        from gvit.rendering import cpu_kernels
+    finally:
+        numba.config.CACHE_DIR = default
+        event.unregister("numba:compile", announcer)
+    return cpu_kernels
+
+
+def _kernels() -> ModuleType:
+    with _import_lock:
+        return _load()
+
+
+@functools.cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), "gvit-render")
+
+
+def _forget_pool() -> None:
+    global _import_lock
+    _import_lock = threading.Lock()
+    _pool.cache_clear()
+
+
+# a forked process has none of its parent's threads
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _spread(kernel: Any, arguments: tuple[Any, ...], tasks: int, spans: int) -> None:
+    """Run ``kernel(*arguments, first, last)`` over all tasks on the threads there are."""
+    threads = min(torch.get_num_threads(), tasks, 1 + spans // _SPANS_PER_THREAD)
+    if threads == 1:
+        kernel(*arguments, 0, tasks)
+        return
+    # several portions per thread, since they differ in work
+    portions = min(tasks, 8 * threads)
+    turn = itertools.count()
 
     def work() -> None:
-        for first, last in jobs:
-            kernel(*arguments, first, last)
+        while (portion := next(turn)) < portions:
+            kernel(*arguments, tasks * portion // portions, tasks * (portion + 1) // portions)
 
-    futures = [_executor().submit(work) for _ in range(min(threads, chunks) - 1)]
+    others = [_pool().submit(work) for _ in range(threads - 1)]
     work()
-    for future in futures:
-        future.result()
+    for other in others:
+        if not other.cancel():
+            other.result()
 
 
 def _array(tensor: Tensor) -> np.ndarray:
     return tensor.detach().contiguous().numpy()
 
 
-def _prepare(centers, covariances, opacities, height, constants):
-    params = np.empty((*opacities.shape, 7))
-    rows = np.empty((*opacities.shape, 2), np.int32)
-    kernels.prepare(
-        centers, covariances, opacities, constants.blur, constants.alpha_min, height, params, rows
-    )
-    return params, rows
+def _prepare(
+    inputs: tuple[np.ndarray, ...], height: int, constants: Constants
+) -> tuple[np.ndarray, np.ndarray, int] | None:
+    """Parameters and row ranges of the Gaussians, number of (row, Gaussian) pairs; None: not to be drawn."""
+    kernels = _kernels()
+    shape = inputs[3].shape
+    params, rows = np.empty((*shape, kernels.NUM_PARAMS)), np.empty((*shape, 2), np.int32)
+    spans = kernels.prepare(*inputs, constants.blur, constants.alpha_min, height, params, rows)
+    return None if spans < 0 else (params, rows, spans)
 
 
 def _forward(
@@ -62,26 +157,25 @@ def _forward(
     height: int,
     width: int,
     constants: Constants,
-) -> Rendered:
+) -> Rendered | None:
     batch, _, channels = colors.shape
     image = torch.empty(batch, channels, height, width)
     transmittance = torch.empty(batch, height, width)
     stops = torch.empty(batch, height, width, dtype=torch.int32)
-    params, rows = _prepare(_array(centers), _array(covariances), _array(opacities), height, constants)
-    blocks = -(-height // kernels.ROWS)
+    inputs = tuple(map(_array, (centers, covariances, colors, opacities, background)))
+    prepared = _prepare(inputs, height, constants)
+    if prepared is None:
+        return None
+    params, rows, spans = prepared
     _spread(
-        kernels.forward,
+        _kernels().forward,
         (
-            params,
-            rows,
-            _array(colors),
-            _array(background),
-            image.numpy(),
-            transmittance.numpy(),
-            stops.numpy(),
-            *(np.float32(value) for value in constants[1:]),
+            *(params, rows, inputs[2], inputs[4]),
+            *(image.numpy(), transmittance.numpy(), stops.numpy()),
+            *map(np.float32, constants[1:]),
         ),
-        batch * blocks,
+        batch * -(-height // _kernels().BLOCK),
+        spans,
     )
     return image, transmittance, stops
 
@@ -98,43 +192,35 @@ def _backward(
     stops: Tensor,
     constants: Constants,
 ) -> Gradients:
+    kernels = _kernels()
     batch, count, channels = colors.shape
     height = transmittance.shape[-2]
-    params, rows = _prepare(_array(centers), _array(covariances), _array(opacities), height, constants)
-    blocks = -(-height // kernels.ROWS)
-    groups = max(1, min(blocks, -(-32 // max(batch, 1))))
-    partial = np.empty((batch * groups, count + 1, 6 + channels))
+    inputs = tuple(map(_array, (centers, covariances, colors, opacities, background)))
+    prepared = _prepare(inputs, height, constants)
+    assert prepared is not None, "the forward pass drew these"
+    params, rows, spans = prepared
+    # by the size of the problem alone, so that the order of summation is the same for any number of threads
+    groups = max(1, min(-(-height // kernels.BLOCK), _GROUPS // max(batch, 1)))
+    partial = np.empty((batch * groups, count + 1, kernels.NUM_MOMENTS + channels))
     _spread(
         kernels.backward,
         (
-            _array(grad_image),
-            _array(grad_transmittance),
-            params,
-            rows,
-            _array(colors),
-            _array(background),
-            _array(transmittance),
-            _array(stops),
-            np.float32(constants.alpha_max),
-            np.float32(constants.alpha_min),
-            groups,
-            partial,
+            *(params, rows, inputs[2], inputs[4]),
+            *map(_array, (grad_image, grad_transmittance, transmittance, stops)),
+            *(np.float32(constants.alpha_max), np.float32(constants.alpha_min)),
+            *(groups, partial),
         ),
         batch * groups,
+        spans,
     )
     gradients = tuple(
         torch.empty(tensor.shape) for tensor in (centers, covariances, colors, opacities, background)
     )
     kernels.finish(
-        partial,
-        groups,
-        _array(covariances),
-        _array(opacities),
-        constants.blur,
-        params,
+        *(partial, groups, params, inputs[1], inputs[3], constants.blur),
         *(gradient.numpy() for gradient in gradients),
     )
-    return gradients
+    return gradients  # type: ignore[return-value]
 
 
 rasterize = register("cpu", _forward, _backward)

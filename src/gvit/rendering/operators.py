@@ -5,11 +5,14 @@ Both have fake kernels, so ``torch.compile`` and ``torch.export`` go through the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from gvit.rendering.values import explain
 
 
 class Constants(NamedTuple):
@@ -31,20 +34,29 @@ _INPUTS = "Tensor centers, Tensor covariances, Tensor colors, Tensor opacities, 
 _CONSTANTS = ", ".join(f"float {name}" for name in Constants._fields)
 
 
+def _flatten(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """One batch dimension for the five tensors of ``rasterize``."""
+    return tuple(
+        tensor.reshape(math.prod(tensor.shape[: tensor.ndim - kept]), *tensor.shape[tensor.ndim - kept :])
+        for tensor, kept in zip(inputs, (2, 3, 2, 1, 1), strict=True)
+    )
+
+
 def register(
-    name: str, forward: Callable[..., Rendered], backward: Callable[..., Gradients]
+    name: str, forward: Callable[..., Rendered | None], backward: Callable[..., Gradients]
 ) -> Callable[..., Rendered]:
     """Make a backend an operator, ``gvit::rasterize_{name}``.
 
     Args:
         name: of the backend.
         forward: takes centres [B, K, 2], covariances [B, K, 2, 2], colours [B, K, C], opacities [B, K], background
-            [B, C], height, width and ``Constants``.
+            [B, C], height, width and ``Constants``; gives None when some number can't be drawn.
         backward: takes the gradients of image and transmittance, the five tensors above, the transmittance, the
             stops and ``Constants``.
 
     Returns:
-        The operator: it takes what ``forward`` takes, with the constants one by one.
+        The operator: it takes what ``forward`` takes, with the constants one by one and any number of batch
+        dimensions. It raises a ValueError for numbers that can't be drawn, also from within a compiled model.
     """
 
     @torch.library.custom_op(
@@ -53,7 +65,13 @@ def register(
         schema=f"({_INPUTS}, int height, int width, {_CONSTANTS}) -> (Tensor, Tensor, Tensor)",
     )
     def operator(*arguments: Any) -> Rendered:
-        return forward(*arguments[:7], Constants(*arguments[7:]))
+        constants = Constants(*arguments[7:])
+        batch = arguments[2].shape[:-2]
+        rendered = forward(*_flatten(arguments[:5]), *arguments[5:7], constants)
+        if rendered is None:
+            raise explain(*arguments[:5], constants.blur)
+        image, transmittance, stops = (tensor.reshape(*batch, *tensor.shape[1:]) for tensor in rendered)
+        return image, transmittance, stops
 
     @torch.library.custom_op(
         f"gvit::rasterize_{name}_backward",
@@ -62,28 +80,31 @@ def register(
         f"{_CONSTANTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     )
     def backward_operator(*arguments: Any) -> Gradients:
-        return backward(*arguments[:9], Constants(*arguments[9:]))
+        inputs, dims = arguments[2:7], arguments[4].ndim - 2
+        grad_image, grad_transmittance, transmittance, stops = (
+            tensor.reshape(math.prod(tensor.shape[:dims]), *tensor.shape[dims:])
+            for tensor in (*arguments[:2], *arguments[7:9])
+        )
+        gradients = backward(
+            grad_image, grad_transmittance, *_flatten(inputs), transmittance, stops, Constants(*arguments[9:])
+        )
+        shaped = (gradient.reshape(like.shape) for gradient, like in zip(gradients, inputs, strict=True))
+        return tuple(shaped)  # type: ignore[return-value]
 
     @operator.register_fake
     def _(*arguments: Any) -> Rendered:
         colors, (height, width) = arguments[2], arguments[5:7]
-        batch, _, channels = colors.shape
+        *batch, _, channels = colors.shape
         return (
-            colors.new_empty(batch, channels, height, width),
-            colors.new_empty(batch, height, width),
-            colors.new_empty(batch, height, width, dtype=torch.int32),
+            colors.new_empty(*batch, channels, height, width),
+            colors.new_empty(*batch, height, width),
+            colors.new_empty(*batch, height, width, dtype=torch.int32),
         )
 
     @backward_operator.register_fake
     def _(*arguments: Any) -> Gradients:
-        centers, covariances, colors, opacities, background = arguments[2:7]
-        return (
-            torch.empty_like(centers, memory_format=torch.contiguous_format),
-            torch.empty_like(covariances, memory_format=torch.contiguous_format),
-            torch.empty_like(colors, memory_format=torch.contiguous_format),
-            torch.empty_like(opacities, memory_format=torch.contiguous_format),
-            torch.empty_like(background, memory_format=torch.contiguous_format),
-        )
+        like = (tensor.new_empty(tensor.shape) for tensor in arguments[2:7])
+        return tuple(like)  # type: ignore[return-value]
 
     def set_up(ctx: Any, inputs: tuple[Any, ...], output: Rendered) -> None:
         _, transmittance, stops = output

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gvit.rendering.operators import Constants, Gradients, Rendered, register
+from gvit.rendering.values import can_be_drawn
 
 
 def composite(
@@ -58,7 +59,9 @@ def _forward(
     height: int,
     width: int,
     constants: Constants,
-) -> Rendered:
+) -> Rendered | None:
+    if not can_be_drawn(centers, covariances, colors, opacities, background, constants.blur):
+        return None
     image, transmittance = composite(
         centers, covariances, colors, opacities, background, height, width, constants
     )
