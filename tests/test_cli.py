@@ -19,7 +19,16 @@ from gvit.data.loading import EvaluationImages, eval_transform
 def run(tmp_path_factory) -> Path:
     """A run of a few seconds: how well it classifies doesn't matter here, that it always answers the same does."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    flags = ["--epochs", "3", "--reconstruct-epochs", "1", "--perceptual-epochs", "0", "--classify-epochs", "8"]
+    flags = [
+        "--epochs",
+        "3",
+        "--reconstruct-epochs",
+        "1",
+        "--perceptual-epochs",
+        "0",
+        "--classify-epochs",
+        "8",
+    ]
     small = ["--num-gaussians", "12", "--batch-size", "32", "--guide-epochs", "1"]
     assert main(["train", "digits", *flags, *small, "--out", str(folder)]) == 0
     return folder
@@ -104,7 +113,9 @@ def test_predict_shows_a_readable_line_per_image(run, digit_files, capsys):
 
 def test_predict_takes_folders_patterns_and_weights_files(run, digit_files, capsys):
     everything = predictions(capsys, run, digit_files)
-    assert [Path(entry["file"]).name for entry in everything] == sorted(file.name for file in digit_files.iterdir())
+    assert [Path(entry["file"]).name for entry in everything] == sorted(
+        file.name for file in digit_files.iterdir()
+    )
     assert len(predictions(capsys, run / "model.safetensors", digit_files / "*-rgb.png")) == 12
     for entry in everything:
         probabilities = [guess["probability"] for guess in entry["predictions"]]
@@ -168,9 +179,13 @@ def test_bad_runs(run, tmp_path, capsys):
 def test_bad_arguments(run, tmp_path, capsys):
     assert fails(capsys, "train", "digit") == "unknown recipe 'digit'; nearest: digits"
     assert fails(capsys, "trian") == "unknown command 'trian'; nearest: train"
-    assert fails(capsys, "train", "--model", "gvit_tinny").startswith("unknown model 'gvit_tinny'; nearest: gvit_tiny")
+    assert fails(capsys, "train", "--model", "gvit_tinny").startswith(
+        "unknown model 'gvit_tinny'; nearest: gvit_tiny"
+    )
     out = tmp_path / "never"
-    assert fails(capsys, "train", "--batch-size", 0, "--out", out).startswith("--batch-size must be at least 1, got 0")
+    assert fails(capsys, "train", "--batch-size", 0, "--out", out).startswith(
+        "--batch-size must be at least 1, got 0"
+    )
     assert "--epochs" in fails(capsys, "train", "--epoch", 3, "--out", out)
     assert "abc" in fails(capsys, "train", "--epochs", "abc", "--out", out)
     assert "not available here" in fails(capsys, "train", "--device", "cuda:99", "--out", out)
@@ -216,7 +231,18 @@ def test_nothing_heavy_at_import_time():
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment()
     ).stdout.split()
-    heavy = {"torch", "torchvision", "timm", "numba", "triton", "sklearn", "matplotlib", "tyro", "rich", "PIL"}
+    heavy = {
+        "torch",
+        "torchvision",
+        "timm",
+        "numba",
+        "triton",
+        "sklearn",
+        "matplotlib",
+        "tyro",
+        "rich",
+        "PIL",
+    }
     assert not heavy & set(loaded)
 
 

@@ -7,17 +7,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gvit.evaluation import evaluate as evaluate
     from gvit.gaussians import Gaussians as Gaussians
     from gvit.gaussians import build_covariances as build_covariances
-    from gvit.rendering import rasterize as rasterize
-    from gvit.rendering import render as render
     from gvit.models.registry import create_model as create_model
     from gvit.models.registry import list_models as list_models
     from gvit.models.registry import load_model as load_model
     from gvit.models.registry import save_model as save_model
     from gvit.prediction import load_images as load_images
     from gvit.prediction import predict as predict
-    from gvit.evaluation import evaluate as evaluate
+    from gvit.rendering import rasterize as rasterize
+    from gvit.rendering import render as render
 
 __version__ = "0.1.0"
 
@@ -34,7 +34,7 @@ _HOMES = {
     "predict": "gvit.prediction",
     "evaluate": "gvit.evaluation",
 }
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

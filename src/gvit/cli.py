@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
     from gvit.models.gvit import GViT
     from gvit.training.config import TrainConfig
     from gvit.training.run import Run
+
+# OpenMP threads that wait by spinning take the cores from the renderer's threads, and from everybody else's.
+# It is read when torch is loaded, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HELP = """\
 usage: gvit COMMAND [options]
@@ -68,9 +73,7 @@ def _parse(target: Any, args: list[str], prog: str, **kwargs: Any) -> Any:
     errors = io.StringIO()
     try:
         with contextlib.redirect_stderr(errors):
-            return tyro.cli(
-                target, args=args, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **kwargs
-            )
+            return tyro.cli(target, args=args, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **kwargs)
     except SystemExit as stop:
         if stop.code in (None, 0):
             raise
@@ -131,14 +134,15 @@ def _train(args: list[str]) -> int:
         recipe, config, output = _parse_training(args)
         folder, device = output.out or Path("runs") / recipe, _device(output.device)
     try:
-        with ConsoleObserver() as observer:
+        with ConsoleObserver("" if config is None else _describe(config)) as observer:
             if config is None:
                 result = resume(folder, observer, device=device)
             else:
-                _print_config(config)
                 result = train(config, folder, observer, overwrite=output.overwrite, device=device)
     except Interrupted as stop:
-        print(f"stopped at step {stop.step}, saved; go on with: gvit train --resume {folder}", file=sys.stderr)
+        print(
+            f"stopped at step {stop.step}, saved; go on with: gvit train --resume {folder}", file=sys.stderr
+        )
         return 1
     run = Run.open(folder)
     _write_report(run)
@@ -157,7 +161,7 @@ def _parse_training(args: list[str]) -> "tuple[str, TrainConfig, _Output]":
     recipe = args[0] if named else "digits"
     defaults = load_recipe(recipe)
 
-    def options(output: _Output = _Output(), config: TrainConfig = defaults) -> tuple[_Output, TrainConfig]:  # noqa: B008
+    def options(output: _Output = _Output(), config: TrainConfig = defaults) -> tuple[_Output, TrainConfig]:
         return output, config
 
     output, config = _parse(
@@ -174,11 +178,14 @@ def _parse_training(args: list[str]) -> "tuple[str, TrainConfig, _Output]":
     return recipe, config, output
 
 
-def _print_config(config: "TrainConfig") -> None:
+def _describe(config: "TrainConfig") -> str:
+    """The resolved configuration, a line per group."""
+    lines = []
     for group, values in asdict(config).items():
         if isinstance(values, dict):
             values = " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
-        print(f"{group:<10}{values}", file=sys.stderr)
+        lines.append(f"{group:<10}{values}")
+    return "\n".join(lines)
 
 
 def _write_report(run: "Run") -> None:
@@ -231,8 +238,8 @@ class _Predict:
 
 def _predict(args: list[str]) -> int:
     from gvit.data.files import find_images
-    from gvit.prediction import predict_files
     from gvit.models.registry import load_model
+    from gvit.prediction import predict_files
 
     options: _Predict = _parse(_Predict, args, "gvit predict")
     _at_least_one(top_k=options.top_k, batch_size=options.batch_size)
@@ -286,7 +293,9 @@ def _evaluate(args: list[str]) -> int:
     model, images = _load_with_test_images(run)
     result = evaluate(model.to(_device(options.device)), evaluation_loader(images, options.batch_size))
     names = list(model.card.class_names)
-    write_atomically(run.folder / "evaluation.json", json.dumps(asdict(result) | {"class_names": names}) + "\n")
+    write_atomically(
+        run.folder / "evaluation.json", json.dumps(asdict(result) | {"class_names": names}) + "\n"
+    )
     save_figure(confusion_figure(result.confusion, names), run.folder / "confusion.png")
     print(f"images  {result.num_images}")
     print(f"top-1   {100 * result.top1:.2f} %")

@@ -5,7 +5,7 @@ from PIL import Image
 from gvit.data.files import find_images, open_image
 from gvit.errors import InputError
 
-GREY = (np.arange(12, dtype=np.uint8).reshape(3, 4) * 20)
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
 
 
 def write(path, image: Image.Image, **kwargs):

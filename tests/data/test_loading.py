@@ -14,7 +14,7 @@ from gvit.data.loading import (
     training_loader,
 )
 from gvit.errors import InputError
-from gvit.models.registry import Preprocessing
+from gvit.models.card import Preprocessing
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,9 @@ def test_without_augmentation_training_sees_the_evaluation_image():
     assert torch.equal(transform(image), eval_transform(Preprocessing(16, "squash"))(image))
 
 
-@pytest.mark.parametrize("changed", [{"hflip": True}, {"min_crop": 0.5}, {"rotate": 20.0}, {"translate": 0.2}, {"zoom": 0.3}])
+@pytest.mark.parametrize(
+    "changed", [{"hflip": True}, {"min_crop": 0.5}, {"rotate": 20.0}, {"translate": 0.2}, {"zoom": 0.3}]
+)
 def test_every_augmentation_does_something(changed):
     plain = {"hflip": False, "min_crop": 1.0}
     transform = train_transform(Preprocessing(16, "squash"), Augmentation(**(plain | changed)))

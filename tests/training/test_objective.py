@@ -22,7 +22,14 @@ GUIDED = StepPlan("guide", perceptual=True, classify=True, guided=True, gamma=0.
 def model():
     torch.manual_seed(0)
     sizes = {"img_size": 16, "num_gaussians": 6, "num_classes": 3}
-    widths = {"encoder_dim": 24, "encoder_depth": 1, "encoder_heads": 2, "embed_dim": 24, "depth": 1, "num_heads": 2}
+    widths = {
+        "encoder_dim": 24,
+        "encoder_depth": 1,
+        "encoder_heads": 2,
+        "embed_dim": 24,
+        "depth": 1,
+        "num_heads": 2,
+    }
     model = gvit.create_model("gvit_tiny", **sizes, **widths).double()
     for head in (model.encoder.head[-1], model.classifier.head):  # away from the special start
         torch.nn.init.normal_(head.weight, std=0.3)
@@ -129,7 +136,9 @@ def test_guidance_descends_the_class_loss_and_eq_1_as_printed_climbs_it(model, b
     raw = model.encoder(batch.images, batch.noise)
     leaf = raw.detach().requires_grad_()
     (pull,) = torch.autograd.grad(F.cross_entropy(model.classifier(leaf), batch.labels), leaf)
-    pulled_back = torch.autograd.grad(raw, list(model.encoder.parameters()), GUIDED.gamma * pull, allow_unused=True)
+    pulled_back = torch.autograd.grad(
+        raw, list(model.encoder.parameters()), GUIDED.gamma * pull, allow_unused=True
+    )
     for guided, plain, added in zip(with_guidance, without, pulled_back, strict=True):
         torch.testing.assert_close(guided - plain, added, rtol=1e-7, atol=1e-12)
 

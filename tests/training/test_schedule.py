@@ -10,7 +10,12 @@ from gvit.training.schedule import PHASES, Schedule, learning_rate
 @pytest.fixture
 def schedule() -> Schedule:
     config = ScheduleConfig(
-        reconstruct_epochs=2, perceptual_epochs=1, classify_epochs=3, guide_epochs=2.5, guide_every=4, gamma=0.07
+        reconstruct_epochs=2,
+        perceptual_epochs=1,
+        classify_epochs=3,
+        guide_epochs=2.5,
+        guide_every=4,
+        gamma=0.07,
     )
     return Schedule.from_config(config, steps_per_epoch=10)
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import InterpolationMode, v2
 
 from gvit.data.datasets import LabelledImages
-from gvit.models.registry import Preprocessing
+from gvit.models.card import Preprocessing
 
 Transform = Callable[[Image.Image], Tensor]
 

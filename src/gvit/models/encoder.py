@@ -20,8 +20,9 @@ class GaussianEncoder(nn.Module):
     """A ViT over patch tokens and K Gaussian tokens; an MLP reads the Gaussians off the latter.
 
     ``denoising``: the Gaussian tokens are K raw Gaussians drawn at random, ``g0 = noise_std * noise``, embedded
-    linearly; the MLP predicts a residual, ``g = g0 + delta``. Outside of training g0 is a fixed draw kept with the weights, the same
-    for every image, so that predictions repeat exactly. ``queries``: K learned tokens; the MLP predicts g itself.
+    linearly; the MLP predicts a residual, ``g = g0 + delta``. Outside of training g0 is a fixed draw kept with the
+    weights, the same for every image, so that predictions repeat exactly. ``queries``: K learned tokens; the MLP
+    predicts g itself.
 
     Args:
         img_size: height and width of the images, pixels.
@@ -37,6 +38,8 @@ class GaussianEncoder(nn.Module):
         noise_std: standard deviation of g0.
         noise_seed: seed of the fixed g0.
     """
+
+    noise: Tensor
 
     def __init__(
         self,
@@ -75,9 +78,8 @@ class GaussianEncoder(nn.Module):
             )
         )
         self.norm = nn.LayerNorm(embed_dim)
-        self.head = nn.Sequential(
-            nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, NUM_FIELDS)
-        )
+        last = nn.Linear(embed_dim, NUM_FIELDS)
+        self.head = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU(), last)
         self.apply(init_linear)
         # Learned from where the geometry is known: from small random numbers the encoder takes several times
         # as long to find out where its patches are (docs/experiments.md).
@@ -87,7 +89,7 @@ class GaussianEncoder(nn.Module):
         nn.init.normal_(self.gaussian_pos_embed, std=0.3 if kind == "denoising" else 1.0)
         if kind == "denoising":
             # training starts from g = g0; with queries all Gaussians would start as one
-            nn.init.zeros_(self.head[-1].weight)
+            nn.init.zeros_(last.weight)
 
     def no_weight_decay(self) -> set[str]:
         return {"patch_pos_embed", "gaussian_pos_embed"}

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvit.gaussians import Gaussians
+from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.classifier import GaussianClassifier, TokenKind
 from gvit.models.encoder import EncoderKind, GaussianEncoder
 
@@ -35,7 +36,12 @@ class GViT(nn.Module):
         drop_path_rate: stochastic depth of the classifier.
         noise_std: standard deviation of the denoising encoder's g0.
         noise_seed: seed of the fixed g0 that is used outside of training.
+
+    Attributes:
+        card: name, arguments, preprocessing and class names, kept with the weights.
     """
+
+    card: ModelCard
 
     def __init__(
         self,
@@ -60,6 +66,7 @@ class GViT(nn.Module):
         noise_seed: int = 0,
     ) -> None:
         super().__init__()
+        self.card = ModelCard("", {}, Preprocessing(img_size))
         self.img_size = img_size
         self.num_classes = num_classes
         self.encoder = GaussianEncoder(
@@ -104,7 +111,9 @@ class GViT(nn.Module):
         """
         expected = (self.encoder.patch_embed.proj.in_channels, self.img_size, self.img_size)
         if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(f"images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}")
+            raise ValueError(
+                f"images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}"
+            )
         return self.encoder.gaussians(self.encoder(images, noise))
 
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:

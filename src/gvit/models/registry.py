@@ -4,56 +4,23 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from gvit.errors import InputError, first_line, unknown_name
+from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.gvit import GViT
 
 WEIGHTS_NAME = "model.safetensors"
 _METADATA_KEY = "gvit.model"
 
 _ENTRYPOINTS: dict[str, Callable[..., GViT]] = {}
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How an image file becomes the model's input; kept with the weights.
-
-    Attributes:
-        img_size: height and width of the input, pixels.
-        crop_mode: ``center`` cuts a square from the middle, ``squash`` ignores the aspect ratio.
-        crop_pct: share of the shorter side that the centre crop keeps.
-        interpolation: of the resize.
-    """
-
-    img_size: int
-    crop_mode: Literal["center", "squash"] = "center"
-    crop_pct: float = 0.875
-    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """All that is needed to build a model again and to read its answers.
-
-    Attributes:
-        name: registered name.
-        kwargs: what ``create_model`` was called with.
-        preprocessing: how image files become inputs.
-        class_names: in the order of the logits; empty where unknown.
-    """
-
-    name: str
-    kwargs: dict[str, Any]
-    preprocessing: Preprocessing
-    class_names: Sequence[str] = field(default_factory=tuple)
 
 
 def register_model(entrypoint: Callable[..., GViT]) -> Callable[..., GViT]:
@@ -118,7 +85,9 @@ def load_model(path: str | Path) -> GViT:
         model.load_state_dict(tensors)
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
         reason = first_line(error)
-        raise InputError(f"{file}: damaged, or not written by gvit ({reason}); train again or restore it") from error
+        raise InputError(
+            f"{file}: damaged, or not written by gvit ({reason}); train again or restore it"
+        ) from error
     return model.eval()
 
 

@@ -13,7 +13,9 @@ from gvit.models.classifier import TokenKind
 from gvit.models.encoder import EncoderKind
 
 
-def _require(value: float | None, flag: str, low: float, high: float = float("inf"), open_low: bool = False) -> None:
+def _require(
+    value: float | None, flag: str, low: float, high: float = float("inf"), open_low: bool = False
+) -> None:
     if value is None:
         return
     if not (low < value if open_low else low <= value) or value > high:
@@ -134,7 +136,9 @@ class ScheduleConfig:
         _require(self.gamma, "gamma", 0)
         _require(self.eval_every, "eval-every", 0, open_low=True)
         if sum(self.phase_epochs()) <= 0:
-            raise InputError("the phases have no epochs: set --reconstruct-epochs, --classify-epochs, ... above 0")
+            raise InputError(
+                "the phases have no epochs: set --reconstruct-epochs, --classify-epochs, ... above 0"
+            )
 
     def phase_epochs(self) -> tuple[float, float, float, float]:
         """Epochs of each phase after ``epochs`` has been taken into account."""

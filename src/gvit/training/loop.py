@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import signal
 import threading
 import time
@@ -30,14 +29,18 @@ from gvit.data.loading import (
 from gvit.errors import InputError, first_line
 from gvit.evaluation import Evaluation, evaluate
 from gvit.gaussians import NUM_FIELDS
+from gvit.models.card import ModelCard, Preprocessing
+from gvit.models.classifier import GaussianClassifier
+from gvit.models.encoder import GaussianEncoder
 from gvit.models.gvit import GViT
-from gvit.models.registry import ModelCard, Preprocessing, create_model, save_model
+from gvit.models.registry import create_model, save_model
 from gvit.training.config import OptimizerConfig, TrainConfig
 from gvit.training.objective import GuidedObjective
 from gvit.training.run import Run
 from gvit.training.schedule import Schedule, StepPlan, learning_rate
 
 _LOG_EVERY = 10
+_Network = GaussianEncoder | GaussianClassifier
 
 
 class Observer(Protocol):
@@ -69,8 +72,10 @@ def build_model(config: TrainConfig, class_names: list[str]) -> GViT:
     return model
 
 
-def _optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    groups = param_groups_weight_decay(network, config.weight_decay, network.no_weight_decay())
+def _optimizer(network: _Network, config: OptimizerConfig) -> torch.optim.AdamW:
+    groups = param_groups_weight_decay(
+        network, config.weight_decay, no_weight_decay_list=list(network.no_weight_decay())
+    )
     return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2))
 
 
@@ -102,7 +107,10 @@ class Trainer:
             EvaluationImages(test_images, eval_transform(preprocessing)), self.batch_size, data.workers
         )
         self.objective = GuidedObjective(self.model, config.objective)
-        self.networks = {"encoder": self.model.encoder, "classifier": self.model.classifier}
+        self.networks: dict[str, GaussianEncoder | GaussianClassifier] = {
+            "encoder": self.model.encoder,
+            "classifier": self.model.classifier,
+        }
         self.optimizers = {name: _optimizer(net, config.optimizer) for name, net in self.networks.items()}
         self.step = 0
 
@@ -129,7 +137,7 @@ class Trainer:
 
         Raises:
             Interrupted: by SIGINT or SIGTERM, after saving.
-            InputError: a loss is no longer finite; the last checkpoint stays as it was.
+            InputError: training diverged (NaN or infinite losses); the last checkpoint stays as it was.
         """
         config, total = self.config, self.schedule.total
         eval_steps = max(1, round(config.schedule.eval_every * self.steps_per_epoch))
@@ -161,12 +169,13 @@ class Trainer:
         # dropout and stochastic depth, too, depend on nothing but seed and step
         torch.manual_seed(derive_seed(self.config.seed, self.step))
         batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
-        losses = {name: value.item() for name, value in self.objective.backward(batch, plan).items()}
-        if not all(map(math.isfinite, losses.values())):
+        try:
+            losses = {name: value.item() for name, value in self.objective.backward(batch, plan).items()}
+        except FloatingPointError as error:
             raise InputError(
-                f"step {self.step} ({plan.phase}): a loss is not finite ({losses}); lower --base-lr or --gamma, "
-                f"then go on from the last checkpoint with --resume {self.run.folder}"
-            )
+                f"training diverged at step {self.step} ({plan.phase}): {error}; lower --base-lr or --gamma. "
+                f"The last checkpoint in {self.run.folder} is from before"
+            ) from error
         starts = {"encoder": 0}
         if plan.classify and not plan.guided:
             starts["classifier"] = self.schedule.classify_start
@@ -219,7 +228,7 @@ def _stop_requests() -> Iterator[threading.Event]:
 
     def request(number: int, _frame: Any) -> None:
         event.set()
-        signal.signal(number, previous[number])  # a second Ctrl-C stops at once
+        signal.signal(number, previous[signal.Signals(number)])  # a second Ctrl-C stops at once
 
     previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -31,8 +31,13 @@ class GuidedObjective:
         The classifier gets gradients unless the step is guided. The encoder gets the reconstruction's, plus
         ``gamma`` times the classifier's on guided steps; with ``gradient="joint"`` also once the classifier's on the
         other classifying steps.
+
+        Raises:
+            FloatingPointError: the Gaussians or a loss are NaN or infinite.
         """
         raw = self.model.encoder(batch.images, batch.noise)
+        if not raw.isfinite().all():
+            raise FloatingPointError("the encoder's Gaussians are not finite")
         gradient, losses = self._reconstruction(raw, batch.images, plan)
         if plan.classify:
             joint = self.config.gradient == "joint"
@@ -41,6 +46,9 @@ class GuidedObjective:
             losses |= classification
             if pull is not None:
                 gradient = gradient + weight * pull
+        for name, loss in losses.items():
+            if not loss.isfinite():
+                raise FloatingPointError(f"{name} is {loss.item()}")
         raw.backward(gradient)
         return losses
 

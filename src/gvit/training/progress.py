@@ -15,9 +15,14 @@ _SHORT = {"pixel_loss": "pixel", "perceptual_loss": "1-ssim", "class_loss": "cla
 
 
 class ConsoleObserver:
-    """Prints to standard error, so that standard output stays free for results; a context manager."""
+    """Prints to standard error, so that standard output stays free for results; a context manager.
 
-    def __init__(self) -> None:
+    Args:
+        header: is printed when training starts.
+    """
+
+    def __init__(self, header: str = "") -> None:
+        self.header = header
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
         self.progress = Progress(
             TextColumn("{task.fields[phase]:<11}"),
@@ -44,6 +49,8 @@ class ConsoleObserver:
         self.total, self.first, self.steps_per_epoch = total_steps, done, steps_per_epoch
         self.phase, self.losses, self.speed = "", "", 0.0
         self.begun = time.perf_counter()
+        if self.header:
+            self.console.print(self.header)
         self.task = self.progress.add_task(
             "", total=total_steps, completed=done, phase="start", losses="", speed=0.0
         )

@@ -34,9 +34,7 @@ def determinant_map(gaussians: Gaussians, height: int, width: int) -> Float[Tens
     return torch.where(alpha > VISIBLE_OPACITY, values[..., 0, :, :] / alpha, torch.nan)
 
 
-def draw_ellipses(
-    axes: Axes, gaussians: Gaussians, height: int, width: int, deviations: float = 2.0
-) -> None:
+def draw_ellipses(axes: Axes, gaussians: Gaussians, height: int, width: int, deviations: float = 2.0) -> None:
     """Outline each Gaussian of one image at ``deviations`` standard deviations, as opaque as it is, in its colour.
 
     Args:
