@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import dropwhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -82,7 +83,9 @@ def _parse(target: Any, args: list[str], prog: str, **kwargs: Any) -> Any:
 
 def _one_line(boxed: str, args: list[str]) -> str:
     """What tyro says in a box over many lines, with the nearest flags where it names some."""
-    lines = [line.strip("│╭╮╰╯─ ") for line in boxed.splitlines()[1:]]
+    # a title, a paragraph that says what is wrong, more paragraphs; drawn in ASCII where the stream can't take more
+    plain = (re.sub(r"^[│|╭╰+]|[│|╮╯+]$|[─-]{4,}", "", line).strip() for line in boxed.splitlines())
+    lines = list(dropwhile(lambda line: not line, list(dropwhile(lambda line: not line, plain))[1:]))
     end = lines.index("") if "" in lines else len(lines)
     message = re.sub(r"^Error parsing [a-z]+(\.[a-z]+)*: ", "", " ".join(lines[:end])).rstrip(".")
     suggested = [line.split()[0] for line in lines[end:] if line.startswith("--")]
