@@ -1,6 +1,7 @@
 """The README's promises that a test can hold it to."""
 
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -40,8 +41,6 @@ def test_the_python_example_runs(folder, monkeypatch, capsys):
 
 
 def test_the_commands_run(folder, monkeypatch):
-    import shlex
-
     monkeypatch.chdir(folder)
     commands = [
         shlex.split(line, comments=True)

@@ -69,8 +69,8 @@ class DataConfig:
     """Which images, and what happens to them.
 
     Attributes:
-        dataset: name of the data set.
-        data_dir: folder that holds it; the embedded ones need none.
+        dataset: digits, folder (class folders of image files) or parquet (Hugging Face image convention).
+        data_dir: folder that holds the images; digits need none.
         batch_size: images per step.
         workers: processes that load images; 0 loads them in the main one.
         crop_mode: for evaluation: center cuts a square, squash ignores the aspect ratio.
@@ -95,6 +95,8 @@ class DataConfig:
     zoom: float = 0.0
 
     def __post_init__(self) -> None:
+        if self.data_dir is not None:  # a run can be resumed and evaluated from elsewhere
+            object.__setattr__(self, "data_dir", self.data_dir.absolute())
         _require(self.batch_size, "batch-size", 1)
         _require(self.workers, "workers", 0)
         _require(self.crop_pct, "crop-pct", 0, 1, open_low=True)
