@@ -139,6 +139,14 @@ def _lay_out(own, first, last, top, width, reals, offsets):
     return count
 
 
+@njit(fastmath={"reassoc", "contract"})
+def _dot(first, second):
+    total = np.float32(0.0)
+    for i in range(first.size):
+        total += first[i] * second[i]
+    return total
+
+
 @njit(_FORWARD, nogil=True, cache=True)
 def forward(
     params, rows, colors, background, image, transmittance, stops, alpha_max, alpha_min, minimum, first, last
@@ -245,14 +253,11 @@ def backward(
                     block_stops[at + x] = stops[b, y, x]
                 for c in range(channels):
                     behind = background[b, c]
-                    total = 0.0
                     for x in range(width):
                         grad = grad_image[b, c, y, x]
-                        through = grad * transmittance[b, y, x]
                         planes[(c + 2) * stride + at + x] = grad
-                        planes[stride + at + x] += through * behind
-                        total += through
-                    out[count, NUM_MOMENTS + c] += total
+                        planes[stride + at + x] += grad * transmittance[b, y, x] * behind
+                    out[count, NUM_MOMENTS + c] += _dot(grad_image[b, c, y], transmittance[b, y])
             for k in range(count - 1, -1, -1):
                 start, end = max(rows[b, k, 0], top), min(rows[b, k, 1], bottom)
                 if start >= end:
