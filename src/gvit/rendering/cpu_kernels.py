@@ -48,9 +48,7 @@ _FINISH = (
 
 
 @njit(_PREPARE, nogil=True, cache=True)
-def prepare(
-    centers, covariances, colors, opacities, background, blur, alpha_min, height, params, rows
-):
+def prepare(centers, covariances, colors, opacities, background, blur, alpha_min, height, params, rows):
     """Fill ``params`` and ``rows`` (first row, one past the last) for each Gaussian.
 
     Returns:
