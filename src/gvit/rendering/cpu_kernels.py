@@ -14,6 +14,7 @@ the same order, and tasks are added up in order by ``finish``.
 from __future__ import annotations
 
 import math
+from typing import no_type_check
 
 import numpy as np
 from numba import njit
@@ -48,6 +49,7 @@ _FINISH = (
 
 
 @njit(_PREPARE, nogil=True, cache=True)
+@no_type_check
 def prepare(centers, covariances, colors, opacities, background, blur, alpha_min, height, params, rows):
     """Fill ``params`` and ``rows`` (first row, one past the last) for each Gaussian.
 
@@ -98,11 +100,13 @@ def prepare(centers, covariances, colors, opacities, background, blur, alpha_min
 
 
 @njit
+@no_type_check
 def _padded(width):
     return (width + LANES - 1) // LANES * LANES
 
 
 @njit
+@no_type_check
 def _reals():
     reals = np.empty(_NUM_CONSTANTS + 3 * BLOCK, np.float32)
     for i in range(_NUM_CONSTANTS):
@@ -111,6 +115,7 @@ def _reals():
 
 
 @njit
+@no_type_check
 def _lay_out(own, first, last, top, width, reals, offsets):
     """The spans of one Gaussian in rows ``first`` to ``last`` of the block at ``top``; returns how many."""
     padded = _padded(width)
@@ -138,6 +143,7 @@ def _lay_out(own, first, last, top, width, reals, offsets):
 
 
 @njit(fastmath={"reassoc", "contract"})
+@no_type_check
 def _dot(first, second):
     total = np.float32(0.0)
     for i in range(first.size):
@@ -146,6 +152,7 @@ def _dot(first, second):
 
 
 @njit(_FORWARD, nogil=True, cache=True)
+@no_type_check
 def forward(
     params, rows, colors, background, image, transmittance, stops, alpha_max, alpha_min, minimum, first, last
 ):
@@ -203,6 +210,7 @@ def forward(
 
 
 @njit(_BACKWARD, nogil=True, cache=True)
+@no_type_check
 def backward(
     params,
     rows,
@@ -284,6 +292,7 @@ def backward(
 
 
 @njit(_FINISH, nogil=True, cache=True)
+@no_type_check
 def finish(
     partial,
     groups,

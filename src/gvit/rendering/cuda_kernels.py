@@ -8,6 +8,8 @@ An entry is a Gaussian in a tile that it meets. Entries are numbered by image, t
 ``ends`` has the number after a tile's last entry.
 """
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 
@@ -17,12 +19,14 @@ NUM_MOMENTS = 6
 
 
 @triton.jit
+@no_type_check
 def _loss(dx, dy, slope, fall_y, fall):
     u = dx - slope * dy
     return fall_y * dy * dy + fall * u * u
 
 
 @triton.jit
+@no_type_check
 def find_entries(params, met, count, tiles_x, low, TILE: tl.constexpr, BLOCK: tl.constexpr):
     """Whether the ellipse ``alpha >= alpha_min`` of a Gaussian meets a tile: its least loss there is small enough."""
     tile, image = tl.program_id(0), tl.program_id(1)
@@ -56,6 +60,7 @@ def find_entries(params, met, count, tiles_x, low, TILE: tl.constexpr, BLOCK: tl
 
 
 @triton.jit
+@no_type_check
 def _alpha(own, x, y, stops, k, alpha_max, alpha_min):
     """u, dy, alpha before the bounds, and as drawn."""
     dy = y - tl.load(own + 1)
@@ -66,6 +71,7 @@ def _alpha(own, x, y, stops, k, alpha_max, alpha_min):
 
 
 @triton.jit
+@no_type_check
 def forward(
     params,
     colors,
@@ -129,6 +135,7 @@ def forward(
 
 
 @triton.jit
+@no_type_check
 def backward(
     params,
     colors,
@@ -204,6 +211,7 @@ def backward(
 
 
 @triton.jit
+@no_type_check
 def collect(
     sums, numbers, met, out, count, tiles, WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr
 ):

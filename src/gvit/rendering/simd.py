@@ -124,7 +124,7 @@ class Tracer:
         return ir.Constant(ir.IntType(64), number)
 
     def constant(self, *numbers: float) -> Vector:
-        return Vector(self.builder, ir.Constant(_FLOATS, list(numbers)))
+        return Vector(self.builder, ir.Constant(_FLOATS, numbers))
 
     def data(self, array_type: Any, array: Any) -> Any:
         """Pointer to the first element of a Numba array."""
