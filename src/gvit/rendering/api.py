@@ -181,4 +181,6 @@ def _resolve_backend(backend: str, like: Tensor) -> str:
             raise ValueError(f"backend {backend!r} draws in float32: use 'reference' for float64 tensors")
         if backend == "cpu" and like.device.type != "cpu":
             raise ValueError(f"backend 'cpu' needs tensors on the CPU, got {like.device}")
+        if backend == "cuda":
+            import_module("gvit.rendering.cuda").check_device(like.device)
     return backend

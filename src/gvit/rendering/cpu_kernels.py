@@ -14,6 +14,7 @@ the same order, and tasks are added up in order by ``finish``.
 from __future__ import annotations
 
 import math
+from typing import no_type_check
 
 import numpy as np
 from numba import njit
@@ -48,9 +49,8 @@ _FINISH = (
 
 
 @njit(_PREPARE, nogil=True, cache=True)
-def prepare(
-    centers, covariances, colors, opacities, background, blur, alpha_min, height, params, rows
-):
+@no_type_check
+def prepare(centers, covariances, colors, opacities, background, blur, alpha_min, height, params, rows):
     """Fill ``params`` and ``rows`` (first row, one past the last) for each Gaussian.
 
     Returns:
@@ -100,11 +100,13 @@ def prepare(
 
 
 @njit
+@no_type_check
 def _padded(width):
     return (width + LANES - 1) // LANES * LANES
 
 
 @njit
+@no_type_check
 def _reals():
     reals = np.empty(_NUM_CONSTANTS + 3 * BLOCK, np.float32)
     for i in range(_NUM_CONSTANTS):
@@ -113,6 +115,7 @@ def _reals():
 
 
 @njit
+@no_type_check
 def _lay_out(own, first, last, top, width, reals, offsets):
     """The spans of one Gaussian in rows ``first`` to ``last`` of the block at ``top``; returns how many."""
     padded = _padded(width)
@@ -139,7 +142,17 @@ def _lay_out(own, first, last, top, width, reals, offsets):
     return count
 
 
+@njit(fastmath={"reassoc", "contract"})
+@no_type_check
+def _dot(first, second):
+    total = np.float32(0.0)
+    for i in range(first.size):
+        total += first[i] * second[i]
+    return total
+
+
 @njit(_FORWARD, nogil=True, cache=True)
+@no_type_check
 def forward(
     params, rows, colors, background, image, transmittance, stops, alpha_max, alpha_min, minimum, first, last
 ):
@@ -197,6 +210,7 @@ def forward(
 
 
 @njit(_BACKWARD, nogil=True, cache=True)
+@no_type_check
 def backward(
     params,
     rows,
@@ -245,14 +259,11 @@ def backward(
                     block_stops[at + x] = stops[b, y, x]
                 for c in range(channels):
                     behind = background[b, c]
-                    total = 0.0
                     for x in range(width):
                         grad = grad_image[b, c, y, x]
-                        through = grad * transmittance[b, y, x]
                         planes[(c + 2) * stride + at + x] = grad
-                        planes[stride + at + x] += through * behind
-                        total += through
-                    out[count, NUM_MOMENTS + c] += total
+                        planes[stride + at + x] += grad * transmittance[b, y, x] * behind
+                    out[count, NUM_MOMENTS + c] += _dot(grad_image[b, c, y], transmittance[b, y])
             for k in range(count - 1, -1, -1):
                 start, end = max(rows[b, k, 0], top), min(rows[b, k, 1], bottom)
                 if start >= end:
@@ -281,6 +292,7 @@ def backward(
 
 
 @njit(_FINISH, nogil=True, cache=True)
+@no_type_check
 def finish(
     partial,
     groups,

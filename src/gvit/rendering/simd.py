@@ -115,14 +115,16 @@ class Tracer:
         )
         return Vector(
             self.builder,
-            self.builder.shuffle_vector(single, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES)),
+            self.builder.shuffle_vector(
+                single, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES)
+            ),
         )
 
     def integer(self, number: int) -> Any:
         return ir.Constant(ir.IntType(64), number)
 
     def constant(self, *numbers: float) -> Vector:
-        return Vector(self.builder, ir.Constant(_FLOATS, list(numbers)))
+        return Vector(self.builder, ir.Constant(_FLOATS, numbers))
 
     def data(self, array_type: Any, array: Any) -> Any:
         """Pointer to the first element of a Numba array."""
@@ -131,7 +133,9 @@ class Tracer:
     def load(self, pointer: Any, offset: Any) -> Vector:
         address = self.builder.gep(pointer, [offset])
         kind = _INTS if isinstance(pointer.type.pointee, ir.IntType) else _FLOATS
-        return Vector(self.builder, self.builder.load(self.builder.bitcast(address, kind.as_pointer()), align=4))
+        return Vector(
+            self.builder, self.builder.load(self.builder.bitcast(address, kind.as_pointer()), align=4)
+        )
 
     def load_scalar(self, pointer: Any, offset: Any) -> Vector:
         return self.broadcast(self.builder.load(self.builder.gep(pointer, [offset])))

@@ -9,7 +9,7 @@ pixel's row, see ``cpu_kernels``; dy). Exponents are binary.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, no_type_check
 
 from numba import types
 from numba.extending import intrinsic
@@ -90,7 +90,7 @@ class _Spans:
             u, exponent, dy = (
                 tracer.load_scalar(self.reals, builder.add(three, tracer.integer(n))) for n in range(3)
             )
-            u = u + tracer.constant(*range(LANES))
+            u = u + tracer.constant(*map(float, range(LANES)))
             tracer.set(advance, tracer.zero)
 
             def step(turn: Any) -> None:
@@ -107,6 +107,7 @@ class _Spans:
 
 
 @intrinsic
+@no_type_check
 def draw(
     typing_context: Any,
     planes: Any,
@@ -175,6 +176,7 @@ def draw(
 
 
 @intrinsic
+@no_type_check
 def pull_back(
     typing_context: Any,
     planes: Any,

@@ -1,0 +1,147 @@
+"""Every fast backend against the float64 reference: a backend never changes the meaning.
+
+On a machine without a GPU, ``cuda`` runs in a process of its own under Triton's interpreter, at the smaller sizes.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "rendering"))
+from scenes import SCENES, Comparison, Scene, compare, random_scene
+
+from gvit.rendering import rasterize
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+ON_GPU = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
+BACKENDS = ["cpu"] + (["cuda"] if INTERPRETED or ON_GPU else [])
+
+# batch, Gaussians, height, width, channels, bands: every value of the contract's ranges next to several others
+SMALL = [
+    (1, 1, 1, 1, 1, None),
+    (2, 7, 5, 3, 3, None),
+    (3, 33, 17, 33, 5, None),
+    (1, 12, 16, 16, 32, None),
+]
+LARGE = [
+    (64, 32, 32, 32, 3, None),
+    (2, 200, 61, 128, 4, None),
+    (1, 448, 1, 448, 2, None),
+    (16, 512, 224, 224, 3, [(7, 1), (223, 1)]),
+    (1, 1024, 448, 448, 3, [(0, 1), (201, 2), (447, 1)]),
+    (1, 1024, 447, 301, 32, [(100, 1)]),
+]
+
+
+def on_device(scene: Scene, backend: str) -> Scene:
+    return Scene(*(tensor.cuda() for tensor in scene)) if backend == "cuda" and ON_GPU else scene
+
+
+def assert_same_meaning(comparison: Comparison) -> None:
+    assert comparison.image_error <= 1e-5
+    assert comparison.alpha_error <= 1e-5
+    # there rounding may draw a Gaussian of alpha 1/255 or leave it out
+    assert comparison.near_error <= 1 / 255
+    assert comparison.near_fraction <= 0.005
+    for name, error in comparison.gradient_errors.items():
+        assert error <= 1e-5, name
+        assert comparison.gradient_cosines[name] > 0.99999, name
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(("batch", "count", "height", "width", "channels", "bands"), SMALL + LARGE)
+def test_sizes(backend, batch, count, height, width, channels, bands):
+    if backend == "cuda" and INTERPRETED and (batch, count, height, width, channels, bands) in LARGE:
+        pytest.skip("too large for Triton's interpreter")
+    scene = random_scene(batch, count, height, width, channels)
+    assert_same_meaning(compare(scene, height, width, backend, bands=bands))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("kind", SCENES)
+def test_difficult_scenes(backend, kind):
+    count, height, width = (10, 20, 18) if INTERPRETED else (100, 45, 70)
+    assert_same_meaning(compare(SCENES[kind](2, count, height, width), height, width, backend))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="too large for Triton's interpreter")
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_thousand_opaque_gaussians_on_top_of_each_other(backend):
+    assert_same_meaning(compare(SCENES["opaque stack"](1, 1000, 20, 24), 20, 24, backend))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    "constants",
+    [
+        {"blur": 0.0},
+        {"alpha_max": 0.5},
+        {"alpha_max": 1.0, "transmittance_min": 0.0},
+        {"alpha_min": 0.0},
+        {"alpha_min": 0.2, "transmittance_min": 0.3},
+    ],
+    ids=str,
+)
+def test_constants(backend, constants):
+    scene = on_device(random_scene(1, 12, 14, 15), backend)
+    got = rasterize(*scene[:4], 14, 15, background=scene.background, backend=backend, **constants)
+    exact = Scene(*(tensor.double().cpu() for tensor in scene))
+    wanted = rasterize(
+        *exact[:4], 14, 15, background=exact.background, backend="reference", **constants
+    )
+    for one, other in zip(got, wanted, strict=True):
+        torch.testing.assert_close(one.double().cpu(), other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_nothing_to_draw(backend):
+    scene = on_device(random_scene(2, 4, 6, 5), backend)
+    none = [tensor[:, :0].requires_grad_() for tensor in scene[:4]]
+    image, alpha = rasterize(*none, 6, 5, background=scene.background, backend=backend)
+    torch.testing.assert_close(image, scene.background[:, :, None, None].expand(2, 3, 6, 5))
+    assert not alpha.any()
+    image.sum().backward()
+    image, alpha = rasterize(*(tensor[:0] for tensor in scene[:4]), 6, 5, backend=backend)
+    assert image.shape == (0, 3, 6, 5)
+    assert alpha.shape == (0, 6, 5)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_repeats_are_bit_identical(backend):
+    count = 8 if INTERPRETED else 200
+    results = []
+    for _ in range(3):
+        scene = [t.requires_grad_() for t in on_device(random_scene(2, count, 40, 30), backend)]
+        image, _ = rasterize(*scene[:4], 40, 30, background=scene[4], backend=backend)
+        results.append([image, *torch.autograd.grad(image.square().sum(), scene)])
+    for result in results[1:]:
+        assert all(map(torch.equal, result, results[0]))
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_passes_opcheck(backend):
+    module = importlib.import_module(f"gvit.rendering.{backend}")
+    scene = [t.requires_grad_() for t in on_device(random_scene(2, 3, 6, 5), backend)]
+    torch.library.opcheck(module.rasterize, (*scene, 6, 5, 0.3, 0.999, 1 / 255, 1e-4))
+
+
+@pytest.mark.skipif(INTERPRETED or ON_GPU, reason="cuda is among the backends of this process")
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_cuda_under_the_interpreter():
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "cuda", "-p", "no:cacheprovider", __file__]
+    ran = subprocess.run(
+        command,
+        env=os.environ | {"TRITON_INTERPRET": "1"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
+    assert "passed" in ran.stdout

@@ -1,0 +1,102 @@
+import importlib.util
+import sys
+
+import pytest
+import torch
+from scenes import random_scene
+
+from gvit.rendering import rasterize
+
+
+def draw(height=6, width=5, **changes):
+    scene = dict(zip(("centers", "covariances", "colors", "opacities"), random_scene(2, 3, 6, 5), strict=False))
+    options = {name: changes.pop(name) for name in list(changes) if name not in scene}
+    return rasterize(**(scene | changes), height=height, width=width, **options)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"centers": torch.zeros(2, 3, 3)}, r"centers must have shape \[2, 3, 2\].*got \[2, 3, 3\]"),
+        ({"covariances": torch.zeros(2, 3, 3)}, r"covariances must have shape \[2, 3, 2, 2\]"),
+        ({"opacities": torch.zeros(2, 4)}, r"opacities must have shape \[2, 3\].*got \[2, 4\]"),
+        ({"opacities": torch.zeros(1, 3)}, r"opacities must have shape \[2, 3\].*got \[1, 3\]"),
+        ({"colors": torch.zeros(3)}, r"colors must have shape \[\.\.\., K, C\], got \[3\]"),
+        ({"colors": torch.zeros(2, 3, 33)}, "1 to 32 channels, got 33"),
+        ({"colors": torch.zeros(2, 3, 0)}, "1 to 32 channels, got 0"),
+        ({"background": torch.zeros(4)}, r"background must have shape \[3\] or \[2, 3\], got \[4\]"),
+        ({"opacities": torch.zeros(2, 3, dtype=torch.int64)}, "opacities must have a float dtype, got torch.int64"),
+        ({"centers": torch.zeros(2, 3, 2).double()}, "centers is torch.float64, but colors is torch.float32"),
+        ({"centers": torch.zeros(2, 3, 2, device="meta")}, "centers is on meta, but colors is on cpu"),
+        ({"height": 0}, "at least 1, got 0 x 5"),
+        ({"width": -1}, "at least 1, got 6 x -1"),
+        ({"blur": -0.1}, "blur must be .* got -0.1"),
+        ({"blur": float("nan")}, "blur must be .* got nan"),
+        ({"alpha_max": 1.5}, r"alpha_max must be in \(0, 1\], got 1.5"),
+        ({"alpha_min": 1.0}, r"alpha_min must be in \[0, 1\), got 1.0"),
+        ({"transmittance_min": -1e-4}, r"transmittance_min must be in \[0, 1\)"),
+        ({"backend": "metal"}, "backend must be 'auto' or one of 'reference', 'cpu', 'cuda', got 'metal'"),
+    ],
+    ids=str,
+)
+def test_explains(changes, message):
+    with pytest.raises(ValueError, match=message):
+        draw(**changes)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["centers", "covariances", "colors", "opacities", "background"])
+def test_finds_the_first_bad_number(backend, value, name):
+    scene = random_scene(2, 3, 6, 5)._asdict()
+    index = (1, 2, 1, 0)[: scene[name].ndim] if name != "background" else (1, 2)
+    scene[name][index] = value
+    if name != "background":
+        scene[name][1, 2] = scene[name][1, 2].where(scene[name][1, 2].isfinite(), value)
+    with pytest.raises(ValueError, match=rf"{name} must be finite, got {value} at index \[1, 2"):
+        rasterize(*list(scene.values())[:4], 6, 5, background=scene["background"], backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize(
+    "matrix", [[[1.0, 2.0], [2.0, 1.0]], [[-0.1, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, -0.1]], [[0.0, 1.0], [1.0, 0.0]]]
+)
+def test_finds_the_first_impossible_covariance(backend, matrix):
+    covariances = random_scene(2, 3, 6, 5).covariances
+    covariances[1, 1:] = torch.tensor(matrix)
+    with pytest.raises(ValueError, match=r"covariances must be positive semi-definite.*at index \[1, 1\]"):
+        draw(covariances=covariances, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_point_can_be_drawn_with_a_blur_only(backend):
+    points = torch.zeros(2, 3, 2, 2)
+    image, _ = draw(covariances=points, backend=backend)
+    assert image.isfinite().all()
+    with pytest.raises(ValueError, match=r"definite with a blur of 0.0 added.*at index \[0, 0\]"):
+        draw(covariances=points, blur=0.0, backend=backend)
+
+
+def test_fast_backends_refuse_float64():
+    doubles = {n: t.double() for n, t in random_scene(2, 3, 6, 5)._asdict().items() if n != "background"}
+    for backend in ("cpu", "cuda"):
+        with pytest.raises(ValueError, match="use 'reference' for float64"):
+            draw(**doubles, backend=backend)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
+def test_cuda_needs_a_gpu():
+    with pytest.raises(ValueError, match="'cuda' needs tensors on a CUDA device"):
+        draw(backend="cuda")
+
+
+@pytest.mark.parametrize(("backend", "package"), [("cpu", "numba"), ("cuda", "triton")])
+def test_says_what_to_install(monkeypatch, backend, package):
+    from gvit.rendering import cpu, cuda
+
+    loader = {"cpu": cpu._load, "cuda": cuda._kernels}[backend]
+    loader.cache_clear()
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ValueError, match=f"backend '{backend}' needs {package}: pip install {package}"):
+        draw(backend=backend)
+    loader.cache_clear()

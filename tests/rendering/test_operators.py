@@ -1,0 +1,112 @@
+"""The operators inside PyTorch: compiled, exported, under autocast and with half precision; inputs left alone."""
+
+import pytest
+import torch
+from scenes import random_scene
+from torch import nn
+
+from gvit import Gaussians, render
+from gvit.rendering import rasterize
+
+
+class Painter(nn.Module):
+    """A small model that renders."""
+
+    def __init__(self, backend):
+        super().__init__()
+        self.layer, self.backend = nn.Linear(8, 5 * 9), backend
+
+    def forward(self, features):
+        gaussians = Gaussians(self.layer(features).unflatten(-1, (5, 9)))
+        return render(gaussians, 12, 10, backend=self.backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_compiles_without_graph_breaks(backend):
+    torch.manual_seed(0)
+    model, features = Painter(backend), torch.randn(4, 8)
+    # inductor needs a C++ compiler; tracing, autograd and fake kernels are the same without it
+    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
+    wanted = torch.autograd.grad(model(features).square().sum(), list(model.parameters()))
+    got = torch.autograd.grad(compiled(features).square().sum(), list(model.parameters()))
+    torch.testing.assert_close(compiled(features), model(features))
+    torch.testing.assert_close(got, wanted)
+
+
+def test_exports_with_the_reference():
+    model, features = Painter("reference"), torch.randn(4, 8)
+    exported = torch.export.export(model, (features,), strict=False)
+    torch.testing.assert_close(exported.module()(features), model(features))
+
+
+def test_a_compiled_model_still_checks_its_numbers():
+    compiled = torch.compile(
+        lambda *tensors: rasterize(*tensors, 8, 8)[0], fullgraph=True, backend="aot_eager"
+    )
+    scene = random_scene(2, 4, 8, 8)
+    compiled(*scene[:4])
+    scene.opacities[1, 2] = float("nan")
+    with pytest.raises(ValueError, match=r"opacities must be finite, got nan at index \[1, 2\]"):
+        compiled(*scene[:4])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_lifted(dtype):
+    scene = [tensor.to(dtype).requires_grad_() for tensor in random_scene(2, 5, 9, 8)]
+    lifted = [tensor.detach().float().requires_grad_() for tensor in scene]
+    image, alpha = rasterize(*scene[:4], 9, 8, background=scene[4])
+    wanted, _ = rasterize(*lifted[:4], 9, 8, background=lifted[4])
+    assert image.dtype == alpha.dtype == torch.float32
+    assert torch.equal(image, wanted)
+    got = torch.autograd.grad(image.sum(), scene)
+    for gradient, exact in zip(got, torch.autograd.grad(wanted.sum(), lifted), strict=True):
+        assert gradient.dtype == dtype
+        assert torch.equal(gradient, exact.to(dtype))
+
+
+def test_float64_goes_to_the_reference():
+    scene = [tensor.double() for tensor in random_scene(2, 5, 9, 8)]
+    image, _ = rasterize(*scene[:4], 9, 8)
+    assert image.dtype == torch.float64
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_inputs_are_left_alone(backend):
+    scene = random_scene(2, 5, 9, 8)
+    kept = [tensor.clone() for tensor in scene]
+    inputs = [tensor.requires_grad_() for tensor in scene]
+    rasterize(*inputs[:4], 9, 8, background=inputs[4], backend=backend)[0].sum().backward()
+    assert all(map(torch.equal, inputs, kept))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_layout_and_batch_dimensions_do_not_matter(backend):
+    scene = random_scene(6, 5, 9, 8)
+    wanted, _ = rasterize(*scene[:4], 9, 8, background=scene.background, backend=backend)
+    shaped = [t.transpose(0, -1).contiguous().transpose(0, -1).reshape(2, 3, *t.shape[1:]) for t in scene]
+    image, alpha = rasterize(*shaped[:4], 9, 8, background=shaped[4], backend=backend)
+    assert image.shape == (2, 3, 3, 9, 8)
+    assert alpha.shape == (2, 3, 9, 8)
+    assert torch.equal(image.flatten(0, 1), wanted)
+    single, _ = rasterize(*(t[0] for t in scene[:4]), 9, 8, background=scene.background[0], backend=backend)
+    assert torch.equal(single, wanted[0])
+
+
+def test_one_background_for_all_collects_its_gradient():
+    scene = random_scene(3, 5, 9, 8)
+    shared = torch.rand(3, requires_grad=True)
+    each = shared.detach().expand(3, 3).clone().requires_grad_()
+    for background in (shared, each):
+        rasterize(*scene[:4], 9, 8, background=background)[0].square().sum().backward()
+    torch.testing.assert_close(shared.grad, each.grad.sum(0))
+
+
+def test_clipped_alpha_gets_no_geometry():
+    """Where alpha_max clips, moving the Gaussian changes nothing."""
+    center = torch.tensor([[0.5, 0.5]], requires_grad=True)
+    opacity = torch.ones(1, requires_grad=True)
+    image, _ = rasterize(center, 100 * torch.eye(2)[None], torch.ones(1, 1), opacity, 1, 1, alpha_max=0.9)
+    image.sum().backward()
+    assert image.item() == pytest.approx(0.9)
+    assert not center.grad.any()
+    assert not opacity.grad.any()
