@@ -20,7 +20,7 @@ _HOMES = {
     "rasterize": "gvit.rendering",
     "render": "gvit.rendering",
 }
-__all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,8 @@
-"""The CPU backend: Numba kernels over blocks of rows, spread over as many threads as ``torch.get_num_threads()``.
+"""The CPU backend: Numba kernels over blocks of rows, on ``torch.get_num_threads()`` threads.
 
-The threads are Python's own, kernels run without the interpreter's lock: unlike Numba's thread pools these can be
-used from several threads at once and in a forked process (a data loader's worker, for which PyTorch sets one
-thread).
+The threads are Python's own, kernels run without the interpreter's lock: unlike Numba's thread pools these
+can be used from several threads at once and in a forked process (a data loader's worker, for which PyTorch
+sets one thread).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _import_lock = threading.Lock()
 
 # below this many (row, Gaussian) pairs, 0.1 ms of work, waking a thread costs more than it saves
 _SPANS_PER_THREAD = 2_000
-# an image is differentiated in this many parts if it is alone: more than any number of threads worth having here
+# an image is differentiated in this many parts if it is alone: more than any number of threads worth having
+# here
 _GROUPS = 64
 
 
@@ -63,8 +64,8 @@ def _cache_directory() -> Path:
 @functools.cache
 def _load() -> ModuleType:
     try:
-        import numba
-        from numba.core import event
+        import numba  # noqa: F401
+        from numba.core import config, event
     except ImportError as error:
         raise ValueError("backend 'cpu' needs numba: pip install numba") from error
 
@@ -80,13 +81,15 @@ def _load() -> ModuleType:
             pass
 
     announcer = Announcer()
-    default = numba.config.CACHE_DIR
+    # Numba's stubs don't know its settings
+    settings: Any = config
+    default = settings.CACHE_DIR
     event.register("numba:compile", announcer)
-    numba.config.CACHE_DIR = str(_cache_directory())
+    settings.CACHE_DIR = str(_cache_directory())
     try:
         from gvit.rendering import cpu_kernels
     finally:
-        numba.config.CACHE_DIR = default
+        settings.CACHE_DIR = default
         event.unregister("numba:compile", announcer)
     return cpu_kernels
 

@@ -4,11 +4,11 @@ Along a row of pixels a Gaussian is one parabola in the exponent: with ``u = x -
 
     log2(alpha) = log2(opacity) - fall_y*dy^2 - fall*u^2
 
-which, other than the quadratic form of the inverse covariance, suffers from no cancellation for needles. A row's
-beginning is worked out in float64, its pixels in float32.
+which, other than the quadratic form of the inverse covariance, suffers from no cancellation for needles. A
+row's beginning is worked out in float64, its pixels in float32.
 
-Nothing here depends on the number of threads: a task, one block of rows or one group of them, is always summed in
-the same order, and tasks are added up in order by ``finish``.
+Nothing here depends on the number of threads: a task, one block of rows or one group of them, is always
+summed in the same order, and tasks are added up in order by ``finish``.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def forward(
     params, rows, colors, background, image, transmittance, stops, alpha_max, alpha_min, minimum, first, last
 ):
     """Draw the tasks from ``first`` to ``last``; a task is one block of rows of one image."""
-    batch, count, channels = colors.shape
+    _, count, channels = colors.shape
     height, width = transmittance.shape[1:]
     padded = _padded(width)
     stride = BLOCK * padded
@@ -227,12 +227,12 @@ def backward(
     first,
     last,
 ):
-    """Differentiate the tasks from ``first`` to ``last``; a task is one of ``groups`` groups of blocks of an image.
+    """Differentiate tasks ``first`` to ``last``; a task is one of ``groups`` groups of an image's blocks.
 
-    ``partial`` [B*groups, K + 1, moments + C] takes the sums that ``pull_back`` forms, and in the last place the
-    background's gradient.
+    ``partial`` [B*groups, K + 1, moments + C] takes the sums that ``pull_back`` forms, and in the last place
+    the background's gradient.
     """
-    batch, count, channels = colors.shape
+    _, count, channels = colors.shape
     height, width = transmittance.shape[1:]
     padded = _padded(width)
     stride = BLOCK * padded

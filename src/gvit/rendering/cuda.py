@@ -1,7 +1,7 @@
 """The CUDA backend: Triton kernels over (image, tile), deterministic, without atomics.
 
-No global sort is needed: each tile lists, in index order, the Gaussians whose ellipse meets it. Gradients are kept
-per (tile, Gaussian) entry and added up in order. Runs under Triton's interpreter on a CPU for testing.
+No global sort is needed: each tile lists, in index order, the Gaussians whose ellipse meets it. Gradients are
+kept per (tile, Gaussian) entry and added up in order. Runs under Triton's interpreter on a CPU for testing.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def check_device(device: torch.device) -> None:
         )
 
 
-def _geometry(
-    centers: Tensor, covariances: Tensor, opacities: Tensor, blur: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _geometry(centers: Tensor, covariances: Tensor, opacities: Tensor, blur: float) -> tuple[Tensor, ...]:
     """cx, cy, slope, fall_y, fall and log2(opacity), in float64: see ``cuda_kernels``."""
     centers, covariances, opacities = centers.double(), covariances.double(), opacities.double()
     xx, yy = covariances[..., 0, 0] + blur, covariances[..., 1, 1] + blur
@@ -130,9 +128,11 @@ def _backward(
     kernels = _kernels()
     batch, count, channels = colors.shape
     height, width = transmittance.shape[-2:]
-    geometry, pull_back = torch.func.vjp(
-        lambda *tensors: _geometry(*tensors, constants.blur), centers, covariances, opacities
-    )
+
+    def of_inputs(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return _geometry(*tensors, constants.blur)  # type: ignore[call-arg, arg-type]
+
+    geometry, pull_back = torch.func.vjp(of_inputs, centers, covariances, opacities)[:2]
     entries = _find_entries(geometry, height, width, constants)
     fields = kernels.NUM_MOMENTS + channels
     sums = colors.new_empty(len(entries.gaussians), fields)

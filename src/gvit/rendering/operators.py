@@ -24,8 +24,8 @@ class Constants(NamedTuple):
     transmittance_min: float
 
 
-# image [B, C, H, W]; transmittance [B, H, W], what is left of the background; index [B, H, W] of the Gaussian that
-# stopped the pixel, K if none did, for the backward pass
+# image [B, C, H, W]; transmittance [B, H, W], what is left of the background; index [B, H, W] of the Gaussian
+# that stopped the pixel, K if none did, for the backward pass
 Rendered = tuple[Tensor, Tensor, Tensor]
 # for centres, covariances, colours, opacities, background
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
@@ -49,10 +49,10 @@ def register(
 
     Args:
         name: of the backend.
-        forward: takes centres [B, K, 2], covariances [B, K, 2, 2], colours [B, K, C], opacities [B, K], background
-            [B, C], height, width and ``Constants``; gives None when some number can't be drawn.
-        backward: takes the gradients of image and transmittance, the five tensors above, the transmittance, the
-            stops and ``Constants``.
+        forward: takes centres [B, K, 2], covariances [B, K, 2, 2], colours [B, K, C], opacities [B, K],
+            background [B, C], height, width and ``Constants``; gives None when some number can't be drawn.
+        backward: takes the gradients of image and transmittance, the five tensors above, the transmittance,
+            the stops and ``Constants``.
 
     Returns:
         The operator: it takes what ``forward`` takes, with the constants one by one and any number of batch
@@ -69,15 +69,15 @@ def register(
         batch = arguments[2].shape[:-2]
         rendered = forward(*_flatten(arguments[:5]), *arguments[5:7], constants)
         if rendered is None:
-            raise explain(*arguments[:5], constants.blur)
+            raise explain(arguments[:5], constants.blur)
         image, transmittance, stops = (tensor.reshape(*batch, *tensor.shape[1:]) for tensor in rendered)
         return image, transmittance, stops
 
     @torch.library.custom_op(
         f"gvit::rasterize_{name}_backward",
         mutates_args=(),
-        schema=f"(Tensor grad_image, Tensor grad_transmittance, {_INPUTS}, Tensor transmittance, Tensor stops, "
-        f"{_CONSTANTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        schema=f"(Tensor grad_image, Tensor grad_transmittance, {_INPUTS}, "
+        f"Tensor transmittance, Tensor stops, {_CONSTANTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     )
     def backward_operator(*arguments: Any) -> Gradients:
         inputs, dims = arguments[2:7], arguments[4].ndim - 2
@@ -104,7 +104,7 @@ def register(
     @backward_operator.register_fake
     def _(*arguments: Any) -> Gradients:
         like = (tensor.new_empty(tensor.shape) for tensor in arguments[2:7])
-        return tuple(like)  # type: ignore[return-value]
+        return tuple(like)
 
     def set_up(ctx: Any, inputs: tuple[Any, ...], output: Rendered) -> None:
         _, transmittance, stops = output

@@ -1,7 +1,7 @@
 """The definition of the renderer: dense PyTorch, any float dtype, any device, memory O(B*K*H*W).
 
-The constants are those of gsplat 1.5; the compositing is that of 3D Gaussian splatting (Kerbl et al. 2023) with all
-Gaussians at the same depth, drawn in index order.
+The constants are those of gsplat 1.5; the compositing is that of 3D Gaussian splatting (Kerbl et al. 2023)
+with all Gaussians at the same depth, drawn in index order.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def composite(
 
     Takes what ``gvit.rendering.rasterize`` takes, with one batch dimension.
     """
-    like = {"dtype": centers.dtype, "device": centers.device}
-    y, x = torch.meshgrid(torch.arange(height, **like), torch.arange(width, **like), indexing="ij")
-    dx, dy = (torch.stack((x, y)).flatten(1) + 0.5 - centers.unsqueeze(-1)).unbind(-2)  # [B, K, H*W]
+    columns = torch.arange(width, dtype=centers.dtype, device=centers.device) + 0.5
+    rows = torch.arange(height, dtype=centers.dtype, device=centers.device) + 0.5
+    dx = columns.repeat(height) - centers[..., 0, None]  # [B, K, H*W]
+    dy = rows.repeat_interleave(width) - centers[..., 1, None]
 
     xx = covariances[..., 0, 0, None] + constants.blur
     yy = covariances[..., 1, 1, None] + constants.blur
@@ -82,10 +83,11 @@ def _backward(
     constants: Constants,
 ) -> Gradients:
     height, width = transmittance.shape[-2:]
-    _, pull_back = torch.func.vjp(
-        lambda *tensors: composite(*tensors, height, width, constants),
-        *(centers, covariances, colors, opacities, background),
-    )
+
+    def draw(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return composite(*tensors, height, width, constants)  # type: ignore[call-arg, arg-type]
+
+    pull_back = torch.func.vjp(draw, centers, covariances, colors, opacities, background)[1]
     return pull_back((grad_image, grad_transmittance))
 
 
