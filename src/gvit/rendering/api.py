@@ -83,12 +83,12 @@ def rasterize(
         inputs = {name: tensor.float() for name, tensor in inputs.items()}
 
     behind = inputs["background"] if background is not None else inputs["colors"].new_zeros(channels)
-    image, transmittance, _ = _OPERATORS[backend](
+    image, alpha, _, _ = _OPERATORS[backend](
         *(inputs[name] for name in ("centers", "covariances", "colors", "opacities")),
         behind.expand(*batch, channels),
         *(height, width, blur, alpha_max, alpha_min, transmittance_min),
     )
-    return image, 1 - transmittance
+    return image, alpha
 
 
 def render(

@@ -100,22 +100,22 @@ def _forward(
     geometry = _geometry(centers, covariances, opacities, constants.blur)
     entries = _find_entries(geometry, height, width, constants)
     image = colors.new_empty(batch, channels, height, width)
-    transmittance = colors.new_empty(batch, height, width)
+    alpha, transmittance = (colors.new_empty(batch, height, width) for _ in range(2))
     stops = colors.new_empty(batch, height, width, dtype=torch.int32)
     if batch:
         kernels.forward[(entries.tiles, batch)](
             *(entries.params, colors.contiguous(), background.contiguous(), entries.gaussians, entries.ends),
-            *(image, transmittance, stops),
+            *(image, alpha, transmittance, stops),
             *(count, height, width, entries.tiles_x),
             *constants[1:],
             *(kernels.TILE, channels, _power_of_two(channels)),
         )
-    return image, transmittance, stops
+    return image, alpha, transmittance, stops
 
 
 def _backward(
-    grad_image: Tensor,
-    grad_transmittance: Tensor,
+    grad_image: Tensor | None,
+    grad_alpha: Tensor | None,
     centers: Tensor,
     covariances: Tensor,
     colors: Tensor,
@@ -132,6 +132,10 @@ def _backward(
     def of_inputs(*tensors: Tensor) -> tuple[Tensor, ...]:
         return _geometry(*tensors, constants.blur)  # type: ignore[call-arg, arg-type]
 
+    if grad_image is None:
+        grad_image = colors.new_zeros(batch, channels, height, width)
+    if grad_alpha is None:
+        grad_alpha = torch.zeros_like(transmittance)
     geometry, pull_back = torch.func.vjp(of_inputs, centers, covariances, opacities)[:2]
     entries = _find_entries(geometry, height, width, constants)
     fields = kernels.NUM_MOMENTS + channels
@@ -141,7 +145,7 @@ def _backward(
     if batch:
         kernels.backward[(entries.tiles, batch)](
             *(entries.params, colors.contiguous(), background.contiguous(), entries.gaussians, entries.ends),
-            *(grad_image.contiguous(), grad_transmittance.contiguous()),
+            *(grad_image.contiguous(), grad_alpha.contiguous()),
             *(transmittance.contiguous(), stops.contiguous(), sums, grad_background),
             *(count, height, width, entries.tiles_x, constants.alpha_max, constants.alpha_min),
             *(kernels.TILE, channels, _power_of_two(channels)),

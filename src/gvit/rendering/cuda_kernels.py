@@ -79,6 +79,7 @@ def forward(
     entries,
     ends,
     image_out,
+    alpha_out,
     transmittance_out,
     stops_out,
     count,
@@ -128,6 +129,7 @@ def forward(
     behind = tl.load(background + image * CHANNELS + channel, real, 0.0)
     drawn += transmittance[:, None] * behind[None, :]
     at = (image * height + row).to(tl.int64) * width + column
+    tl.store(alpha_out + at, 1.0 - transmittance, inside)
     tl.store(transmittance_out + at, transmittance, inside)
     tl.store(stops_out + at, stops, inside)
     plane = ((image * CHANNELS + channel[None, :]) * height + row[:, None]).to(tl.int64)
@@ -143,7 +145,7 @@ def backward(
     entries,
     ends,
     grad_image,
-    grad_transmittance,
+    grad_alpha,
     transmittance_in,
     stops_in,
     sums,
@@ -180,9 +182,7 @@ def backward(
     grad = tl.load(grad_image + plane * width + column[:, None], inside[:, None] & real[None, :], 0.0)
     behind = tl.load(background + image * CHANNELS + channel, real, 0.0)
     # what shines through from behind the current Gaussian, weighted by the image's gradient
-    shine = transmittance * (
-        tl.sum(grad * behind[None, :], 1) + tl.load(grad_transmittance + at, inside, 0.0)
-    )
+    shine = transmittance * (tl.sum(grad * behind[None, :], 1) - tl.load(grad_alpha + at, inside, 0.0))
     number = image * tl.num_programs(0) + tile
     through = tl.sum(transmittance[:, None] * grad, 0)
     tl.store(grad_background + number * CHANNELS + channel, through, real)

@@ -67,12 +67,12 @@ def _forward(
         centers, covariances, colors, opacities, background, height, width, constants
     )
     # the backward pass differentiates ``composite`` and needs no record of where the pixels stopped
-    return image, transmittance, transmittance.new_zeros(transmittance.shape, dtype=torch.int32)
+    return image, 1 - transmittance, transmittance, torch.zeros_like(transmittance, dtype=torch.int32)
 
 
 def _backward(
-    grad_image: Tensor,
-    grad_transmittance: Tensor,
+    grad_image: Tensor | None,
+    grad_alpha: Tensor | None,
     centers: Tensor,
     covariances: Tensor,
     colors: Tensor,
@@ -87,8 +87,13 @@ def _backward(
     def draw(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         return composite(*tensors, height, width, constants)  # type: ignore[call-arg, arg-type]
 
-    pull_back = torch.func.vjp(draw, centers, covariances, colors, opacities, background)[1]
-    return pull_back((grad_image, grad_transmittance))
+    (image, _), pull_back = torch.func.vjp(draw, centers, covariances, colors, opacities, background)[:2]
+    return pull_back(
+        (
+            torch.zeros_like(image) if grad_image is None else grad_image,
+            torch.zeros_like(transmittance) if grad_alpha is None else -grad_alpha,
+        )
+    )
 
 
 rasterize = register("reference", _forward, _backward)
