@@ -183,7 +183,7 @@ class Gaussians:
 
     @property
     def determinants(self) -> Float[Tensor, "*batch k"]:
-        """det of the covariances: the squared product of the two standard deviations."""
+        """Det of the covariances: the squared product of the two standard deviations."""
         return self.scales.prod(-1).square()
 
     def in_pixels(

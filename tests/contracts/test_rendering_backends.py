@@ -1,6 +1,7 @@
 """Every fast backend against the float64 reference: a backend never changes the meaning.
 
-On a machine without a GPU, ``cuda`` runs in a process of its own under Triton's interpreter, at the smaller sizes.
+On a machine without a GPU, ``cuda`` runs in a process of its own under Triton's interpreter, at the smaller
+sizes.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
 BACKENDS = ["cpu"] + (["cuda"] if INTERPRETED or ON_GPU else [])
 
-# batch, Gaussians, height, width, channels, bands: every value of the contract's ranges next to several others
+# batch, Gaussians, height, width, channels, bands
 SMALL = [
     (1, 1, 1, 1, 1, None),
     (2, 7, 5, 3, 3, None),
@@ -93,9 +94,7 @@ def test_constants(backend, constants):
     scene = on_device(random_scene(1, 12, 14, 15), backend)
     got = rasterize(*scene[:4], 14, 15, background=scene.background, backend=backend, **constants)
     exact = Scene(*(tensor.double().cpu() for tensor in scene))
-    wanted = rasterize(
-        *exact[:4], 14, 15, background=exact.background, backend="reference", **constants
-    )
+    wanted = rasterize(*exact[:4], 14, 15, background=exact.background, backend="reference", **constants)
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one.double().cpu(), other, rtol=0, atol=1e-5)
 

@@ -34,7 +34,7 @@ def random_scene(
     margin: float = 0.0,
     seed: int = 0,
 ) -> Scene:
-    """Centres uniform over the canvas and ``margin`` times its size around it, standard deviations log-uniform."""
+    """Centres uniform over the canvas and ``margin`` of it on each side, scales log-uniform."""
     random = torch.Generator().manual_seed(seed)
 
     def uniform(*shape: int) -> Tensor:
@@ -133,8 +133,8 @@ def compare(
 ) -> Comparison:
     """A backend against the float64 reference, image and gradients, for a random linear loss.
 
-    The loss leaves out the pixels near a threshold, and all outside ``bands`` (first row, rows): the gradients of
-    a picture that is too large for the dense reference are then still exact.
+    The loss leaves out the pixels near a threshold, and all outside ``bands`` (first row, rows): the
+    gradients of a picture that is too large for the dense reference are then still exact.
     """
     bands = bands or [(0, height)]
     random = torch.Generator().manual_seed(1)

@@ -9,7 +9,9 @@ from gvit.rendering import rasterize
 
 
 def draw(height=6, width=5, **changes):
-    scene = dict(zip(("centers", "covariances", "colors", "opacities"), random_scene(2, 3, 6, 5), strict=False))
+    scene = dict(
+        zip(("centers", "covariances", "colors", "opacities"), random_scene(2, 3, 6, 5), strict=False)
+    )
     options = {name: changes.pop(name) for name in list(changes) if name not in scene}
     return rasterize(**(scene | changes), height=height, width=width, **options)
 
@@ -25,7 +27,10 @@ def draw(height=6, width=5, **changes):
         ({"colors": torch.zeros(2, 3, 33)}, "1 to 32 channels, got 33"),
         ({"colors": torch.zeros(2, 3, 0)}, "1 to 32 channels, got 0"),
         ({"background": torch.zeros(4)}, r"background must have shape \[3\] or \[2, 3\], got \[4\]"),
-        ({"opacities": torch.zeros(2, 3, dtype=torch.int64)}, "opacities must have a float dtype, got torch.int64"),
+        (
+            {"opacities": torch.zeros(2, 3, dtype=torch.int64)},
+            "opacities must have a float dtype, got torch.int64",
+        ),
         ({"centers": torch.zeros(2, 3, 2).double()}, "centers is torch.float64, but colors is torch.float32"),
         ({"centers": torch.zeros(2, 3, 2, device="meta")}, "centers is on meta, but colors is on cpu"),
         ({"height": 0}, "at least 1, got 0 x 5"),
@@ -59,7 +64,13 @@ def test_finds_the_first_bad_number(backend, value, name):
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize(
-    "matrix", [[[1.0, 2.0], [2.0, 1.0]], [[-0.1, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, -0.1]], [[0.0, 1.0], [1.0, 0.0]]]
+    "matrix",
+    [
+        [[1.0, 2.0], [2.0, 1.0]],
+        [[-0.1, 0.0], [0.0, 1.0]],
+        [[1.0, 0.0], [0.0, -0.1]],
+        [[0.0, 1.0], [1.0, 0.0]],
+    ],
 )
 def test_finds_the_first_impossible_covariance(backend, matrix):
     covariances = random_scene(2, 3, 6, 5).covariances

@@ -52,7 +52,7 @@ def test_is_the_formula(kind, constants):
 
 @pytest.mark.parametrize("backend", ["reference", "cpu"])
 def test_known_answers(backend):
-    """Half opaque red before blue: at its centre a Gaussian has its opacity, one standard deviation off e^-1/2 of it."""
+    """Half opaque red before blue: the opacity at the centre, e^-1/2 of it a standard deviation off."""
     image, alpha = rasterize(
         torch.tensor([[3.5, 2.5], [3.5, 2.5]]),
         torch.eye(2).expand(2, 2, 2) * 4 - 0.3 * torch.eye(2),

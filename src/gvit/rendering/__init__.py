@@ -1,4 +1,4 @@
-"""Gaussians to pixels: a batched, differentiable, deterministic rasterizer with one meaning on every backend."""
+"""Gaussians to pixels: batched, differentiable, deterministic, with one meaning on every backend."""
 
 from gvit.rendering.api import BACKENDS, rasterize, render
 

@@ -1,17 +1,19 @@
-"""The public face of the renderer: ``rasterize`` on plain tensors in pixel units, ``render`` on ``Gaussians``."""
+"""The face of the renderer: ``rasterize`` on plain tensors in pixels, ``render`` on ``Gaussians``."""
 
 from __future__ import annotations
 
 import math
-from importlib import import_module
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from gvit.gaussians import Gaussians
+from gvit.rendering import cpu, cuda, reference
 
-BACKENDS = ("reference", "cpu", "cuda")
+# these modules are light: Numba and Triton are imported when something is drawn
+_OPERATORS = {"reference": reference.rasterize, "cpu": cpu.rasterize, "cuda": cuda.rasterize}
+BACKENDS = tuple(_OPERATORS)
 MAX_CHANNELS = 32
 
 
@@ -40,12 +42,13 @@ def rasterize(
         if T*(1-a) <= transmittance_min: stop, this Gaussian not included
         C += T*a*colour;  T *= 1-a
 
-    and at the end ``image = C + T*background``, ``alpha = 1 - T``. These are the formula and constants of gsplat
-    1.5. Differentiable in all tensors; where ``alpha_max`` clips, geometry and opacity get no gradient.
+    and at the end ``image = C + T*background``, ``alpha = 1 - T``. These are the formula and constants of
+    gsplat 1.5. Differentiable in all tensors; where ``alpha_max`` clips, geometry and opacity get no
+    gradient.
 
     Args:
-        centers: [..., K, 2], (x, y) in pixels: x in [0, width] and y in [0, height] lie on the image, others are
-            welcome.
+        centers: [..., K, 2], (x, y) in pixels: x in [0, width] and y in [0, height] lie on the image, others
+            are welcome.
         covariances: [..., K, 2, 2] in square pixels, symmetric (of others, the symmetric part is drawn) and
             positive semi-definite; ``gvit.build_covariances`` makes them from standard deviations and angles.
         colors: [..., K, C], any values, 1 to 32 channels.
@@ -61,12 +64,13 @@ def rasterize(
             float32), or ``"auto"``: ``cuda`` for CUDA tensors, ``reference`` for float64, else ``cpu``.
 
     Returns:
-        image [..., C, H, W] and alpha [..., H, W]: float32 for float16 and bfloat16 inputs, which are lifted to it.
+        image [..., C, H, W] and alpha [..., H, W]: float32 for float16 and bfloat16 inputs, which are lifted
+        to it.
 
     Raises:
-        ValueError: shapes, dtypes or devices don't fit together; a number is NaN or infinite; a covariance is not
-            positive semi-definite (or still singular after the blur); a constant is out of its range; the backend
-            is unknown or can't run here.
+        ValueError: shapes, dtypes or devices don't fit together; a number is NaN or infinite; a covariance is
+            not positive semi-definite (or still singular after the blur); a constant is out of its range; the
+            backend is unknown or can't run here.
     """
     inputs = {"centers": centers, "covariances": covariances, "colors": colors, "opacities": opacities}
     if background is not None:
@@ -79,13 +83,12 @@ def rasterize(
         inputs = {name: tensor.float() for name, tensor in inputs.items()}
 
     behind = inputs["background"] if background is not None else inputs["colors"].new_zeros(channels)
-    operator = import_module(f"gvit.rendering.{backend}").rasterize
-    image, transmittance, _ = operator(
+    image, alpha, _, _ = _OPERATORS[backend](
         *(inputs[name] for name in ("centers", "covariances", "colors", "opacities")),
         behind.expand(*batch, channels),
         *(height, width, blur, alpha_max, alpha_min, transmittance_min),
     )
-    return image, 1 - transmittance
+    return image, alpha
 
 
 def render(
@@ -182,5 +185,5 @@ def _resolve_backend(backend: str, like: Tensor) -> str:
         if backend == "cpu" and like.device.type != "cpu":
             raise ValueError(f"backend 'cpu' needs tensors on the CPU, got {like.device}")
         if backend == "cuda":
-            import_module("gvit.rendering.cuda").check_device(like.device)
+            cuda.check_device(like.device)
     return backend

@@ -1,8 +1,8 @@
-"""The CPU backend: Numba kernels over blocks of rows, spread over as many threads as ``torch.get_num_threads()``.
+"""The CPU backend: Numba kernels over blocks of rows, on ``torch.get_num_threads()`` threads.
 
-The threads are Python's own, kernels run without the interpreter's lock: unlike Numba's thread pools these can be
-used from several threads at once and in a forked process (a data loader's worker, for which PyTorch sets one
-thread).
+The threads are Python's own, kernels run without the interpreter's lock: unlike Numba's thread pools these
+can be used from several threads at once and in a forked process (a data loader's worker, for which PyTorch
+sets one thread).
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ _import_lock = threading.Lock()
 
 # below this many (row, Gaussian) pairs, 0.1 ms of work, waking a thread costs more than it saves
 _SPANS_PER_THREAD = 2_000
-# an image is differentiated in this many parts if it is alone: more than any number of threads worth having here
-_GROUPS = 64
+# an image is differentiated in this many parts if it is alone: more than any number of threads worth having
+# here
+_GROUPS = 32
 
 
 def _writable(directory: Path) -> bool:
@@ -63,8 +64,8 @@ def _cache_directory() -> Path:
 @functools.cache
 def _load() -> ModuleType:
     try:
-        import numba
-        from numba.core import event
+        import numba  # noqa: F401
+        from numba.core import config, event
     except ImportError as error:
         raise ValueError("backend 'cpu' needs numba: pip install numba") from error
 
@@ -80,13 +81,15 @@ def _load() -> ModuleType:
             pass
 
     announcer = Announcer()
-    default = numba.config.CACHE_DIR
+    # Numba's stubs don't know its settings
+    settings: Any = config
+    default = settings.CACHE_DIR
     event.register("numba:compile", announcer)
-    numba.config.CACHE_DIR = str(_cache_directory())
+    settings.CACHE_DIR = str(_cache_directory())
     try:
         from gvit.rendering import cpu_kernels
     finally:
-        numba.config.CACHE_DIR = default
+        settings.CACHE_DIR = default
         event.unregister("numba:compile", announcer)
     return cpu_kernels
 
@@ -160,7 +163,7 @@ def _forward(
 ) -> Rendered | None:
     batch, _, channels = colors.shape
     image = torch.empty(batch, channels, height, width)
-    transmittance = torch.empty(batch, height, width)
+    alpha, transmittance = (torch.empty(batch, height, width) for _ in range(2))
     stops = torch.empty(batch, height, width, dtype=torch.int32)
     inputs = tuple(map(_array, (centers, covariances, colors, opacities, background)))
     prepared = _prepare(inputs, height, constants)
@@ -171,18 +174,18 @@ def _forward(
         _kernels().forward,
         (
             *(params, rows, inputs[2], inputs[4]),
-            *(image.numpy(), transmittance.numpy(), stops.numpy()),
+            *(tensor.numpy() for tensor in (image, alpha, transmittance, stops)),
             *map(np.float32, constants[1:]),
         ),
         batch * -(-height // _kernels().BLOCK),
         spans,
     )
-    return image, transmittance, stops
+    return image, alpha, transmittance, stops
 
 
 def _backward(
-    grad_image: Tensor,
-    grad_transmittance: Tensor,
+    grad_image: Tensor | None,
+    grad_alpha: Tensor | None,
     centers: Tensor,
     covariances: Tensor,
     colors: Tensor,
@@ -194,7 +197,7 @@ def _backward(
 ) -> Gradients:
     kernels = _kernels()
     batch, count, channels = colors.shape
-    height = transmittance.shape[-2]
+    height, width = transmittance.shape[-2:]
     inputs = tuple(map(_array, (centers, covariances, colors, opacities, background)))
     prepared = _prepare(inputs, height, constants)
     assert prepared is not None, "the forward pass drew these"
@@ -206,7 +209,11 @@ def _backward(
         kernels.backward,
         (
             *(params, rows, inputs[2], inputs[4]),
-            *map(_array, (grad_image, grad_transmittance, transmittance, stops)),
+            np.zeros((batch, channels, height, width), np.float32)
+            if grad_image is None
+            else _array(grad_image),
+            np.zeros((batch, height, width), np.float32) if grad_alpha is None else _array(grad_alpha),
+            *(_array(transmittance), _array(stops)),
             *(np.float32(constants.alpha_max), np.float32(constants.alpha_min)),
             *(groups, partial),
         ),
@@ -217,7 +224,7 @@ def _backward(
         torch.empty(tensor.shape) for tensor in (centers, covariances, colors, opacities, background)
     )
     kernels.finish(
-        *(partial, groups, params, inputs[1], inputs[3], constants.blur),
+        *(partial, groups, params, rows, height, inputs[1], inputs[3], constants.blur),
         *(gradient.numpy() for gradient in gradients),
     )
     return gradients  # type: ignore[return-value]

@@ -4,11 +4,11 @@ Along a row of pixels a Gaussian is one parabola in the exponent: with ``u = x -
 
     log2(alpha) = log2(opacity) - fall_y*dy^2 - fall*u^2
 
-which, other than the quadratic form of the inverse covariance, suffers from no cancellation for needles. A row's
-beginning is worked out in float64, its pixels in float32.
+which, other than the quadratic form of the inverse covariance, suffers from no cancellation for needles. A
+row's beginning is worked out in float64, its pixels in float32.
 
-Nothing here depends on the number of threads: a task, one block of rows or one group of them, is always summed in
-the same order, and tasks are added up in order by ``finish``.
+Nothing here depends on the number of threads: a task, one block of rows or one group of them, is always
+summed in the same order, and tasks are added up in order by ``finish``.
 """
 
 from __future__ import annotations
@@ -37,13 +37,16 @@ _PREPARE = (
 )
 _DRAWN = "float64[:,:,::1], int32[:,:,::1], float32[:,:,::1], float32[:,::1]"
 _IMAGES = "float32[:,:,:,::1], float32[:,:,::1]"
-_FORWARD = f"void({_DRAWN}, {_IMAGES}, int32[:,:,::1], float32, float32, float32, int64, int64)"
+_FORWARD = (
+    f"void({_DRAWN}, {_IMAGES}, float32[:,:,::1], int32[:,:,::1], float32, float32, float32, int64, int64)"
+)
 _BACKWARD = (
     f"void({_DRAWN}, {_IMAGES}, float32[:,:,::1], int32[:,:,::1], float32, float32, int64,"
     " float64[:,:,::1], int64, int64)"
 )
 _FINISH = (
-    "void(float64[:,:,::1], int64, float64[:,:,::1], float32[:,:,:,::1], float32[:,::1], float64,"
+    "void(float64[:,:,::1], int64, float64[:,:,::1], int32[:,:,::1], int64,"
+    " float32[:,:,:,::1], float32[:,::1], float64,"
     " float32[:,:,::1], float32[:,:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,::1])"
 )
 
@@ -154,10 +157,22 @@ def _dot(first, second):
 @njit(_FORWARD, nogil=True, cache=True)
 @no_type_check
 def forward(
-    params, rows, colors, background, image, transmittance, stops, alpha_max, alpha_min, minimum, first, last
+    params,
+    rows,
+    colors,
+    background,
+    image,
+    alpha,
+    transmittance,
+    stops,
+    alpha_max,
+    alpha_min,
+    minimum,
+    first,
+    last,
 ):
     """Draw the tasks from ``first`` to ``last``; a task is one block of rows of one image."""
-    batch, count, channels = colors.shape
+    _, count, channels = colors.shape
     height, width = transmittance.shape[1:]
     padded = _padded(width)
     stride = BLOCK * padded
@@ -200,6 +215,7 @@ def forward(
         for row in range(bottom - top):
             y, at = top + row, row * padded
             for x in range(width):
+                alpha[b, y, x] = np.float32(1.0) - planes[at + x]
                 transmittance[b, y, x] = planes[at + x]
                 stops[b, y, x] = block_stops[at + x]
             for c in range(channels):
@@ -217,7 +233,7 @@ def backward(
     colors,
     background,
     grad_image,
-    grad_transmittance,
+    grad_alpha,
     transmittance,
     stops,
     alpha_max,
@@ -227,12 +243,12 @@ def backward(
     first,
     last,
 ):
-    """Differentiate the tasks from ``first`` to ``last``; a task is one of ``groups`` groups of blocks of an image.
+    """Differentiate tasks ``first`` to ``last``; a task is one of ``groups`` groups of an image's blocks.
 
-    ``partial`` [B*groups, K + 1, moments + C] takes the sums that ``pull_back`` forms, and in the last place the
-    background's gradient.
+    ``partial`` [B*groups, K + 1, moments + C] takes the sums that ``pull_back`` forms, and in the last place
+    the background's gradient.
     """
-    batch, count, channels = colors.shape
+    _, count, channels = colors.shape
     height, width = transmittance.shape[1:]
     padded = _padded(width)
     stride = BLOCK * padded
@@ -255,7 +271,7 @@ def backward(
                 y, at = top + row, row * padded
                 for x in range(width):
                     planes[at + x] = transmittance[b, y, x]
-                    planes[stride + at + x] = transmittance[b, y, x] * grad_transmittance[b, y, x]
+                    planes[stride + at + x] = -transmittance[b, y, x] * grad_alpha[b, y, x]
                     block_stops[at + x] = stops[b, y, x]
                 for c in range(channels):
                     behind = background[b, c]
@@ -297,6 +313,8 @@ def finish(
     partial,
     groups,
     params,
+    rows,
+    height,
     covariances,
     opacities,
     blur,
@@ -308,12 +326,19 @@ def finish(
 ):
     """Add up the groups' sums in order and turn them into gradients."""
     batch, count, channels = grad_colors.shape
+    blocks = (height + BLOCK - 1) // BLOCK
     sums = np.empty(NUM_MOMENTS + channels)
     for b in range(batch):
         for k in range(count + 1):
             sums[:] = 0.0
-            for group in range(groups):
-                sums += partial[b * groups + group, k]
+            # the groups that its rows may lie in
+            start, end = 0, groups
+            if k < count:
+                start = rows[b, k, 0] // BLOCK * groups // blocks
+                end = min((max(rows[b, k, 1], 1) - 1) // BLOCK * groups // blocks + 2, groups)
+            for group in range(start, end):
+                for i in range(NUM_MOMENTS + channels):
+                    sums[i] += partial[b * groups + group, k, i]
             if k == count:
                 grad_background[b] = sums[NUM_MOMENTS:]
                 break

@@ -1,7 +1,7 @@
 """The CUDA backend: Triton kernels over (image, tile), deterministic, without atomics.
 
-No global sort is needed: each tile lists, in index order, the Gaussians whose ellipse meets it. Gradients are kept
-per (tile, Gaussian) entry and added up in order. Runs under Triton's interpreter on a CPU for testing.
+No global sort is needed: each tile lists, in index order, the Gaussians whose ellipse meets it. Gradients are
+kept per (tile, Gaussian) entry and added up in order. Runs under Triton's interpreter on a CPU for testing.
 """
 
 from __future__ import annotations
@@ -44,9 +44,7 @@ def check_device(device: torch.device) -> None:
         )
 
 
-def _geometry(
-    centers: Tensor, covariances: Tensor, opacities: Tensor, blur: float
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+def _geometry(centers: Tensor, covariances: Tensor, opacities: Tensor, blur: float) -> tuple[Tensor, ...]:
     """cx, cy, slope, fall_y, fall and log2(opacity), in float64: see ``cuda_kernels``."""
     centers, covariances, opacities = centers.double(), covariances.double(), opacities.double()
     xx, yy = covariances[..., 0, 0] + blur, covariances[..., 1, 1] + blur
@@ -102,22 +100,22 @@ def _forward(
     geometry = _geometry(centers, covariances, opacities, constants.blur)
     entries = _find_entries(geometry, height, width, constants)
     image = colors.new_empty(batch, channels, height, width)
-    transmittance = colors.new_empty(batch, height, width)
+    alpha, transmittance = (colors.new_empty(batch, height, width) for _ in range(2))
     stops = colors.new_empty(batch, height, width, dtype=torch.int32)
     if batch:
         kernels.forward[(entries.tiles, batch)](
             *(entries.params, colors.contiguous(), background.contiguous(), entries.gaussians, entries.ends),
-            *(image, transmittance, stops),
+            *(image, alpha, transmittance, stops),
             *(count, height, width, entries.tiles_x),
             *constants[1:],
             *(kernels.TILE, channels, _power_of_two(channels)),
         )
-    return image, transmittance, stops
+    return image, alpha, transmittance, stops
 
 
 def _backward(
-    grad_image: Tensor,
-    grad_transmittance: Tensor,
+    grad_image: Tensor | None,
+    grad_alpha: Tensor | None,
     centers: Tensor,
     covariances: Tensor,
     colors: Tensor,
@@ -130,9 +128,15 @@ def _backward(
     kernels = _kernels()
     batch, count, channels = colors.shape
     height, width = transmittance.shape[-2:]
-    geometry, pull_back = torch.func.vjp(
-        lambda *tensors: _geometry(*tensors, constants.blur), centers, covariances, opacities
-    )
+
+    def of_inputs(*tensors: Tensor) -> tuple[Tensor, ...]:
+        return _geometry(*tensors, constants.blur)  # type: ignore[call-arg, arg-type]
+
+    if grad_image is None:
+        grad_image = colors.new_zeros(batch, channels, height, width)
+    if grad_alpha is None:
+        grad_alpha = torch.zeros_like(transmittance)
+    geometry, pull_back = torch.func.vjp(of_inputs, centers, covariances, opacities)[:2]
     entries = _find_entries(geometry, height, width, constants)
     fields = kernels.NUM_MOMENTS + channels
     sums = colors.new_empty(len(entries.gaussians), fields)
@@ -141,7 +145,7 @@ def _backward(
     if batch:
         kernels.backward[(entries.tiles, batch)](
             *(entries.params, colors.contiguous(), background.contiguous(), entries.gaussians, entries.ends),
-            *(grad_image.contiguous(), grad_transmittance.contiguous()),
+            *(grad_image.contiguous(), grad_alpha.contiguous()),
             *(transmittance.contiguous(), stops.contiguous(), sums, grad_background),
             *(count, height, width, entries.tiles_x, constants.alpha_max, constants.alpha_min),
             *(kernels.TILE, channels, _power_of_two(channels)),

@@ -1,11 +1,11 @@
 """The Triton kernels of the CUDA backend; also run on a CPU by Triton's interpreter (TRITON_INTERPRET=1).
 
 Along a row of pixels a Gaussian is one parabola in the exponent: with ``u = x - cx - slope*dy``,
-``log2(alpha) = log2(opacity) - fall_y*dy^2 - fall*u^2``. ``params`` holds, per Gaussian, cx, cy, the slope in two
-parts (float32 number and remainder), fall_y, fall and log2(opacity).
+``log2(alpha) = log2(opacity) - fall_y*dy^2 - fall*u^2``. ``params`` holds, per Gaussian, cx, cy, the slope in
+two parts (float32 number and remainder), fall_y, fall and log2(opacity).
 
-An entry is a Gaussian in a tile that it meets. Entries are numbered by image, tile, then index of the Gaussian;
-``ends`` has the number after a tile's last entry.
+An entry is a Gaussian in a tile that it meets. Entries are numbered by image, tile, then index of the
+Gaussian; ``ends`` has the number after a tile's last entry.
 """
 
 from typing import no_type_check
@@ -28,7 +28,7 @@ def _loss(dx, dy, slope, fall_y, fall):
 @triton.jit
 @no_type_check
 def find_entries(params, met, count, tiles_x, low, TILE: tl.constexpr, BLOCK: tl.constexpr):
-    """Whether the ellipse ``alpha >= alpha_min`` of a Gaussian meets a tile: its least loss there is small enough."""
+    """Whether a Gaussian's ellipse ``alpha >= alpha_min`` meets a tile: the least loss there is small."""
     tile, image = tl.program_id(0), tl.program_id(1)
     k = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
     inside = k < count
@@ -79,6 +79,7 @@ def forward(
     entries,
     ends,
     image_out,
+    alpha_out,
     transmittance_out,
     stops_out,
     count,
@@ -128,6 +129,7 @@ def forward(
     behind = tl.load(background + image * CHANNELS + channel, real, 0.0)
     drawn += transmittance[:, None] * behind[None, :]
     at = (image * height + row).to(tl.int64) * width + column
+    tl.store(alpha_out + at, 1.0 - transmittance, inside)
     tl.store(transmittance_out + at, transmittance, inside)
     tl.store(stops_out + at, stops, inside)
     plane = ((image * CHANNELS + channel[None, :]) * height + row[:, None]).to(tl.int64)
@@ -143,7 +145,7 @@ def backward(
     entries,
     ends,
     grad_image,
-    grad_transmittance,
+    grad_alpha,
     transmittance_in,
     stops_in,
     sums,
@@ -160,8 +162,9 @@ def backward(
 ):
     """Differentiate one tile of one image, back to front.
 
-    ``sums`` [entries, 6 + C] takes, with v the gradient of log(alpha) at a pixel, the sums of v, v*dy, v*dy^2, v*u,
-    v*dy*u, v*u^2, then the colours' gradients; ``grad_background`` [B, tiles, C] the tile's part.
+    ``sums`` [entries, 6 + C] takes, with v the gradient of log(alpha) at a pixel, the sums of v, v*dy,
+    v*dy^2, v*u, v*dy*u, v*u^2, then the colours' gradients; ``grad_background`` [B, tiles, C] the tile's
+    part.
     """
     tile, image = tl.program_id(0), tl.program_id(1)
     pixel = tl.arange(0, TILE * TILE)
@@ -179,9 +182,7 @@ def backward(
     grad = tl.load(grad_image + plane * width + column[:, None], inside[:, None] & real[None, :], 0.0)
     behind = tl.load(background + image * CHANNELS + channel, real, 0.0)
     # what shines through from behind the current Gaussian, weighted by the image's gradient
-    shine = transmittance * (
-        tl.sum(grad * behind[None, :], 1) + tl.load(grad_transmittance + at, inside, 0.0)
-    )
+    shine = transmittance * (tl.sum(grad * behind[None, :], 1) - tl.load(grad_alpha + at, inside, 0.0))
     number = image * tl.num_programs(0) + tile
     through = tl.sum(transmittance[:, None] * grad, 0)
     tl.store(grad_background + number * CHANNELS + channel, through, real)

@@ -24,9 +24,9 @@ class Constants(NamedTuple):
     transmittance_min: float
 
 
-# image [B, C, H, W]; transmittance [B, H, W], what is left of the background; index [B, H, W] of the Gaussian that
-# stopped the pixel, K if none did, for the backward pass
-Rendered = tuple[Tensor, Tensor, Tensor]
+# image [B, C, H, W]; alpha [B, H, W]; for the backward pass transmittance [B, H, W], what is left of the
+# background, and index [B, H, W] of the Gaussian that stopped the pixel, K if none did
+Rendered = tuple[Tensor, Tensor, Tensor, Tensor]
 # for centres, covariances, colours, opacities, background
 Gradients = tuple[Tensor, Tensor, Tensor, Tensor, Tensor]
 
@@ -49,10 +49,10 @@ def register(
 
     Args:
         name: of the backend.
-        forward: takes centres [B, K, 2], covariances [B, K, 2, 2], colours [B, K, C], opacities [B, K], background
-            [B, C], height, width and ``Constants``; gives None when some number can't be drawn.
-        backward: takes the gradients of image and transmittance, the five tensors above, the transmittance, the
-            stops and ``Constants``.
+        forward: takes centres [B, K, 2], covariances [B, K, 2, 2], colours [B, K, C], opacities [B, K],
+            background [B, C], height, width and ``Constants``; gives None when some number can't be drawn.
+        backward: takes the gradients of image and alpha (None: zeros), the five tensors, the transmittance,
+            the stops and ``Constants``.
 
     Returns:
         The operator: it takes what ``forward`` takes, with the constants one by one and any number of batch
@@ -62,31 +62,30 @@ def register(
     @torch.library.custom_op(
         f"gvit::rasterize_{name}",
         mutates_args=(),
-        schema=f"({_INPUTS}, int height, int width, {_CONSTANTS}) -> (Tensor, Tensor, Tensor)",
+        schema=f"({_INPUTS}, int height, int width, {_CONSTANTS}) -> (Tensor, Tensor, Tensor, Tensor)",
     )
     def operator(*arguments: Any) -> Rendered:
         constants = Constants(*arguments[7:])
         batch = arguments[2].shape[:-2]
         rendered = forward(*_flatten(arguments[:5]), *arguments[5:7], constants)
         if rendered is None:
-            raise explain(*arguments[:5], constants.blur)
-        image, transmittance, stops = (tensor.reshape(*batch, *tensor.shape[1:]) for tensor in rendered)
-        return image, transmittance, stops
+            raise explain(arguments[:5], constants.blur)
+        return tuple(tensor.reshape(*batch, *tensor.shape[1:]) for tensor in rendered)  # type: ignore[return-value]
 
     @torch.library.custom_op(
         f"gvit::rasterize_{name}_backward",
         mutates_args=(),
-        schema=f"(Tensor grad_image, Tensor grad_transmittance, {_INPUTS}, Tensor transmittance, Tensor stops, "
-        f"{_CONSTANTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        schema=f"(Tensor? grad_image, Tensor? grad_alpha, {_INPUTS}, "
+        f"Tensor transmittance, Tensor stops, {_CONSTANTS}) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
     )
     def backward_operator(*arguments: Any) -> Gradients:
         inputs, dims = arguments[2:7], arguments[4].ndim - 2
-        grad_image, grad_transmittance, transmittance, stops = (
-            tensor.reshape(math.prod(tensor.shape[:dims]), *tensor.shape[dims:])
+        grad_image, grad_alpha, transmittance, stops = (
+            None if tensor is None else tensor.reshape(math.prod(tensor.shape[:dims]), *tensor.shape[dims:])
             for tensor in (*arguments[:2], *arguments[7:9])
         )
         gradients = backward(
-            grad_image, grad_transmittance, *_flatten(inputs), transmittance, stops, Constants(*arguments[9:])
+            grad_image, grad_alpha, *_flatten(inputs), transmittance, stops, Constants(*arguments[9:])
         )
         shaped = (gradient.reshape(like.shape) for gradient, like in zip(gradients, inputs, strict=True))
         return tuple(shaped)  # type: ignore[return-value]
@@ -98,23 +97,26 @@ def register(
         return (
             colors.new_empty(*batch, channels, height, width),
             colors.new_empty(*batch, height, width),
+            colors.new_empty(*batch, height, width),
             colors.new_empty(*batch, height, width, dtype=torch.int32),
         )
 
     @backward_operator.register_fake
     def _(*arguments: Any) -> Gradients:
         like = (tensor.new_empty(tensor.shape) for tensor in arguments[2:7])
-        return tuple(like)  # type: ignore[return-value]
+        return tuple(like)
 
     def set_up(ctx: Any, inputs: tuple[Any, ...], output: Rendered) -> None:
-        _, transmittance, stops = output
+        _, _, transmittance, stops = output
+        # an output that the loss does not use costs nothing
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(*inputs[:5], transmittance, stops)
         ctx.constants = inputs[7:]
 
     def differentiate(
-        ctx: Any, grad_image: Tensor, grad_transmittance: Tensor, _: Any
+        ctx: Any, grad_image: Tensor | None, grad_alpha: Tensor | None, *_: Any
     ) -> tuple[Tensor | None, ...]:
-        gradients = backward_operator(grad_image, grad_transmittance, *ctx.saved_tensors, *ctx.constants)
+        gradients = backward_operator(grad_image, grad_alpha, *ctx.saved_tensors, *ctx.constants)
         return *gradients, *(None,) * (2 + len(Constants._fields))
 
     operator.register_autograd(differentiate, setup_context=set_up)

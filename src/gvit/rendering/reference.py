@@ -1,7 +1,7 @@
 """The definition of the renderer: dense PyTorch, any float dtype, any device, memory O(B*K*H*W).
 
-The constants are those of gsplat 1.5; the compositing is that of 3D Gaussian splatting (Kerbl et al. 2023) with all
-Gaussians at the same depth, drawn in index order.
+The constants are those of gsplat 1.5; the compositing is that of 3D Gaussian splatting (Kerbl et al. 2023)
+with all Gaussians at the same depth, drawn in index order.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ def composite(
 
     Takes what ``gvit.rendering.rasterize`` takes, with one batch dimension.
     """
-    like = {"dtype": centers.dtype, "device": centers.device}
-    y, x = torch.meshgrid(torch.arange(height, **like), torch.arange(width, **like), indexing="ij")
-    dx, dy = (torch.stack((x, y)).flatten(1) + 0.5 - centers.unsqueeze(-1)).unbind(-2)  # [B, K, H*W]
+    columns = torch.arange(width, dtype=centers.dtype, device=centers.device) + 0.5
+    rows = torch.arange(height, dtype=centers.dtype, device=centers.device) + 0.5
+    dx = columns.repeat(height) - centers[..., 0, None]  # [B, K, H*W]
+    dy = rows.repeat_interleave(width) - centers[..., 1, None]
 
     xx = covariances[..., 0, 0, None] + constants.blur
     yy = covariances[..., 1, 1, None] + constants.blur
@@ -66,12 +67,12 @@ def _forward(
         centers, covariances, colors, opacities, background, height, width, constants
     )
     # the backward pass differentiates ``composite`` and needs no record of where the pixels stopped
-    return image, transmittance, transmittance.new_zeros(transmittance.shape, dtype=torch.int32)
+    return image, 1 - transmittance, transmittance, torch.zeros_like(transmittance, dtype=torch.int32)
 
 
 def _backward(
-    grad_image: Tensor,
-    grad_transmittance: Tensor,
+    grad_image: Tensor | None,
+    grad_alpha: Tensor | None,
     centers: Tensor,
     covariances: Tensor,
     colors: Tensor,
@@ -82,11 +83,17 @@ def _backward(
     constants: Constants,
 ) -> Gradients:
     height, width = transmittance.shape[-2:]
-    _, pull_back = torch.func.vjp(
-        lambda *tensors: composite(*tensors, height, width, constants),
-        *(centers, covariances, colors, opacities, background),
+
+    def draw(*tensors: Tensor) -> tuple[Tensor, Tensor]:
+        return composite(*tensors, height, width, constants)  # type: ignore[call-arg, arg-type]
+
+    (image, _), pull_back = torch.func.vjp(draw, centers, covariances, colors, opacities, background)[:2]
+    return pull_back(
+        (
+            torch.zeros_like(image) if grad_image is None else grad_image,
+            torch.zeros_like(transmittance) if grad_alpha is None else -grad_alpha,
+        )
     )
-    return pull_back((grad_image, grad_transmittance))
 
 
 rasterize = register("reference", _forward, _backward)

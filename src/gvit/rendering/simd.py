@@ -1,8 +1,8 @@
 """Vectors of eight float32 or int32 for Numba kernels.
 
 LLVM's own vectoriser leaves the renderer's backward pass scalar. Here a loop body is an ordinary Python
-formula over ``Vector``; calling it while Numba compiles writes down the vector instructions (eight lanes are one
-AVX register; LLVM splits them in two for SSE and NEON). Nothing of this runs when the kernel runs.
+formula over ``Vector``; calling it while Numba compiles writes down the vector instructions (eight lanes are
+one AVX register; LLVM splits them in two for SSE and NEON). Nothing of this runs when the kernel runs.
 """
 
 from __future__ import annotations

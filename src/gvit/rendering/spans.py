@@ -1,9 +1,9 @@
 """The inner loops of the CPU backend: one Gaussian over the pixel spans of a block of rows, front or back.
 
-A block of rows lies in ``planes``, ``stride`` numbers each: first the transmittance, then (backward) what shines
-through from behind, then one plane per channel (forward: the image, backward: its gradient). A span is given by
-``offsets`` (of its first pixel within a plane; number of vectors) and ``reals`` (u and the exponent at the first
-pixel's row, see ``cpu_kernels``; dy). Exponents are binary.
+A block of rows lies in ``planes``, ``stride`` numbers each: first the transmittance, then (backward) what
+shines through from behind, then one plane per channel (forward: the image, backward: its gradient). A span is
+given by ``offsets`` (of its first pixel within a plane; number of vectors) and ``reals`` (u and the exponent
+at the first pixel's row, see ``cpu_kernels``; dy). Exponents are binary.
 """
 
 from __future__ import annotations
@@ -22,15 +22,14 @@ _ROUNDER = 1.5 * 2**23 + 127
 # 2^f for |f| <= 1/2, Taylor: relative error below 3e-7
 _EXP2 = (1.3333558146e-3, 9.6181291076e-3, 5.5504108664e-2, 2.4022650696e-1, 6.9314718056e-1, 1.0)
 _LOWEST = -126.0
-# Kept in memory at the start of ``reals``: of constants that it can see, LLVM loads some anew for each vector,
-# which costs a fifth of the time.
+# Kept in memory at the start of ``reals``: constants that LLVM can see it may load anew for each vector.
 CONSTANTS = (float(LANES), _LOWEST, _ROUNDER, *_EXP2)
 # colours of the usual three channels stay in registers
 _UNROLLED = 3
 
 
 def _for_channels(tracer: Tracer, channels: Any, body: Callable[[Any, int], None]) -> None:
-    """Emit ``body(channels, unrolled)`` twice: for the usual number of channels, and for any (unrolled = 0)."""
+    """Emit ``body(channels, unrolled)`` twice: for the usual number of channels and for any (0)."""
     builder = tracer.builder
     usual = tracer.integer(_UNROLLED)
     with builder.if_else(builder.icmp_signed("==", channels, usual)) as (then, otherwise):
@@ -127,8 +126,8 @@ def draw(
 ) -> Any:
     """Add one Gaussian to a block of rows.
 
-    ``colors`` is flat, the Gaussian's begin at ``color``; ``index`` is its number; ``fall`` what the exponent loses
-    per squared pixel along a row.
+    ``colors`` is flat, the Gaussian's begin at ``color``; ``index`` is its number; ``fall`` what the exponent
+    loses per squared pixel along a row.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -197,8 +196,8 @@ def pull_back(
 ) -> Any:
     """Take one Gaussian off a block of rows again, back to front, and sum up its gradients into ``sums``.
 
-    With v the gradient of log(alpha) at a pixel: the sums of v, v*dy, v*dy^2, v*u, v*dy*u, v*u^2, then the colours'
-    gradients. ``lanes`` is scratch, a vector per channel, zeros on entry and return.
+    With v the gradient of log(alpha) at a pixel: the sums of v, v*dy, v*dy^2, v*u, v*dy*u, v*u^2, then the
+    colours' gradients. ``lanes`` is scratch, a vector per channel, zeros on entry and return.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 
@@ -26,18 +25,11 @@ def can_be_drawn(
     return not bool((degenerate(covariances, blur).any() | (poison != 0)).item())
 
 
-def explain(
-    centers: Tensor, covariances: Tensor, colors: Tensor, opacities: Tensor, background: Tensor, blur: float
-) -> ValueError:
-    """The error for the first number that can't be drawn."""
-    tensors = {
-        "centers": centers,
-        "covariances": covariances,
-        "colors": colors,
-        "opacities": opacities,
-        "background": background,
-    }
-    for name, tensor in tensors.items():
+def explain(inputs: tuple[Tensor, ...], blur: float) -> ValueError:
+    """The error for the first number that can't be drawn, in the order of ``can_be_drawn``'s arguments."""
+    names = ("centers", "covariances", "colors", "opacities", "background")
+    covariances = inputs[1]
+    for name, tensor in zip(names, inputs, strict=True):
         bad = (~tensor.isfinite()).nonzero()
         if len(bad):
             index = bad[0].tolist()

@@ -1,0 +1,247 @@
+"""How fast the renderer is, against the machine's own speed and the dense PyTorch reference.
+
+    python benchmarks/render.py [--quick]
+
+Prints a table last and writes ``benchmarks/results/render.json``. Times are medians; the machine's float32
+rate R is that of a 1536 x 1536 matrix product, measured between the renderings. P is the number of (pixel,
+Gaussian) pairs inside the ellipses: ``fwd R/P`` is the time per pair in floating-point operations that the
+machine could have done meanwhile. ``--quick`` leaves the dense reference out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+import gvit
+from gvit.rendering import rasterize
+
+SEED = 0
+RESULTS = Path(__file__).parent / "results" / "render.json"
+
+# name: batch, Gaussians, height, width, scales in pixels
+CASES = {
+    "classification": (16, 512, 224, 224, (2.0, 12.0)),
+    "large Gaussians": (16, 512, 224, 224, (4.0, 30.0)),
+    "small images": (64, 64, 32, 32, (1.0, 4.0)),
+    "small images, K=32": (64, 32, 32, 32, (1.0, 5.0)),
+    "high resolution": (16, 1024, 448, 448, (2.0, 12.0)),
+    "image fitting": (1, 10_000, 512, 768, (1.0, 6.0)),
+}
+# at a fixed total area the scales shrink with the root of the count
+AREA = {
+    count: (2 * math.sqrt(512 / count), 12 * math.sqrt(512 / count)) for count in (128, 256, 512, 1024, 2048)
+}
+
+
+def scene(batch: int, count: int, height: int, width: int, scales: tuple[float, float]) -> list[Tensor]:
+    """Uniform centres, standard deviations, angles and colours; opacities uniform in 0.1 to 0.9."""
+    random = torch.Generator().manual_seed(SEED)
+
+    def uniform(low: float, high: float, *shape: int) -> Tensor:
+        return torch.rand(*shape, generator=random) * (high - low) + low
+
+    inputs = [
+        uniform(0, 1, batch, count, 2) * torch.tensor([width, height]),
+        gvit.build_covariances(uniform(*scales, batch, count, 2), uniform(0, math.pi, batch, count)),
+        uniform(0, 1, batch, count, 3),
+        uniform(0.1, 0.9, batch, count),
+    ]
+    return [tensor.requires_grad_() for tensor in inputs]
+
+
+def pairs(inputs: list[Tensor], height: int, width: int) -> int:
+    """Pixels whose centre lies in the ellipse where alpha is at least 1/255, over all Gaussians."""
+    centers, covariances, _, opacities = (tensor.detach().double() for tensor in inputs)
+    xx, yy, xy = covariances[..., 0, 0] + 0.3, covariances[..., 1, 1] + 0.3, covariances[..., 0, 1]
+    reach = 2 * (255 * opacities).log()
+    total = 0
+    for row in range(height):
+        dy = row + 0.5 - centers[..., 1]
+        half = ((reach - dy * dy / yy).clamp(min=0) * (xx - xy * xy / yy)).sqrt()
+        middle = centers[..., 0] + xy / yy * dy - 0.5
+        first, last = (middle - half).ceil().clamp(min=0), (middle + half).floor().clamp(max=width - 1)
+        total += int(((last - first + 1).clamp(min=0) * (half > 0)).sum())
+    return total
+
+
+def timed(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def measure(case: tuple, repeats: int) -> dict[str, float]:
+    batch, count, height, width, scales = case
+    inputs = scene(batch, count, height, width, scales)
+    grad = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(SEED))
+    matrix = torch.randn(1536, 1536)
+    forward, backward, product = [], [], []
+    for _ in range(repeats + 1):
+        start = time.perf_counter()
+        image, _ = rasterize(*inputs, height, width, backend="cpu")
+        forward.append(time.perf_counter() - start)
+        backward.append(timed(lambda image=image: torch.autograd.grad(image, inputs, grad)))
+        product.append(timed(lambda: matrix @ matrix))
+        # PyTorch's threads stay awake for a while after their work
+        time.sleep(0.02)
+    # the first turn warms up
+    times = [statistics.median(series[1:]) for series in (forward, backward, product)]
+    number, rate = pairs(inputs, height, width), 2 * 1536**3 / times[2]
+    return {
+        "forward_ms_per_image": 1e3 * times[0] / batch,
+        "backward_ms_per_image": 1e3 * times[1] / batch,
+        "pairs_per_image": number / batch,
+        "gflops": rate / 1e9,
+        "forward_in_operations": times[0] * rate / number,
+        "backward_in_operations": times[1] * rate / number,
+    }
+
+
+def measure_reference() -> float:
+    """Seconds, forward and backward, of one image of the first case by dense PyTorch."""
+    _, count, height, width, scales = CASES["classification"]
+    inputs = scene(1, count, height, width, scales)
+
+    def work() -> None:
+        image, _ = rasterize(*inputs, height, width, backend="reference")
+        image.sum().backward()
+
+    return statistics.median(timed(work) for _ in range(3))
+
+
+def measure_memory() -> float:
+    """MB that one forward and backward pass adds to the largest size of a fresh process."""
+    batch, count, height, width, scales = CASES["high resolution"]
+    small = scene(1, 4, 64, 64, scales)
+    rasterize(*small, 64, 64)[0].sum().backward()
+    inputs = scene(batch, count, height, width, scales)
+    # start the record of the largest size anew
+    Path("/proc/self/clear_refs").write_text("5")
+    before = peak_memory()
+    image, _ = rasterize(*inputs, height, width)
+    image.backward(torch.ones(()).expand_as(image))
+    return peak_memory() - before
+
+
+def peak_memory() -> float:
+    """MB, of this process, since the record was cleared (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
+
+
+def in_fresh_process(code: str, **environment: str) -> tuple[str, float]:
+    start = time.perf_counter()
+    ran = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n{code}"],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return ran.stdout, time.perf_counter() - start
+
+
+def measure_compilation() -> float:
+    """Seconds that the first picture on a machine takes longer than the first of a process."""
+    draw = "import render; render.rasterize(*render.scene(1, 4, 8, 8, (1, 2)), 8, 8)[0].sum().backward()"
+    with tempfile.TemporaryDirectory() as folder:
+        first, second = (in_fresh_process(draw, NUMBA_CACHE_DIR=folder)[1] for _ in range(2))
+    return first - second
+
+
+def machine() -> dict[str, object]:
+    commit = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"],
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    names = (
+        [
+            line.split(":")[1].strip()
+            for line in Path("/proc/cpuinfo").read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if Path("/proc/cpuinfo").exists()
+        else [platform.processor()]
+    )
+    import numba
+
+    return {
+        "commit": commit,
+        "seed": SEED,
+        "cpu": names[0],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "load_before": os.getloadavg()[0],
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numba": numba.__version__,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="without the dense reference")
+    quick = parser.parse_args().quick
+
+    results: dict[str, object] = {"machine": machine()}
+    repeats = {"high resolution": 7, "small images": 101, "small images, K=32": 101}
+    cases = {name: measure(case, repeats.get(name, 15)) for name, case in CASES.items()}
+    area = {count: measure((16, count, 224, 224, scales), 9) for count, scales in AREA.items()}
+    results |= {"cases": cases, "fixed_area": area}
+    memory, _ = in_fresh_process("import render; print(render.measure_memory())")
+    results["memory_mb"] = float(memory)
+    results["compilation_s"] = measure_compilation()
+    if not quick:
+        results["reference_s_per_image"] = measure_reference()
+        first = cases["classification"]
+        results["times_faster_than_reference"] = (
+            1e3
+            * results["reference_s_per_image"]
+            / (first["forward_ms_per_image"] + first["backward_ms_per_image"])
+        )
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(results, indent=2) + "\n")
+
+    print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    header = ("case", "B", "K", "size", "fwd ms", "bwd ms", "pairs", "R GFLOP/s", "fwd R/P", "bwd R/P")
+    rows = [header]
+    shapes = CASES | {f"same area, K={k}": (16, k, 224, 224, s) for k, s in AREA.items()}
+    measured = cases | {f"same area, K={k}": m for k, m in area.items()}
+    for name, (batch, count, height, width, _) in shapes.items():
+        m = measured[name]
+        rows.append(
+            (
+                *(name, str(batch), str(count), f"{width}x{height}"),
+                *(f"{m[key]:.3f}" for key in ("forward_ms_per_image", "backward_ms_per_image")),
+                *(f"{m['pairs_per_image']:.0f}", f"{m['gflops']:.0f}"),
+                *(f"{m[key]:.0f}" for key in ("forward_in_operations", "backward_in_operations")),
+            )
+        )
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        print("  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=True)))
+    print(f"peak extra memory, high resolution: {results['memory_mb']:.0f} MB")
+    print(f"compilation, once per machine: {results['compilation_s']:.1f} s")
+    if not quick:
+        print(f"dense reference: {results['reference_s_per_image']:.2f} s per image of 'classification'")
+        print(f"cpu backend: {results['times_faster_than_reference']:.0f} times faster")
+
+
+if __name__ == "__main__":
+    main()
