@@ -16,13 +16,12 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import mean, stdev
 
-from provenance import describe, provenance, write_results
-
 from gvit.evaluation import Evaluation
 from gvit.recipes import digits
 from gvit.training.loop import train
 from gvit.training.run import Run
 from gvit.training.schedule import StepPlan
+from provenance import describe, provenance, write_results
 
 
 class Silent:

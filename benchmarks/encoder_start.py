@@ -13,13 +13,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from digits import Silent
-from provenance import describe, provenance, write_results
 
+from digits import Silent
 from gvit.recipes import digits
 from gvit.training.config import TrainConfig
 from gvit.training.loop import Trainer
 from gvit.training.run import Run
+from provenance import describe, provenance, write_results
 
 # standard deviation of the patches' embeddings (None: sines and cosines), of the Gaussians', of g0
 STARTS = (

@@ -1,7 +1,6 @@
 """The CPU backend as a citizen: threads, processes, compiled kernels and where they are kept."""
 
 import os
-import signal
 import subprocess
 import sys
 import threading
