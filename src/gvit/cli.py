@@ -172,8 +172,8 @@ def _parse_training(args: list[str]) -> "tuple[str, TrainConfig, _Output]":
         args[1:] if named else args,
         f"gvit train {recipe}",
         description=(
-            f"Train a model by a recipe: {', '.join(sorted(RECIPES))}. What follows are the values of "
-            f"'{recipe}'.\n\n"
+            f"Train a model by a recipe. Recipes: {', '.join(sorted(RECIPES))}.\n\n"
+            f"Below are the values of recipe '{recipe}', each of which can be changed.\n\n"
             "Example: gvit train digits --epochs 30 --out runs/short\n\n"
             "Interrupted? Go on with: gvit train --resume runs/short"
         ),
