@@ -1,4 +1,4 @@
-"""The README's promises that a test can hold it to."""
+"""The promises of README and docs that a test can hold them to."""
 
 import re
 import shlex
@@ -15,8 +15,8 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+def blocks(language: str, text: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
 
 
 @pytest.fixture(scope="module")
@@ -65,3 +65,15 @@ def test_the_picture_is_there_and_small():
 def test_links_lead_somewhere():
     for target in re.findall(r"\]\(([^)#]+)\)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
+    for number, name in enumerate(("cat", "dog")):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(5):
+            picture = np.full((40, 60, 3), 40 * i + 20 * number, np.uint8)
+            Image.fromarray(picture).save(tmp_path / "photos" / name / f"{i}.jpg")
+    (example,) = blocks("python", (ROOT / "docs" / "training.md").read_text())
+    exec(compile(example, "training.md", "exec"), {"photos": tmp_path / "photos", "out": tmp_path / "run"})
+    assert (tmp_path / "run" / "model.safetensors").exists()
+    assert float(capsys.readouterr().out.split()[0]) in (0.0, 0.5, 1.0)
