@@ -31,6 +31,7 @@ import gvit
 from gvit.rendering import rasterize
 
 SEED = 0
+WARM_UP = 5  # turns
 RESULTS = Path(__file__).parent / "results" / "render.json"
 
 # name: batch, Gaussians, height, width, scales in pixels
@@ -91,7 +92,7 @@ def measure(case: tuple, repeats: int) -> dict[str, float]:
     grad = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(SEED))
     matrix = torch.randn(1536, 1536)
     forward, backward, product = [], [], []
-    for _ in range(repeats + 1):
+    for _ in range(WARM_UP + repeats):
         start = time.perf_counter()
         image, _ = rasterize(*inputs, height, width, backend="cpu")
         forward.append(time.perf_counter() - start)
@@ -99,8 +100,7 @@ def measure(case: tuple, repeats: int) -> dict[str, float]:
         product.append(timed(lambda: matrix @ matrix))
         # PyTorch's threads stay awake for a while after their work
         time.sleep(0.02)
-    # the first turn warms up
-    times = [statistics.median(series[1:]) for series in (forward, backward, product)]
+    times = [statistics.median(series[WARM_UP:]) for series in (forward, backward, product)]
     number, rate = pairs(inputs, height, width), 2 * 1536**3 / times[2]
     return {
         "forward_ms_per_image": 1e3 * times[0] / batch,
@@ -165,11 +165,12 @@ def measure_compilation() -> float:
 
 
 def machine() -> dict[str, object]:
+    here = str(Path(__file__).parent)
     commit = subprocess.run(
-        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty", "--exclude=*"],
-        capture_output=True,
-        text=True,
+        ["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
     ).stdout.strip()
+    changed = subprocess.run(["git", "-C", here, "diff", "--quiet", "HEAD", "--", "../src", "*.py"])
+    commit += "-dirty" if changed.returncode else ""
     names = (
         [
             line.split(":")[1].strip()
