@@ -16,10 +16,10 @@ ROOT = Path(__file__).parents[1]
 
 
 def provenance() -> dict[str, Any]:
-    """Commit (with ``-dirty`` when the tree has changes), machine and library versions."""
-    commit = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
+    """Commit (with ``-dirty`` when code has changed since), machine and library versions."""
+    commit = _git("rev-parse", "--short=10", "HEAD").stdout.strip()
+    if _git("diff", "--quiet", "HEAD", "--", "src", "*.py").returncode:
+        commit += "-dirty"
     return {
         "commit": commit or "unknown",
         "cpu": _cpu_name(),
@@ -29,6 +29,10 @@ def provenance() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "numba", "numpy", "timm")},
     }
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
 
 
 def describe(machine: dict[str, Any]) -> str:

@@ -31,6 +31,7 @@ from gvit.rendering import rasterize
 from provenance import describe, provenance
 
 SEED = 0
+WARM_UP = 5  # turns
 RESULTS = Path(__file__).parent / "results" / "render.json"
 
 # name: batch, Gaussians, height, width, scales in pixels
@@ -91,7 +92,7 @@ def measure(case: tuple, repeats: int) -> dict[str, float]:
     grad = torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(SEED))
     matrix = torch.randn(1536, 1536)
     forward, backward, product = [], [], []
-    for _ in range(repeats + 1):
+    for _ in range(WARM_UP + repeats):
         start = time.perf_counter()
         image, _ = rasterize(*inputs, height, width, backend="cpu")
         forward.append(time.perf_counter() - start)
@@ -99,8 +100,7 @@ def measure(case: tuple, repeats: int) -> dict[str, float]:
         product.append(timed(lambda: matrix @ matrix))
         # PyTorch's threads stay awake for a while after their work
         time.sleep(0.02)
-    # the first turn warms up
-    times = [statistics.median(series[1:]) for series in (forward, backward, product)]
+    times = [statistics.median(series[WARM_UP:]) for series in (forward, backward, product)]
     number, rate = pairs(inputs, height, width), 2 * 1536**3 / times[2]
     return {
         "forward_ms_per_image": 1e3 * times[0] / batch,

@@ -22,7 +22,7 @@ from numba import njit
 from gvit.rendering.simd import LANES
 from gvit.rendering.spans import CONSTANTS, NUM_MOMENTS, draw, pull_back
 
-BLOCK = 8  # rows
+BLOCK = 16  # rows
 # columns of ``params``, float64: what a row needs to know about a Gaussian
 NUM_PARAMS = 8
 CX, CY, SLOPE, FALL_Y, FALL, TOP, DROP, INVERSE_FALL = range(NUM_PARAMS)
