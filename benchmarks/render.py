@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -29,6 +28,7 @@ from torch import Tensor
 
 import gvit
 from gvit.rendering import rasterize
+from provenance import describe, provenance
 
 SEED = 0
 WARM_UP = 5  # turns
@@ -164,43 +164,13 @@ def measure_compilation() -> float:
     return first - second
 
 
-def machine() -> dict[str, object]:
-    here = str(Path(__file__).parent)
-    commit = subprocess.run(
-        ["git", "-C", here, "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-    ).stdout.strip()
-    changed = subprocess.run(["git", "-C", here, "diff", "--quiet", "HEAD", "--", "../src", "*.py"])
-    commit += "-dirty" if changed.returncode else ""
-    names = (
-        [
-            line.split(":")[1].strip()
-            for line in Path("/proc/cpuinfo").read_text().splitlines()
-            if line.startswith("model name")
-        ]
-        if Path("/proc/cpuinfo").exists()
-        else [platform.processor()]
-    )
-    import numba
-
-    return {
-        "commit": commit,
-        "seed": SEED,
-        "cpu": names[0],
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "load_before": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numba": numba.__version__,
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="without the dense reference")
     quick = parser.parse_args().quick
 
-    results: dict[str, object] = {"machine": machine()}
+    machine = provenance() | {"seed": SEED, "load_before": os.getloadavg()[0]}
+    results: dict[str, object] = {"machine": machine}
     repeats = {"high resolution": 7, "small images": 101, "small images, K=32": 101}
     cases = {name: measure(case, repeats.get(name, 15)) for name, case in CASES.items()}
     area = {count: measure((16, count, 224, 224, scales), 9) for count, scales in AREA.items()}
@@ -219,7 +189,7 @@ def main() -> None:
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(results, indent=2) + "\n")
 
-    print(", ".join(f"{name} {value}" for name, value in results["machine"].items()))
+    print(f"seed {SEED}, {describe(machine)}")
     header = ("case", "B", "K", "size", "fwd ms", "bwd ms", "pairs", "R GFLOP/s", "fwd R/P", "bwd R/P")
     rows = [header]
     shapes = CASES | {f"same area, K={k}": (16, k, 224, 224, s) for k, s in AREA.items()}

@@ -7,8 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from gvit.evaluation import evaluate as evaluate
     from gvit.gaussians import Gaussians as Gaussians
     from gvit.gaussians import build_covariances as build_covariances
+    from gvit.models.registry import create_model as create_model
+    from gvit.models.registry import list_models as list_models
+    from gvit.models.registry import load_model as load_model
+    from gvit.models.registry import save_model as save_model
+    from gvit.prediction import load_images as load_images
+    from gvit.prediction import predict as predict
     from gvit.rendering import rasterize as rasterize
     from gvit.rendering import render as render
 
@@ -19,6 +26,13 @@ _HOMES = {
     "build_covariances": "gvit.gaussians",
     "rasterize": "gvit.rendering",
     "render": "gvit.rendering",
+    "create_model": "gvit.models.registry",
+    "list_models": "gvit.models.registry",
+    "load_model": "gvit.models.registry",
+    "save_model": "gvit.models.registry",
+    "load_images": "gvit.prediction",
+    "predict": "gvit.prediction",
+    "evaluate": "gvit.evaluation",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

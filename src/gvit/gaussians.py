@@ -69,7 +69,7 @@ class Gaussians:
         aspect: image height divided by image width.
     """
 
-    raw: Float[Tensor, "*batch k 9"]
+    raw: Tensor  # [..., K, 9]; a wrong shape is for __post_init__ to explain
     scale_factor: float = 1.0
     nominal_count: int = 512
     aspect: float = 1.0

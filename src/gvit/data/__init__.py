@@ -1,0 +1,1 @@
+"""What comes in: image files, data sets by name, and how both become tensors."""

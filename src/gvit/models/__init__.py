@@ -1,0 +1,1 @@
+"""Networks: the encoder (pixels to Gaussians), the classifier (Gaussians to logits), and the two together."""

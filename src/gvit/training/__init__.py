@@ -1,0 +1,1 @@
+"""Training: schedule (phases), objective (losses, the cut at the Gaussians, guidance), loop (time)."""

@@ -1,0 +1,55 @@
+"""What has to stand beside a measured number: commit, machine, versions."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+ROOT = Path(__file__).parents[1]
+
+
+def provenance() -> dict[str, Any]:
+    """Commit (with ``-dirty`` when the tree has changes), machine and library versions."""
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=10"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
+    return {
+        "commit": commit or "unknown",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in ("torch", "numba", "numpy", "timm")},
+    }
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """One line for a table's caption."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
+    return f"commit {machine['commit']}, {where}, Python {machine['python']}, {versions}"
+
+
+def write_results(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
+    """``benchmarks/results/NAME.json``: settings, provenance and rows."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    path.parent.mkdir(exist_ok=True)
+    content = {"settings": settings, "provenance": provenance(), "rows": rows}
+    path.write_text(json.dumps(content, indent=2) + "\n")
+    return path
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,336 @@
+"""The command line: one subcommand per verb, thin. Nothing heavy is imported before it is needed."""
+
+import contextlib
+import difflib
+import io
+import json
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import dropwhile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from gvit import __version__
+from gvit.errors import InputError, unknown_name
+
+if TYPE_CHECKING:
+    from gvit.data.loading import EvaluationImages
+    from gvit.models.gvit import GViT
+    from gvit.training.config import TrainConfig
+    from gvit.training.run import Run
+
+# OpenMP threads that wait by spinning take the cores from the renderer's threads, and from everybody else's.
+# It is read when torch is loaded, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+_HELP = """\
+usage: gvit COMMAND [options]
+
+Images as a few hundred 2D Gaussians, and a vision transformer that classifies
+from those alone.
+
+commands:
+  train      train a model; with no argument, on handwritten digits
+  predict    classify image files with a trained model
+  evaluate   measure a trained model on its test images
+
+options:
+  -h, --help     this text; 'gvit COMMAND --help' tells a command's options
+  --version      the version
+
+example:
+  gvit train
+  gvit predict runs/digits photo.png
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 1 for an interruption, 2 for bad input."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or args[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return 0
+    if args[0] == "--version":
+        print(f"gvit {__version__}")
+        return 0
+    try:
+        if args[0] not in _COMMANDS:
+            raise unknown_name("command", args[0], _COMMANDS)
+        return _COMMANDS[args[0]](args[1:])
+    except InputError as error:
+        print(f"gvit: error: {error}", file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # 'gvit predict ... | head'
+        return 0
+
+
+def _parse(target: Any, args: list[str], prog: str, **kwargs: Any) -> Any:
+    """tyro's parser with its boxed errors folded into one line."""
+    errors = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(errors):
+            return tyro.cli(target, args=args, prog=prog, config=(tyro.conf.OmitArgPrefixes,), **kwargs)
+    except SystemExit as stop:
+        if stop.code in (None, 0):
+            raise
+        raise InputError(f"{_one_line(errors.getvalue(), args)}; see '{prog} --help'") from None
+
+
+def _one_line(boxed: str, args: list[str]) -> str:
+    """What tyro says in a box over many lines, with the nearest flags where it names some."""
+    # a title, a paragraph that says what is wrong, more paragraphs; drawn in ASCII where the stream can't take more
+    plain = (re.sub(r"^[│|╭╰+]|[│|╮╯+]$|[─-]{4,}", "", line).strip() for line in boxed.splitlines())
+    lines = list(dropwhile(lambda line: not line, list(dropwhile(lambda line: not line, plain))[1:]))
+    end = lines.index("") if "" in lines else len(lines)
+    message = re.sub(r"^Error parsing [a-z]+(\.[a-z]+)*: ", "", " ".join(lines[:end])).rstrip(".")
+    suggested = [line.split()[0] for line in lines[end:] if line.startswith("--")]
+    if not message.startswith("Unrecognized") or not suggested:
+        return message
+    wrong = next((arg for arg in args if arg.startswith("--") and arg in message), "")
+    near = difflib.get_close_matches(wrong, suggested, n=3, cutoff=0)
+    return f"{message}; nearest: {', '.join(near)}"
+
+
+@dataclass(frozen=True)
+class _Output:
+    """Where the run goes, and what computes it.
+
+    Attributes:
+        out: run folder; runs/RECIPE when not given.
+        overwrite: replace the run that the folder holds.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    out: Path | None = None
+    overwrite: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class _Resume:
+    """Go on with an interrupted run.
+
+    Attributes:
+        resume: the run folder.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    resume: Path
+    device: str = "auto"
+
+
+def _train(args: list[str]) -> int:
+    from gvit.training.loop import Interrupted, resume, train
+    from gvit.training.progress import ConsoleObserver
+    from gvit.training.run import Run
+
+    config = None
+    if any(arg.split("=")[0] == "--resume" for arg in args):
+        again = _parse(_Resume, args, "gvit train")
+        folder, device = again.resume, _device(again.device)
+    else:
+        recipe, config, output = _parse_training(args)
+        folder, device = output.out or Path("runs") / recipe, _device(output.device)
+    try:
+        with ConsoleObserver("" if config is None else _describe(config)) as observer:
+            if config is None:
+                result = resume(folder, observer, device=device)
+            else:
+                result = train(config, folder, observer, overwrite=output.overwrite, device=device)
+    except Interrupted as stop:
+        print(
+            f"stopped at step {stop.step}, saved; go on with: gvit train --resume {folder}", file=sys.stderr
+        )
+        return 1
+    run = Run.open(folder)
+    _write_report(run)
+    print(
+        f"{folder}: top-1 {100 * result.top1:.2f} % of {result.num_images} test images, "
+        f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f}; look at {run.report_file}"
+    )
+    return 0
+
+
+def _parse_training(args: list[str]) -> "tuple[str, TrainConfig, _Output]":
+    from gvit.recipes import RECIPES, load_recipe
+    from gvit.training.config import TrainConfig
+
+    named = bool(args) and not args[0].startswith("-")
+    recipe = args[0] if named else "digits"
+    defaults = load_recipe(recipe)
+
+    def options(output: _Output = _Output(), config: TrainConfig = defaults) -> tuple[_Output, TrainConfig]:
+        return output, config
+
+    output, config = _parse(
+        options,
+        args[1:] if named else args,
+        f"gvit train {recipe}",
+        description=(
+            f"Train a model by a recipe. Recipes: {', '.join(sorted(RECIPES))}.\n\n"
+            f"Below are the values of recipe '{recipe}', each of which can be changed.\n\n"
+            "Example: gvit train digits --epochs 30 --out runs/short\n\n"
+            "Interrupted? Go on with: gvit train --resume runs/short"
+        ),
+    )
+    return recipe, config, output
+
+
+def _describe(config: "TrainConfig") -> str:
+    """The resolved configuration, a line per group."""
+    lines = []
+    for group, values in asdict(config).items():
+        if isinstance(values, dict):
+            values = " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+        lines.append(f"{group:<10}{values}")
+    return "\n".join(lines)
+
+
+def _write_report(run: "Run") -> None:
+    """The picture of a dozen test images, spread over the test set."""
+    import torch
+
+    from gvit.viewing.figures import report_figure, save_figure
+
+    model, images = _load_with_test_images(run)
+    count = min(12, len(images))
+    rows = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
+    pictures, labels = zip(*(images[row] for row in rows), strict=True)
+    figure = report_figure(model, torch.stack(pictures), [int(label) for label in labels])
+    save_figure(figure, run.report_file)
+
+
+def _load_with_test_images(run: "Run") -> "tuple[GViT, EvaluationImages]":
+    from gvit.data.datasets import load_dataset
+    from gvit.data.loading import EvaluationImages, eval_transform
+    from gvit.models.registry import load_model
+
+    data = run.load_config().data
+    model = load_model(run.folder)
+    source = load_dataset(data.dataset, "test", data.data_dir)
+    return model, EvaluationImages(source, eval_transform(model.card.preprocessing))
+
+
+@dataclass(frozen=True)
+class _Predict:
+    """Classify image files with a trained model.
+
+    Example: gvit predict runs/digits scans/ 'more/*.png' --top-k 1
+
+    Attributes:
+        run: run folder, or a model.safetensors file.
+        images: image files, folders (searched recursively) or quoted patterns.
+        top_k: how many classes to show.
+        json: print JSON.
+        batch_size: images at a time.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
+    top_k: int = 3
+    json: bool = False
+    batch_size: int = 32
+    device: str = "auto"
+
+
+def _predict(args: list[str]) -> int:
+    from gvit.data.files import find_images
+    from gvit.models.registry import load_model
+    from gvit.prediction import predict_files
+
+    options: _Predict = _parse(_Predict, args, "gvit predict")
+    _at_least_one(top_k=options.top_k, batch_size=options.batch_size)
+    if not options.images:
+        raise InputError("no images given; name image files, folders or quoted patterns after the run")
+    model = load_model(options.run).to(_device(options.device))
+    files = find_images(options.images)
+    failed, rows = False, []
+    for file, answer in predict_files(model, files, options.top_k, options.batch_size):
+        if isinstance(answer, InputError):
+            failed = True
+            print(f"gvit: error: {answer}", file=sys.stderr)
+        elif options.json:
+            rows.append({"file": str(file), "predictions": [asdict(guess) for guess in answer]})
+        else:
+            guesses = "  ".join(f"{guess.class_name} {100 * guess.probability:5.1f} %" for guess in answer)
+            print(f"{file}  {guesses}", flush=True)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    return 2 if failed else 0
+
+
+@dataclass(frozen=True)
+class _Evaluate:
+    """Measure a trained model on the test images of its data set.
+
+    evaluation.json and confusion.png go into the run folder.
+
+    Example: gvit evaluate runs/digits
+
+    Attributes:
+        run: run folder.
+        batch_size: images at a time.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    batch_size: int = 64
+    device: str = "auto"
+
+
+def _evaluate(args: list[str]) -> int:
+    from gvit.data.loading import evaluation_loader
+    from gvit.evaluation import evaluate
+    from gvit.training.run import Run, write_atomically
+    from gvit.viewing.figures import confusion_figure, save_figure
+
+    options: _Evaluate = _parse(_Evaluate, args, "gvit evaluate")
+    _at_least_one(batch_size=options.batch_size)
+    run = Run.open(options.run)
+    model, images = _load_with_test_images(run)
+    result = evaluate(model.to(_device(options.device)), evaluation_loader(images, options.batch_size))
+    names = list(model.card.class_names)
+    write_atomically(
+        run.folder / "evaluation.json", json.dumps(asdict(result) | {"class_names": names}) + "\n"
+    )
+    save_figure(confusion_figure(result.confusion, names), run.folder / "confusion.png")
+    print(f"images  {result.num_images}")
+    print(f"top-1   {100 * result.top1:.2f} %")
+    if result.top5 is not None:
+        print(f"top-5   {100 * result.top5:.2f} %")
+    print(f"PSNR    {result.psnr:.2f} dB")
+    print(f"SSIM    {result.ssim:.4f}")
+    print(f"confusion matrix: {run.folder / 'evaluation.json'} and {run.folder / 'confusion.png'}")
+    return 0
+
+
+def _at_least_one(**values: int) -> None:
+    for name, value in values.items():
+        if value < 1:
+            raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
+
+
+def _device(name: str) -> str:
+    """``auto`` resolved.
+
+    Raises:
+        InputError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError):
+        raise InputError(f"--device {name}: not available here; use cpu or auto") from None
+    return name
+
+
+_COMMANDS = {"train": _train, "predict": _predict, "evaluate": _evaluate}

@@ -1,0 +1,169 @@
+"""Labelled images by name."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from gvit.data.files import EXTENSIONS, open_image, to_rgb
+from gvit.errors import InputError, first_line, unknown_name
+
+Split = Literal["train", "test"]
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """One split of a data set.
+
+    Attributes:
+        load: the i-th image, 8-bit RGB.
+        labels: class index of each image.
+        class_names: in the order of the indices.
+    """
+
+    load: Callable[[int], Image.Image]
+    labels: Sequence[int]
+    class_names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def digits(split: Split, data_dir: Path | None = None) -> LabelledImages:
+    """scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels, split 1,437 / 360 by class, always the same."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    data = load_digits()
+    train, test = train_test_split(
+        np.arange(len(data.target)), test_size=360, stratify=data.target, random_state=0
+    )
+    rows = train if split == "train" else test
+    grey = np.round(data.images[rows] * (255 / 16)).astype(np.uint8)
+    images = [Image.fromarray(image).convert("RGB") for image in grey]
+    return LabelledImages(
+        images.__getitem__, data.target[rows].tolist(), [str(name) for name in data.target_names]
+    )
+
+
+def folder(split: Split, data_dir: Path | None = None) -> LabelledImages:
+    """Photographs in class folders: ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg`` (or ``test/``, ``validation/``).
+
+    Where there are class folders only, a fifth of each class, always the same images, is the test split. Classes are
+    the folders' names in alphabetical order; folders inside of them count as theirs.
+
+    Raises:
+        InputError: no folder is given, or it holds no such folders, or a class of the test split is not in training.
+    """
+    root = _existing(data_dir, "folder")
+    held_out = next((root / name for name in ("val", "test", "validation") if (root / name).is_dir()), None)
+    if (root / "train").is_dir():
+        if held_out is None:
+            raise InputError(f"{root}: has train/ but no val/ or test/ beside it")
+        names = _class_names(root / "train")
+        source = root / "train" if split == "train" else held_out
+        unknown = set(_class_names(source)) - set(names)
+        if unknown:
+            raise InputError(f"{source}: classes that train/ does not have: {', '.join(sorted(unknown))}")
+        return _from_files(
+            [(file, label) for label, name in enumerate(names) for file in _images(source / name)], names
+        )
+    names = _class_names(root)
+    chosen = []
+    for label, name in enumerate(names):
+        files = _images(root / name)
+        order = np.random.default_rng(0).permutation(len(files))
+        held = set(order[: max(1, len(files) // 5)].tolist())
+        chosen += [(file, label) for i, file in enumerate(files) if (i in held) == (split == "test")]
+    return _from_files(chosen, names)
+
+
+def _existing(data_dir: Path | None, dataset: str) -> Path:
+    if data_dir is None:
+        raise InputError(f"data set {dataset!r} needs --data-dir FOLDER")
+    if not data_dir.is_dir():
+        raise InputError(f"--data-dir {data_dir}: no such folder")
+    return data_dir
+
+
+def _class_names(root: Path) -> list[str]:
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    if len(names) < 2:
+        raise InputError(f"{root}: expected a folder for each class, at least two, found {len(names)}")
+    return names
+
+
+def _images(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+
+
+def _from_files(files: list[tuple[Path, int]], names: list[str]) -> LabelledImages:
+    labels = [label for _, label in files]
+    empty = set(range(len(names))) - set(labels)
+    if empty:
+        raise InputError(
+            f"class folders without images: {', '.join(names[label] for label in sorted(empty))}"
+        )
+    return LabelledImages(lambda i: open_image(files[i][0]), labels, names)
+
+
+def parquet(split: Split, data_dir: Path | None = None) -> LabelledImages:
+    """Parquet files in the Hugging Face image convention: ``data/train-*.parquet`` and ``data/test-*.parquet``.
+
+    Columns ``image`` (a struct with the encoded file in ``bytes``) and ``label`` (or ``fine_label``); class names
+    from the schema's ``huggingface`` metadata. Encoded images are held in memory.
+
+    Raises:
+        InputError: no folder is given, files or columns are missing, or pyarrow is not installed.
+    """
+    root = _existing(data_dir, "parquet")
+    try:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    except ImportError:
+        raise InputError("Parquet files need pyarrow: pip install pyarrow") from None
+    prefixes = ("train",) if split == "train" else ("test", "validation", "val")
+    places = [place for place in (root / "data", root) if place.is_dir()]
+    files = next((found for d in places for p in prefixes if (found := sorted(d.glob(f"{p}-*.parquet")))), [])
+    if not files:
+        raise InputError(f"{root}: no {prefixes[0]}-*.parquet here or in data/")
+    try:
+        table = pa.concat_tables(pq.read_table(file) for file in files)
+        label = next(name for name in ("label", "fine_label") if name in table.column_names)
+        encoded = table.column("image").combine_chunks().field("bytes")
+        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
+        names = features[label]["names"]
+    except (pa.ArrowException, OSError, KeyError, TypeError, StopIteration) as error:
+        raise InputError(
+            f"{files[0]}: not in the Hugging Face image convention ({first_line(error)})"
+        ) from error
+
+    def load(row: int) -> Image.Image:
+        return to_rgb(Image.open(io.BytesIO(encoded[row].as_py())))
+
+    return LabelledImages(load, table.column(label).to_pylist(), names)
+
+
+DATASETS: dict[str, Callable[[Split, Path | None], LabelledImages]] = {
+    "digits": digits,
+    "folder": folder,
+    "parquet": parquet,
+}
+
+
+def load_dataset(name: str, split: Split, data_dir: Path | None = None) -> LabelledImages:
+    """One split of a named data set.
+
+    Raises:
+        InputError: an unknown name, or what the data set's own function raises.
+    """
+    if name not in DATASETS:
+        raise unknown_name("data set", name, DATASETS)
+    return DATASETS[name](split, data_dir)

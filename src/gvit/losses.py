@@ -1,0 +1,96 @@
+"""Reconstruction losses and the two measures of fidelity that are reported: PSNR and SSIM.
+
+Images are float tensors [..., C, H, W] with values in [0, 1].
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+PixelLoss = Literal["bce", "mse"]
+
+_WINDOW, _SIGMA = 11, 1.5
+_C1, _C2 = 0.01**2, 0.03**2
+# Half a grey level of an 8-bit image: keeps the cross-entropy's gradient below 512 where nothing is drawn.
+_BCE_MARGIN = 0.5 / 255
+
+
+def pixel_loss(
+    rendered: Float[Tensor, "*batch c h w"], target: Float[Tensor, "*batch c h w"], kind: str = "bce"
+) -> Float[Tensor, ""]:
+    """Mean over all pixels of the binary cross-entropy or of the squared error (GViT paper, Sections 2.2 and 3.1).
+
+    For ``bce`` the rendered values are squeezed from [0, 1] into [1/510, 1 - 1/510], which leaves the gradient
+    alive at both ends, unlike a clamp, and finite, unlike the logarithm.
+
+    Raises:
+        ValueError: an unknown ``kind``.
+    """
+    if kind == "mse":
+        return F.mse_loss(rendered, target)
+    if kind == "bce":
+        inside = rendered * (1 - 2 * _BCE_MARGIN) + _BCE_MARGIN
+        return F.binary_cross_entropy(inside, target)
+    raise ValueError(f"pixel loss must be 'bce' or 'mse', got {kind!r}")
+
+
+@lru_cache(maxsize=32)
+def _window_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[size, size - 10]: right-multiplying by it filters rows with the Gaussian window, without padding.
+
+    As a banded matrix product the filter runs at matrix-product speed on every device; depthwise convolutions
+    of one channel don't.
+    """
+    # cached across calls, so it must not be born as an inference tensor, which autograd refuses
+    with torch.inference_mode(False):
+        offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
+        window = torch.exp(-0.5 * (offsets / _SIGMA).square())
+        window /= window.sum()
+        matrix = torch.zeros(size, size - _WINDOW + 1, dtype=torch.float64)
+        for column in range(matrix.shape[1]):
+            matrix[column : column + _WINDOW, column] = window
+        return matrix.to(device, dtype)
+
+
+def ssim(
+    image: Float[Tensor, "*batch c h w"], target: Float[Tensor, "*batch c h w"]
+) -> Float[Tensor, "*batch"]:
+    """Structural similarity, one number per image, the mean over channels and windows (Wang et al. 2004).
+
+    Gaussian window of 11x11 with sigma 1.5, data range 1, only windows that lie fully inside the image
+    (as scikit-image with ``gaussian_weights=True, use_sample_covariance=False``).
+
+    Raises:
+        ValueError: an image side is shorter than 11 pixels.
+    """
+    height, width = image.shape[-2:]
+    if min(height, width) < _WINDOW:
+        raise ValueError(f"SSIM needs images of at least {_WINDOW}x{_WINDOW} pixels, got {height}x{width}")
+    rows = _window_matrix(height, image.dtype, image.device).mT
+    columns = _window_matrix(width, image.dtype, image.device)
+
+    def smooth(x: Tensor) -> Tensor:
+        return rows @ (x @ columns)
+
+    mean_x, mean_y, square_x, square_y, product = smooth(
+        torch.stack((image, target, image * image, target * target, image * target))
+    )
+    variance_x = square_x - mean_x * mean_x
+    variance_y = square_y - mean_y * mean_y
+    covariance = product - mean_x * mean_y
+    luminance = (2 * mean_x * mean_y + _C1) / (mean_x * mean_x + mean_y * mean_y + _C1)
+    structure = (2 * covariance + _C2) / (variance_x + variance_y + _C2)
+    return (luminance * structure).mean((-3, -2, -1))
+
+
+def psnr(
+    image: Float[Tensor, "*batch c h w"], target: Float[Tensor, "*batch c h w"]
+) -> Float[Tensor, "*batch"]:
+    """Peak signal-to-noise ratio in dB, one number per image, data range 1; infinite for equal images."""
+    return -10 * (image - target).square().mean((-3, -2, -1)).log10()

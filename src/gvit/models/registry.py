@@ -1,0 +1,123 @@
+"""Models by name, and their weights as one self-describing safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from gvit.errors import InputError, first_line, unknown_name
+from gvit.models.card import ModelCard, Preprocessing
+from gvit.models.gvit import GViT
+
+WEIGHTS_NAME = "model.safetensors"
+_METADATA_KEY = "gvit.model"
+
+_ENTRYPOINTS: dict[str, Callable[..., GViT]] = {}
+
+
+def register_model(entrypoint: Callable[..., GViT]) -> Callable[..., GViT]:
+    """Decorator: make a function available to ``create_model`` under its own name."""
+    _ENTRYPOINTS[entrypoint.__name__] = entrypoint
+    return entrypoint
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names for ``create_model`` that match a shell-style pattern."""
+    return sorted(name for name in _ENTRYPOINTS if fnmatch(name, pattern))
+
+
+def create_model(name: str, **kwargs: Any) -> GViT:
+    """A freshly initialised model.
+
+    Args:
+        name: one of ``list_models()``.
+        **kwargs: arguments of ``gvit.models.gvit.GViT`` that replace the named model's own, for example
+            ``num_classes``, ``img_size``, ``num_gaussians``.
+
+    Raises:
+        ValueError: an unknown name (the nearest ones are given) or unusable arguments.
+    """
+    if name not in _ENTRYPOINTS:
+        raise unknown_name("model", name, _ENTRYPOINTS)
+    try:
+        model = _ENTRYPOINTS[name](**kwargs)
+    except TypeError as error:
+        raise InputError(f"model {name}: {error}") from error
+    model.card = ModelCard(name, kwargs, Preprocessing(model.img_size))
+    return model
+
+
+def save_model(model: GViT, path: str | Path) -> None:
+    """Write weights and ``model.card`` to one safetensors file, whole or not at all."""
+    path = Path(path)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    partial = path.with_name(path.name + ".partial")
+    save_file(tensors, partial, {_METADATA_KEY: json.dumps(asdict(model.card))})
+    os.replace(partial, path)
+
+
+def load_model(path: str | Path) -> GViT:
+    """The model of a run folder or of a weights file written by gvit, in evaluation mode, on the CPU.
+
+    Raises:
+        ValueError: there is no such run, or its weights are damaged or are not gvit's.
+    """
+    path = Path(path)
+    file = path / WEIGHTS_NAME if path.is_dir() else path
+    if not file.is_file():
+        raise InputError(f"{path}: no run here ({WEIGHTS_NAME} not found); 'gvit train' makes one")
+    try:
+        with safe_open(file, "pt") as opened:
+            card = json.loads((opened.metadata() or {})[_METADATA_KEY])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        model = create_model(card["name"], **card["kwargs"])
+        model.card = ModelCard(
+            card["name"], card["kwargs"], Preprocessing(**card["preprocessing"]), tuple(card["class_names"])
+        )
+        model.load_state_dict(tensors)
+    except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        reason = first_line(error)
+        raise InputError(
+            f"{file}: damaged, or not written by gvit ({reason}); train again or restore it"
+        ) from error
+    return model.eval()
+
+
+@register_model
+def gvit_tiny(**kwargs: Any) -> GViT:
+    """For 32 px images on a laptop: 32 Gaussians, width 96, depth 3."""
+    return GViT(
+        **{
+            "img_size": 32,
+            "patch_size": 8,
+            "num_gaussians": 32,
+            "encoder_dim": 96,
+            "encoder_depth": 3,
+            "encoder_heads": 3,
+            "embed_dim": 96,
+            "depth": 3,
+            "num_heads": 3,
+            "mlp_ratio": 2.0,
+            **kwargs,
+        }
+    )
+
+
+@register_model
+def gvit_small(**kwargs: Any) -> GViT:
+    """GViT-S: ViT-S encoder and ViT-S classifier, 512 Gaussians at 224 px (paper, Section 3)."""
+    return GViT(**kwargs)
+
+
+@register_model
+def gvit_base(**kwargs: Any) -> GViT:
+    """GViT-B: ViT-S encoder and ViT-B classifier, 512 Gaussians at 224 px (paper, Section 3)."""
+    return GViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})

@@ -1,0 +1,66 @@
+"""Using a trained model on image files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gvit.data.files import open_image
+from gvit.data.loading import eval_transform
+from gvit.errors import InputError
+from gvit.models.gvit import GViT
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class with its probability in [0, 1]."""
+
+    class_index: int
+    class_name: str
+    probability: float
+
+
+def load_images(paths: Sequence[str | Path], model: GViT) -> Float[Tensor, "n c h w"]:
+    """Image files as the model wants them: [N, 3, H, W] in [0, 1], resized and cropped as in its evaluation.
+
+    Raises:
+        InputError: a file is missing, is not an image, or is damaged.
+    """
+    transform = eval_transform(model.card.preprocessing)
+    return torch.stack([transform(open_image(path)) for path in paths])
+
+
+@torch.inference_mode()
+def predict(model: GViT, images: Float[Tensor, "n c h w"], top_k: int = 3) -> list[list[Guess]]:
+    """The most probable classes of each image, best first; fewer where the model has fewer classes."""
+    device = next(model.parameters()).device
+    probabilities = model(images.to(device)).float().softmax(-1).cpu()
+    best = probabilities.topk(min(top_k, probabilities.shape[1]))
+    names = model.card.class_names or [str(index) for index in range(probabilities.shape[1])]
+    return [
+        [Guess(i, names[i], p) for p, i in zip(values, indices, strict=True)]
+        for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)
+    ]
+
+
+def predict_files(
+    model: GViT, paths: Sequence[Path], top_k: int = 3, batch_size: int = 32
+) -> Iterator[tuple[Path, list[Guess] | InputError]]:
+    """Each path, in order, with its most probable classes, or with what is wrong with the file."""
+    for first in range(0, len(paths), batch_size):
+        answers: dict[Path, list[Guess] | InputError] = {}
+        readable: dict[Path, Tensor] = {}
+        for path in paths[first : first + batch_size]:
+            try:
+                readable[path] = load_images([path], model)
+            except InputError as error:
+                answers[path] = error
+        if readable:
+            guesses = predict(model, torch.cat(list(readable.values())), top_k)
+            answers |= dict(zip(readable, guesses, strict=True))
+        yield from ((path, answers[path]) for path in paths[first : first + batch_size])

@@ -1,0 +1,22 @@
+"""GViT on CIFAR-10 at 32x32, from Parquet files in the Hugging Face image convention.
+
+Command: ``gvit train cifar10 --data-dir FOLDER``. Hardware, time and number: not yet measured.
+"""
+
+from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+
+
+def cifar10() -> TrainConfig:
+    """The complete configuration."""
+    return TrainConfig(
+        model=ModelConfig("gvit_tiny", num_gaussians=64, drop_path_rate=0.0),
+        data=DataConfig("parquet", batch_size=128, crop_pct=1.0, min_crop=0.5),
+        schedule=ScheduleConfig(
+            reconstruct_epochs=3.0,
+            perceptual_epochs=3.0,
+            classify_epochs=18.0,
+            guide_epochs=6.0,
+            eval_every=1.0,
+        ),
+        optimizer=OptimizerConfig(base_lr=4e-3, warmup_epochs=1.0, clip_grad=1.0),
+    )

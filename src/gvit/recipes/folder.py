@@ -1,0 +1,19 @@
+"""GViT on anyone's folder of photographs, small enough for a laptop's CPU: 64 px, 64 Gaussians.
+
+Command: ``gvit train folder --data-dir FOLDER``, with ``FOLDER/CLASS/*.jpg`` or ``FOLDER/train/CLASS/*.jpg`` and
+``FOLDER/val/CLASS/*.jpg``. Hardware, time and number: they depend on the folder.
+"""
+
+from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+
+
+def folder() -> TrainConfig:
+    """The complete configuration."""
+    return TrainConfig(
+        model=ModelConfig("gvit_tiny", img_size=64, num_gaussians=64),
+        data=DataConfig("folder", batch_size=64, min_crop=0.5),
+        schedule=ScheduleConfig(
+            reconstruct_epochs=10.0, perceptual_epochs=10.0, classify_epochs=40.0, guide_epochs=20.0
+        ),
+        optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=5.0, clip_grad=1.0),
+    )

@@ -1,0 +1,19 @@
+"""GViT on ten classes of ImageNet at 128x128, from class folders.
+
+Command: ``gvit train imagenette --data-dir FOLDER``, with ``FOLDER/train`` and ``FOLDER/val``. Hardware, time and
+number: not yet measured.
+"""
+
+from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+
+
+def imagenette() -> TrainConfig:
+    """The complete configuration."""
+    return TrainConfig(
+        model=ModelConfig("gvit_tiny", img_size=128, num_gaussians=128),
+        data=DataConfig("folder", batch_size=64, crop_pct=1.0, min_crop=0.5),
+        schedule=ScheduleConfig(
+            reconstruct_epochs=20.0, perceptual_epochs=10.0, classify_epochs=50.0, guide_epochs=20.0
+        ),
+        optimizer=OptimizerConfig(base_lr=4e-3, warmup_epochs=5.0, clip_grad=1.0),
+    )

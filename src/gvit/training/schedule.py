@@ -1,0 +1,76 @@
+"""Which phase a step belongs to, and what happens in it: pure functions of the step."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal
+
+from gvit.training.config import ScheduleConfig
+
+Phase = Literal["reconstruct", "perceptual", "classify", "guide"]
+PHASES: tuple[Phase, ...] = ("reconstruct", "perceptual", "classify", "guide")
+
+
+@dataclass(frozen=True)
+class StepPlan:
+    """What one step does.
+
+    Attributes:
+        phase: name of the phase.
+        perceptual: 1 - SSIM is part of the reconstruction loss.
+        classify: the classifier reads the Gaussians.
+        guided: the classifier's gradient steers the Gaussians, and the classifier itself stands still.
+        gamma: weight of that gradient; 0 on steps that are not guided.
+    """
+
+    phase: Phase
+    perceptual: bool
+    classify: bool
+    guided: bool
+    gamma: float
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The four phases in steps (GViT paper, Section 2.2 and Appendix A).
+
+    Attributes:
+        ends: the first step after each phase.
+        guide_every: one step in so many of the guided phase is guided.
+        gamma: weight of the classifier's gradient on those.
+    """
+
+    ends: tuple[int, int, int, int]
+    guide_every: int
+    gamma: float
+
+    @classmethod
+    def from_config(cls, config: ScheduleConfig, steps_per_epoch: int) -> Schedule:
+        ends = tuple(round(epochs * steps_per_epoch) for epochs in accumulate(config.phase_epochs()))
+        return cls(ends, config.guide_every, config.gamma)  # type: ignore[arg-type]
+
+    @property
+    def total(self) -> int:
+        """Number of steps."""
+        return self.ends[-1]
+
+    @property
+    def classify_start(self) -> int:
+        """The first step that trains the classifier."""
+        return self.ends[1]
+
+    def plan(self, step: int) -> StepPlan:
+        """What step ``step`` (from 0) does."""
+        index = sum(step >= end for end in self.ends[:-1])
+        guided = index == 3 and (step - self.ends[2]) % self.guide_every == 0
+        return StepPlan(PHASES[index], index >= 1, index >= 2, guided, self.gamma if guided else 0.0)
+
+
+def learning_rate(peak: float, step: int, start: int, stop: int, warmup: int) -> float:
+    """Linear warm-up from ``start``, then half a cosine down to 0 at ``stop``."""
+    done = step - start
+    if done < warmup:
+        return peak * (done + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, stop - start - warmup)))

@@ -1,0 +1,142 @@
+"""Figures: what a model sees, drawn with matplotlib, which is imported on first use."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gvit.gaussians import VISIBLE_OPACITY, Gaussians
+from gvit.losses import psnr
+from gvit.models.gvit import GViT
+from gvit.rendering import rasterize, render
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+
+def determinant_map(gaussians: Gaussians, height: int, width: int) -> Float[Tensor, "*batch h w"]:
+    """log10 of det(Sigma), pixels to the fourth power, at each pixel: the mean over the Gaussians drawn there.
+
+    Every Gaussian is drawn in its log-determinant instead of its colour, and the picture is divided by the
+    coverage. NaN where nothing is drawn. Small values mark where the model spends detail (GViT paper, Figure 5).
+    """
+    centers, covariances, _, opacities = gaussians.in_pixels(height, width)
+    log_det = torch.linalg.det(covariances.double()).clamp_min(1e-12).log10().to(centers.dtype)
+    values, alpha = rasterize(centers, covariances, log_det.unsqueeze(-1), opacities, height, width)
+    return torch.where(alpha > VISIBLE_OPACITY, values[..., 0, :, :] / alpha, torch.nan)
+
+
+def draw_ellipses(axes: Axes, gaussians: Gaussians, height: int, width: int, deviations: float = 2.0) -> None:
+    """Outline each Gaussian of one image at ``deviations`` standard deviations, as opaque as it is, in its colour.
+
+    Args:
+        axes: with an image of ``height`` x ``width`` pixels drawn by ``imshow``.
+        gaussians: of one image, raw [K, 9].
+        height: pixels.
+        width: pixels.
+        deviations: size of the ellipses.
+    """
+    from matplotlib.collections import EllipseCollection
+
+    centers, covariances, colors, opacities = (t.detach().cpu() for t in gaussians.in_pixels(height, width))
+    # ascending eigenvalues: the last axis is the long one
+    variances, directions = torch.linalg.eigh(covariances.double())
+    lengths = 2 * deviations * variances.clamp_min(0).sqrt()
+    angles = torch.rad2deg(torch.atan2(directions[:, 1, 1], directions[:, 0, 1]))
+    # faint Gaussians stay faint; dark ones are lifted, or they vanish on a dark picture
+    rgba = torch.cat((0.25 + 0.75 * colors, opacities.clamp(0.15, 1).unsqueeze(-1)), -1)
+    axes.add_collection(
+        EllipseCollection(
+            lengths[:, 1].numpy(),
+            lengths[:, 0].numpy(),
+            angles.numpy(),
+            units="xy",
+            offsets=centers.numpy() - 0.5,  # imshow has the centre of the first pixel at 0
+            offset_transform=axes.transData,
+            facecolors="none",
+            edgecolors=rgba.numpy(),
+            linewidths=0.8,
+        )
+    )
+
+
+def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequence[int]) -> Figure:
+    """One column per image: original, reconstruction, ellipses at 2 standard deviations, det(Sigma) map."""
+    from matplotlib.figure import Figure
+
+    class_names = model.card.class_names
+    height, width = images.shape[-2:]
+    with torch.inference_mode():
+        gaussians = model.encode(images)
+        probabilities = model.classify(gaussians).softmax(-1)
+        drawn = render(gaussians, height, width).clamp(0, 1)
+        quality = psnr(drawn, images)
+        determinants = determinant_map(gaussians, height, width)
+    count = len(images)
+    rows = ("image", "drawn", "ellipses, 2 std", "log10 det")
+    figure = Figure(figsize=(1.25 * count + 0.6, 5.6), layout="constrained", dpi=110)
+    grid: Any = figure.subplots(len(rows), count, squeeze=False)
+    finite = determinants[determinants.isfinite()]
+    low, high = (finite.quantile(0.02).item(), finite.quantile(0.98).item()) if len(finite) else (0.0, 1.0)
+    for column in range(count):
+        axes = grid[:, column]
+        axes[0].imshow(_as_picture(images[column]))
+        axes[1].imshow(_as_picture(drawn[column]))
+        axes[2].imshow(_as_picture(drawn[column] * 0.35))
+        draw_ellipses(axes[2], gaussians[column], height, width)
+        shown = axes[3].imshow(determinants[column].cpu().numpy(), cmap="viridis", vmin=low, vmax=high)
+        probability, predicted = probabilities[column].max(-1)
+        wrong = int(predicted) != labels[column]
+        axes[0].set_title(f"is {class_names[labels[column]]}", fontsize=8)
+        axes[1].set_title(f"{quality[column]:.1f} dB", fontsize=8)
+        axes[2].set_title(
+            f"{class_names[int(predicted)]}: {100 * probability:.0f} %",
+            fontsize=8,
+            color="firebrick" if wrong else "black",
+        )
+    for row, name in enumerate(rows):
+        grid[row, 0].set_ylabel(name, fontsize=8)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    figure.colorbar(shown, ax=list(grid[3]), shrink=0.9, pad=0.01).ax.tick_params(labelsize=7)
+    return figure
+
+
+def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+    """Counts of predicted (columns) against true classes (rows), coloured by share of the row."""
+    from matplotlib.figure import Figure
+
+    counts = np.asarray(confusion)
+    shares = counts / counts.sum(1, keepdims=True).clip(1)
+    size = max(3.0, 0.42 * len(class_names) + 1.2)
+    figure = Figure(figsize=(size, size), layout="constrained", dpi=110)
+    axes: Any = figure.subplots()
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if len(class_names) <= 30:
+        for (row, column), count in np.ndenumerate(counts):
+            if count:
+                shade = "white" if shares[row, column] > 0.5 else "black"
+                axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=shade)
+        axes.set_xticks(range(len(class_names)), class_names, fontsize=7, rotation=90)
+        axes.set_yticks(range(len(class_names)), class_names, fontsize=7)
+    axes.set(xlabel="predicted", ylabel="true")
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a PNG file, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    figure.savefig(partial, format="png")
+    os.replace(partial, path)
+
+
+def _as_picture(image: Float[Tensor, "c h w"]) -> Any:
+    return image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()

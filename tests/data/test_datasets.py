@@ -1,0 +1,103 @@
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from gvit.data.datasets import load_dataset
+from gvit.errors import InputError
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def write_class(folder, value: int, count: int) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", (4, 4), (value, i, 0)).save(folder / f"{i:02d}.png")
+
+
+def pixels(images) -> list[tuple[int, int]]:
+    """(class value, number) of each image."""
+    return [images.load(i).getpixel((0, 0))[:2] for i in range(len(images))]
+
+
+def test_train_and_val_folders(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        write_class(tmp_path / split / "cat", 10, count)
+        write_class(tmp_path / split / "ant", 20, count)
+    train, val = (load_dataset("folder", split, tmp_path) for split in ("train", "test"))
+    assert list(train.class_names) == list(val.class_names) == ["ant", "cat"]
+    assert train.labels == [0, 0, 0, 1, 1, 1]
+    assert pixels(train) == [(20, 0), (20, 1), (20, 2), (10, 0), (10, 1), (10, 2)]
+    assert val.labels == [0, 0, 1, 1]
+
+
+def test_class_folders_alone_are_split_by_class(tmp_path):
+    write_class(tmp_path / "a", 10, 10)
+    write_class(tmp_path / "b", 20, 5)
+    (tmp_path / "readme.txt").touch()
+    train, test = (load_dataset("folder", split, tmp_path) for split in ("train", "test"))
+    assert (train.labels, test.labels) == ([0] * 8 + [1] * 4, [0] * 2 + [1])
+    assert not set(pixels(train)) & set(pixels(test))
+    assert sorted(pixels(train) + pixels(test)) == sorted(
+        [(10, i) for i in range(10)] + [(20, i) for i in range(5)]
+    )
+    assert pixels(load_dataset("folder", "test", tmp_path)) == pixels(test)
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match="needs --data-dir"):
+        load_dataset("folder", "train")
+    with pytest.raises(InputError, match="no such folder"):
+        load_dataset("folder", "train", tmp_path / "gone")
+    with pytest.raises(InputError, match="a folder for each class, at least two, found 0"):
+        load_dataset("folder", "train", tmp_path)
+    write_class(tmp_path / "train" / "a", 0, 1)
+    with pytest.raises(InputError, match="no val/ or test/"):
+        load_dataset("folder", "train", tmp_path)
+    write_class(tmp_path / "train" / "b", 0, 0)
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    (tmp_path / "val" / "c").mkdir()
+    with pytest.raises(InputError, match="class folders without images: b"):
+        load_dataset("folder", "train", tmp_path)
+    with pytest.raises(InputError, match="classes that train/ does not have: c"):
+        load_dataset("folder", "test", tmp_path)
+
+
+def write_parquet(path, labels: list[int], names: list[str]) -> None:
+    def encode(label: int) -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(np.full((4, 4), label * 10, np.uint8)).save(stream, "png")
+        return stream.getvalue()
+
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    table = pa.table(
+        {"image": [{"bytes": encode(label), "path": "x.png"} for label in labels], "label": labels}
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table, path)
+
+
+def test_parquet(tmp_path):
+    write_parquet(tmp_path / "data" / "train-00000-of-00002.parquet", [1, 0], ["a", "b"])
+    write_parquet(tmp_path / "data" / "train-00001-of-00002.parquet", [1], ["a", "b"])
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [0], ["a", "b"])
+    train, test = (load_dataset("parquet", split, tmp_path) for split in ("train", "test"))
+    assert (train.labels, test.labels) == ([1, 0, 1], [0])
+    assert list(train.class_names) == ["a", "b"]
+    assert [pixel[0] for pixel in pixels(train)] == [10, 0, 10]
+    assert train.load(0).mode == "RGB"
+
+
+def test_parquet_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match=r"no train-\*\.parquet"):
+        load_dataset("parquet", "train", tmp_path)
+    path = tmp_path / "train-0.parquet"
+    path.write_text("not Parquet")
+    with pytest.raises(InputError, match=r"train-0\.parquet: not in the Hugging Face"):
+        load_dataset("parquet", "train", tmp_path)
+    pq.write_table(pa.table({"label": [0]}), path)
+    with pytest.raises(InputError, match=r"train-0\.parquet: not in the Hugging Face"):
+        load_dataset("parquet", "train", tmp_path)

@@ -1,0 +1,120 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from gvit.data.files import find_images, open_image
+from gvit.errors import InputError
+
+GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+
+
+def write(path, image: Image.Image, **kwargs):
+    image.save(path, **kwargs)
+    return path
+
+
+def grey_of(path) -> np.ndarray:
+    image = open_image(path)
+    assert image.mode == "RGB"
+    values = np.asarray(image)
+    assert (values == values[..., :1]).all()
+    return values[..., 0]
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "LA", "P"])
+def test_every_mode_gives_the_same_pixels(tmp_path, mode):
+    path = write(tmp_path / "a.png", Image.fromarray(GREY).convert(mode))
+    np.testing.assert_array_equal(grey_of(path), GREY)
+
+
+def test_sixteen_bits_are_scaled(tmp_path):
+    path = write(tmp_path / "a.png", Image.fromarray(GREY.astype(np.uint16) * 257))
+    np.testing.assert_array_equal(grey_of(path), GREY)
+
+
+def test_floats_are_scaled(tmp_path):
+    path = write(tmp_path / "a.tiff", Image.fromarray((GREY / 255).astype(np.float32)))
+    np.testing.assert_array_equal(grey_of(path), GREY)
+
+
+def test_one_bit(tmp_path):
+    path = write(tmp_path / "a.png", Image.fromarray(GREY > 100))
+    np.testing.assert_array_equal(grey_of(path), (GREY > 100) * 255)
+
+
+def test_transparency_lies_over_black(tmp_path):
+    white = np.full((3, 4, 4), 255, np.uint8)
+    white[..., 3] = GREY
+    path = write(tmp_path / "a.png", Image.fromarray(white))
+    np.testing.assert_array_equal(grey_of(path), GREY)
+
+
+def test_transparent_palette_entry(tmp_path):
+    image = Image.fromarray(np.array([[0, 1]], np.uint8)).convert("P")
+    image.putpalette([200, 200, 200, 100, 100, 100])
+    path = write(tmp_path / "a.png", image, transparency=0)
+    np.testing.assert_array_equal(grey_of(path), [[0, 100]])
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_orientation_is_undone(tmp_path, orientation):
+    undo = {1: 0, 2: "H", 3: 180, 4: "V", 5: "T", 6: -90, 7: "X", 8: 90}[orientation]
+    stored = {
+        0: GREY,
+        "H": GREY[:, ::-1],
+        180: GREY[::-1, ::-1],
+        "V": GREY[::-1],
+        "T": GREY.T,
+        -90: np.rot90(GREY),
+        "X": GREY[::-1, ::-1].T,
+        90: np.rot90(GREY, -1),
+    }[undo]
+    image = Image.fromarray(np.ascontiguousarray(stored))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = write(tmp_path / "a.png", image, exif=exif)
+    np.testing.assert_array_equal(grey_of(path), GREY)
+
+
+def test_what_is_no_image_says_so(tmp_path):
+    text = tmp_path / "text.png"
+    text.write_text("not an image")
+    with pytest.raises(InputError, match=r"text\.png: not an image file"):
+        open_image(text)
+    (tmp_path / "empty.png").touch()
+    with pytest.raises(InputError, match=r"empty\.png: not an image file"):
+        open_image(tmp_path / "empty.png")
+    with pytest.raises(InputError, match=r"gone\.png: cannot be read .*No such file"):
+        open_image(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tiff", "bmp"])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_truncated_files_say_so_and_nothing_else(tmp_path, suffix, share):
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8)
+    path = write(tmp_path / f"cut.{suffix}", Image.fromarray(noise))
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(InputError, match=rf"cut\.{suffix}: (cannot be read|not an image)") as caught:
+        open_image(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_find_images(tmp_path):
+    for name in ("b.png", "a.JPG", "sub/c.webp", "note.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    names = lambda files: [str(file.relative_to(tmp_path)) for file in files]  # noqa: E731
+    assert names(find_images([tmp_path])) == ["a.JPG", "b.png", "sub/c.webp"]
+    assert names(find_images([tmp_path / "*.png", tmp_path])) == ["b.png", "a.JPG", "sub/c.webp"]
+    # what is named is taken at its word, whatever it is called
+    assert names(find_images([tmp_path / "note.txt"])) == ["note.txt"]
+    # the same twice is one
+    assert len(find_images([tmp_path, tmp_path])) == 3
+
+
+def test_find_images_names_what_has_none(tmp_path):
+    with pytest.raises(InputError, match="no images in this folder"):
+        find_images([tmp_path])
+    with pytest.raises(InputError, match="no such file, folder or pattern"):
+        find_images([tmp_path / "*.png"])

@@ -1,0 +1,253 @@
+"""The command line as a person meets it: one trained run, then every verb on it, right and wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import gvit
+from gvit.cli import main
+from gvit.data.datasets import load_dataset
+from gvit.data.loading import EvaluationImages, eval_transform
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run of a few seconds: how well it classifies doesn't matter here, that it always answers the same does."""
+    folder = tmp_path_factory.mktemp("runs") / "digits"
+    flags = [
+        "--epochs",
+        "3",
+        "--reconstruct-epochs",
+        "1",
+        "--perceptual-epochs",
+        "0",
+        "--classify-epochs",
+        "8",
+    ]
+    small = ["--num-gaussians", "12", "--batch-size", "32", "--guide-epochs", "1"]
+    assert main(["train", "digits", *flags, *small, "--out", str(folder)]) == 0
+    return folder
+
+
+def fails(capsys, *args: object) -> str:
+    """Run a command that must fail as bad input does; returns its one line."""
+    assert main([str(arg) for arg in args]) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("gvit: error: ")
+    assert printed.err.count("\n") == 1, printed.err
+    return printed.err.removeprefix("gvit: error: ").strip()
+
+
+def predictions(capsys, *args: object) -> list[dict]:
+    assert main(["predict", *map(str, args), "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_train_leaves_a_whole_run(run):
+    names = {"config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "report.png"}
+    assert {file.name for file in run.iterdir()} == names
+    with Image.open(run / "report.png") as picture:
+        assert picture.width > 800
+    assert json.loads((run / "config.json").read_text())["model"]["num_gaussians"] == 12
+
+
+@pytest.fixture(scope="module")
+def digit_files(tmp_path_factory) -> Path:
+    """Test digits as files of other sizes and modes; the name tells the row of the test set."""
+    folder = tmp_path_factory.mktemp("digits")
+    test = load_dataset("digits", "test")
+
+    def write(row: int, what: str, image: Image.Image, suffix: str = "png", **kwargs) -> None:
+        image.save(folder / f"{row:03d}-{what}.{suffix}", **kwargs)
+
+    for row in range(12):
+        image = test.load(row)
+        grey = np.asarray(image)[..., 0]
+        white = np.full((8, 8, 4), 255, np.uint8)
+        white[..., 3] = grey
+        exif = Image.Exif()
+        exif[0x0112] = 6  # to be turned clockwise by whoever shows it
+        write(row, "rgb", image)
+        write(row, "grey", image.convert("L"))
+        write(row, "palette", image.convert("P", palette=Image.Palette.ADAPTIVE))
+        write(row, "rgba", image.convert("RGBA"))
+        write(row, "transparent", Image.fromarray(white))
+        write(row, "sixteen", Image.fromarray(grey.astype(np.uint16) * 257))
+        write(row, "rotated", image.rotate(90), exif=exif)
+        write(row, "large", image.resize((256, 256), Image.Resampling.NEAREST))
+        write(row, "jpeg", image.resize((64, 64), Image.Resampling.BICUBIC), "jpg", quality=95)
+    return folder
+
+
+def test_predict_on_files_agrees_with_the_images_in_memory(run, digit_files, capsys):
+    model = gvit.load_model(run)
+    images = EvaluationImages(load_dataset("digits", "test"), eval_transform(model.card.preprocessing))
+    exact = {"rgb", "grey", "palette", "rgba", "transparent", "sixteen", "rotated"}
+    found = predictions(capsys, run, digit_files, "--top-k", 10)
+    assert len(found) == 12 * 9
+    same_class = []
+    for entry in found:
+        row, what = Path(entry["file"]).stem.split("-")
+        (expected,) = gvit.predict(model, images[int(row)][0][None], top_k=10)
+        best = entry["predictions"][0]
+        same_class.append(best["class_index"] == expected[0].class_index)
+        if what in exact:
+            assert same_class[-1], entry["file"]
+            assert best["probability"] == pytest.approx(expected[0].probability, abs=1e-4)
+    # other sizes and lossy files differ in a few grey levels
+    assert np.mean(same_class) > 0.95
+
+
+def test_predict_shows_a_readable_line_per_image(run, digit_files, capsys):
+    file = digit_files / "000-rgb.png"
+    assert main(["predict", str(run), str(file), "--top-k", "2"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(str(file))
+    assert line.count(" %") == 2
+
+
+def test_predict_takes_folders_patterns_and_weights_files(run, digit_files, capsys):
+    everything = predictions(capsys, run, digit_files)
+    assert [Path(entry["file"]).name for entry in everything] == sorted(
+        file.name for file in digit_files.iterdir()
+    )
+    assert len(predictions(capsys, run / "model.safetensors", digit_files / "*-rgb.png")) == 12
+    for entry in everything:
+        probabilities = [guess["probability"] for guess in entry["predictions"]]
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert len(probabilities) == 3
+
+
+def test_one_bad_file_does_not_cost_the_others(run, digit_files, tmp_path, capsys):
+    (tmp_path / "a.png").write_text("text")
+    (tmp_path / "b.png").write_bytes((digit_files / "000-rgb.png").read_bytes())
+    assert main(["predict", str(run), str(tmp_path)]) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"gvit: error: {tmp_path / 'a.png'}: not an image file\n"
+    assert printed.out.startswith(str(tmp_path / "b.png"))
+
+
+def test_evaluate_agrees_with_training(run, capsys):
+    assert main(["evaluate", str(run)]) == 0
+    printed = capsys.readouterr().out
+    result = json.loads((run / "evaluation.json").read_text())
+    last = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
+    assert {name: result[name] for name in ("top1", "top5", "psnr", "ssim")} == {
+        name: last[name] for name in ("top1", "top5", "psnr", "ssim")
+    }
+    confusion = np.array(result["confusion"])
+    assert confusion.sum() == 360
+    assert np.trace(confusion) / 360 == pytest.approx(result["top1"])
+    assert confusion.sum(1).tolist() == np.bincount(load_dataset("digits", "test").labels).tolist()
+    assert f"top-1   {100 * result['top1']:.2f} %" in printed
+    assert (run / "confusion.png").stat().st_size > 1000
+
+
+def test_bad_images(run, tmp_path, capsys):
+    text = tmp_path / "text.png"
+    text.write_text("text")
+    assert fails(capsys, "predict", run, text) == f"{text}: not an image file"
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), np.uint8))
+    cut = tmp_path / "cut.jpg"
+    noise.save(cut)
+    cut.write_bytes(cut.read_bytes()[:1500])
+    assert fails(capsys, "predict", run, cut).startswith(f"{cut}: cannot be read as an image (")
+    (tmp_path / "empty").mkdir()
+    assert "no images in this folder" in fails(capsys, "predict", run, tmp_path / "empty")
+    assert "no such file" in fails(capsys, "predict", run, tmp_path / "gone.png")
+    assert "no images given" in fails(capsys, "predict", run)
+
+
+def test_bad_runs(run, tmp_path, capsys):
+    for command in (["predict", tmp_path / "gone", "x.png"], ["evaluate", tmp_path / "gone"]):
+        assert "no run here" in fails(capsys, *command)
+    assert "no run here" in fails(capsys, "train", "--resume", tmp_path / "gone")
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for file in run.iterdir():
+        (damaged / file.name).write_bytes(file.read_bytes()[:-50])
+    assert "model.safetensors: damaged" in fails(capsys, "predict", damaged, "x.png")
+    (damaged / "config.json").write_bytes((run / "config.json").read_bytes())
+    assert "checkpoint.pt: damaged" in fails(capsys, "train", "--resume", damaged)
+
+
+def test_bad_arguments(run, tmp_path, capsys):
+    assert fails(capsys, "train", "digit").startswith("unknown recipe 'digit'; nearest: digits")
+    assert fails(capsys, "trian") == "unknown command 'trian'; nearest: train"
+    assert fails(capsys, "train", "--model", "gvit_tinny").startswith(
+        "unknown model 'gvit_tinny'; nearest: gvit_tiny"
+    )
+    out = tmp_path / "never"
+    assert fails(capsys, "train", "--batch-size", 0, "--out", out).startswith(
+        "--batch-size must be at least 1, got 0"
+    )
+    assert "--epochs" in fails(capsys, "train", "--epoch", 3, "--out", out)
+    assert "abc" in fails(capsys, "train", "--epochs", "abc", "--out", out)
+    assert "not available here" in fails(capsys, "train", "--device", "cuda:99", "--out", out)
+    assert fails(capsys, "predict", run, "x", "--top-k", 0) == "--top-k must be at least 1, got 0"
+    assert not out.exists()
+
+
+def test_bad_output_folders(run, tmp_path, capsys):
+    before = (run / "model.safetensors").read_bytes()
+    message = fails(capsys, "train", "--epochs", 1, "--out", run)
+    assert "already holds a run" in message
+    assert "--overwrite" in message
+    assert (run / "model.safetensors").read_bytes() == before
+    (tmp_path / "file").touch()
+    assert "cannot write a run here" in fails(capsys, "train", "--out", tmp_path / "file" / "run")
+
+
+@pytest.mark.parametrize("args", [[], ["train"], ["predict"], ["evaluate"]])
+def test_help_fits_eighty_columns_and_gives_an_example(args):
+    printed = subprocess.run(
+        [sys.executable, "-m", "gvit", *args, "--help"],
+        **{"capture_output": True, "text": True, "check": True, "env": _environment(COLUMNS="80")},
+    ).stdout
+    assert max(map(len, printed.splitlines())) <= 80
+    assert "xample" in printed
+
+
+def _environment(**changes: str) -> dict[str, str]:
+    import os
+
+    source = str(Path(gvit.__file__).parents[1])
+    return os.environ | {"PYTHONPATH": source} | changes
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"gvit {gvit.__version__}\n"
+
+
+def test_nothing_heavy_at_import_time():
+    """What ``import gvit`` may load is what ``import torch`` loads, or less."""
+    code = "import sys, gvit; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment()
+    ).stdout.split()
+    heavy = {
+        "torch",
+        "torchvision",
+        "timm",
+        "numba",
+        "triton",
+        "sklearn",
+        "matplotlib",
+        "tyro",
+        "rich",
+        "PIL",
+    }
+    assert not heavy & set(loaded)
+
+
+def test_every_public_name_is_there():
+    for name in gvit.__all__:
+        assert getattr(gvit, name) is not None
+    with pytest.raises(AttributeError, match="nonsense"):
+        gvit.nonsense  # noqa: B018

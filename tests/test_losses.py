@@ -1,0 +1,84 @@
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from gvit.losses import pixel_loss, psnr, ssim
+
+
+@pytest.fixture
+def pair() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.rand(3, 3, 20, 27, generator=generator, dtype=torch.float64)
+    noise = torch.rand(image.shape, generator=generator, dtype=torch.float64)
+    return image, 0.7 * image + 0.3 * noise
+
+
+def test_ssim_is_scikit_images(pair):
+    for image, other, value in zip(*pair, ssim(*pair), strict=True):
+        expected = structural_similarity(
+            image.numpy(),
+            other.numpy(),
+            channel_axis=0,
+            data_range=1.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        assert value.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_psnr_is_scikit_images(pair):
+    for image, other, value in zip(*pair, psnr(*pair), strict=True):
+        expected = peak_signal_noise_ratio(image.numpy(), other.numpy(), data_range=1.0)
+        assert value.item() == pytest.approx(expected, abs=1e-9)
+
+
+def test_ssim_of_equal_images_is_one(pair):
+    torch.testing.assert_close(ssim(pair[0], pair[0]), torch.ones(3, dtype=torch.float64))
+
+
+def test_ssim_gradient():
+    generator = torch.Generator().manual_seed(1)
+    image, other = torch.rand(2, 1, 1, 11, 12, generator=generator, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: ssim(x, other), image.requires_grad_())
+
+
+def test_ssim_can_be_trained_after_it_was_used_in_inference_mode():
+    size = 23  # of no other test, so that nothing is cached yet
+    with torch.inference_mode():
+        ssim(torch.rand(1, 3, size, size), torch.rand(1, 3, size, size))
+    image = torch.rand(1, 3, size, size, requires_grad=True)
+    ssim(image, torch.rand(1, 3, size, size)).sum().backward()
+    assert image.grad is not None
+
+
+def test_ssim_needs_a_whole_window():
+    with pytest.raises(ValueError, match="11x11 pixels, got 10x32"):
+        ssim(torch.rand(1, 3, 10, 32), torch.rand(1, 3, 10, 32))
+
+
+def test_bce_is_the_cross_entropy_of_the_squeezed_picture():
+    rendered, target = torch.tensor([0.2, 0.9]), torch.tensor([0.3, 1.0])
+    margin = 0.5 / 255
+    p = rendered.double().numpy() * (1 - 2 * margin) + margin
+    t = target.double().numpy()
+    expected = -(t * np.log(p) + (1 - t) * np.log(1 - p)).mean()
+    value = pixel_loss(rendered.view(1, 1, 1, 2), target.view(1, 1, 1, 2), "bce")
+    assert value.item() == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["bce", "mse"])
+def test_pixel_loss_pulls_towards_the_target(kind):
+    target = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
+    rendered = torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3).requires_grad_()
+    pixel_loss(rendered, target, kind).backward()
+    down, none, up = rendered.grad.flatten().tolist()
+    assert down > 0 > up
+    assert none == pytest.approx(0, abs=1e-4)
+    assert abs(up) <= 512 / 3  # where nothing is drawn the gradient is large, but bounded
+
+
+def test_unknown_pixel_loss():
+    with pytest.raises(ValueError, match="'bce' or 'mse'"):
+        pixel_loss(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), "l1")

@@ -1,0 +1,168 @@
+"""What the graph cut and the guidance do, in float64 with the reference renderer."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import gvit
+from gvit.data.loading import Batch
+from gvit.losses import pixel_loss, ssim
+from gvit.rendering import render
+from gvit.training.config import ObjectiveConfig
+from gvit.training.objective import GuidedObjective
+from gvit.training.schedule import StepPlan
+
+DRAW = StepPlan("reconstruct", perceptual=False, classify=False, guided=False, gamma=0.0)
+PERCEPTUAL = StepPlan("perceptual", perceptual=True, classify=False, guided=False, gamma=0.0)
+CLASSIFY = StepPlan("classify", perceptual=True, classify=True, guided=False, gamma=0.0)
+GUIDED = StepPlan("guide", perceptual=True, classify=True, guided=True, gamma=0.3)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    sizes = {"img_size": 16, "num_gaussians": 6, "num_classes": 3}
+    widths = {
+        "encoder_dim": 24,
+        "encoder_depth": 1,
+        "encoder_heads": 2,
+        "embed_dim": 24,
+        "depth": 1,
+        "num_heads": 2,
+    }
+    model = gvit.create_model("gvit_tiny", **sizes, **widths).double()
+    for head in (model.encoder.head[-1], model.classifier.head):  # away from the special start
+        torch.nn.init.normal_(head.weight, std=0.3)
+    return model
+
+
+@pytest.fixture
+def batch() -> Batch:
+    generator = torch.Generator().manual_seed(0)
+    return Batch(
+        torch.rand(4, 3, 16, 16, generator=generator, dtype=torch.float64),
+        torch.tensor([0, 1, 2, 1]),
+        torch.randn(4, 6, 9, generator=generator, dtype=torch.float64),
+    )
+
+
+def gradients(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [torch.zeros_like(p) if p.grad is None else p.grad.clone() for p in network.parameters()]
+
+
+def through(model, batch, plan, **config) -> tuple[list[torch.Tensor], list[torch.Tensor], dict]:
+    """Gradients of encoder and classifier, and the losses, by the objective."""
+    model.zero_grad()
+    losses = GuidedObjective(model, ObjectiveConfig(**config)).backward(batch, plan)
+    return gradients(model.encoder), gradients(model.classifier), losses
+
+
+def directly(model, batch, reconstruction: float, classification: float, pixel="bce", weight=0.1):
+    """The same by one backward through the sum of the losses."""
+    model.zero_grad()
+    raw = model.encoder(batch.images, batch.noise)
+    drawn = render(model.encoder.gaussians(raw), 16, 16)
+    drawing = pixel_loss(drawn, batch.images, pixel) + weight * (1 - ssim(drawn, batch.images).mean())
+    naming = F.cross_entropy(model.classifier(raw), batch.labels)
+    (reconstruction * drawing + classification * naming).backward()
+    return gradients(model.encoder), gradients(model.classifier)
+
+
+def assert_same(one: list[torch.Tensor], other: list[torch.Tensor]) -> None:
+    for a, b in zip(one, other, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-12)
+
+
+def test_guided_cut_equals_the_summed_losses(model, batch):
+    encoder, _, _ = through(model, batch, GUIDED)
+    expected, _ = directly(model, batch, 1.0, GUIDED.gamma)
+    assert_same(encoder, expected)
+
+
+def test_guided_step_leaves_the_classifier_alone(model, batch):
+    _, classifier, _ = through(model, batch, GUIDED)
+    assert all((g == 0).all() for g in classifier)
+
+
+def test_between_guided_steps_the_classifier_does_not_move_the_encoder(model, batch):
+    encoder, classifier, _ = through(model, batch, CLASSIFY)
+    assert_same(encoder, directly(model, batch, 1.0, 0.0)[0])
+    assert_same(classifier, directly(model, batch, 0.0, 1.0)[1])
+
+
+def test_joint_lets_the_classifier_through_at_weight_one(model, batch):
+    encoder, classifier, _ = through(model, batch, CLASSIFY, gradient="joint")
+    expected = directly(model, batch, 1.0, 1.0)
+    assert_same(encoder, expected[0])
+    assert_same(classifier, expected[1])
+
+
+def test_the_first_phases_do_not_touch_the_classifier(model, batch):
+    for plan, weight in ((DRAW, 0.0), (PERCEPTUAL, 0.1)):
+        encoder, classifier, losses = through(model, batch, plan)
+        assert_same(encoder, directly(model, batch, 1.0, 0.0, weight=weight)[0])
+        assert all((g == 0).all() for g in classifier)
+        assert "class_loss" not in losses
+
+
+@pytest.mark.parametrize("pixel", ["bce", "mse"])
+def test_losses_are_what_they_say(model, batch, pixel):
+    _, _, losses = through(model, batch, CLASSIFY, pixel_loss=pixel, perceptual_weight=0.5)
+    raw = model.encoder(batch.images, batch.noise)
+    drawn = render(model.encoder.gaussians(raw), 16, 16)
+    torch.testing.assert_close(losses["pixel_loss"], pixel_loss(drawn, batch.images, pixel).detach())
+    torch.testing.assert_close(losses["perceptual_loss"], 1 - ssim(drawn, batch.images).mean().detach())
+    torch.testing.assert_close(
+        losses["class_loss"], F.cross_entropy(model.classifier(raw), batch.labels).detach()
+    )
+    assert not any(value.requires_grad for value in losses.values())
+
+
+def class_loss_after_a_step(model, batch, sign: float) -> tuple[float, float, float]:
+    """Move the Gaussians by sign * gamma * gradient of the class loss; returns loss before, after, and slope."""
+    raw = model.encoder(batch.images, batch.noise).detach().requires_grad_()
+    loss = F.cross_entropy(model.classifier(raw), batch.labels)
+    (pull,) = torch.autograd.grad(loss, raw)
+    step = 1e-4
+    with torch.no_grad():
+        after = F.cross_entropy(model.classifier(raw - step * sign * pull), batch.labels)
+    return loss.item(), after.item(), step * pull.square().sum().item()
+
+
+def test_guidance_descends_the_class_loss_and_eq_1_as_printed_climbs_it(model, batch):
+    """What the objective adds at the Gaussians is +gamma * gradient: the encoder's gradient is its pullback."""
+    with_guidance = through(model, batch, GUIDED)[0]
+    without = through(model, batch, CLASSIFY)[0]
+    raw = model.encoder(batch.images, batch.noise)
+    leaf = raw.detach().requires_grad_()
+    (pull,) = torch.autograd.grad(F.cross_entropy(model.classifier(leaf), batch.labels), leaf)
+    pulled_back = torch.autograd.grad(
+        raw, list(model.encoder.parameters()), GUIDED.gamma * pull, allow_unused=True
+    )
+    for guided, plain, added in zip(with_guidance, without, pulled_back, strict=True):
+        torch.testing.assert_close(guided - plain, added, rtol=1e-7, atol=1e-12)
+
+    before, after, slope = class_loss_after_a_step(model, batch, sign=+1)
+    assert after < before
+    assert before - after == pytest.approx(slope, rel=0.05)
+    before, after, slope = class_loss_after_a_step(model, batch, sign=-1)  # Eq. 1 as printed
+    assert after - before == pytest.approx(slope, rel=0.05)
+
+
+def test_one_guided_step_of_the_encoder_lowers_the_class_loss_to_first_order(model, batch):
+    """Along the guided part of the update, the weights of the encoder descend the class loss."""
+    guided, plain = through(model, batch, GUIDED)[0], through(model, batch, CLASSIFY)[0]
+    update = [g - p for g, p in zip(guided, plain, strict=True)]
+
+    def class_loss() -> float:
+        with torch.no_grad():
+            return F.cross_entropy(
+                model.classifier(model.encoder(batch.images, batch.noise)), batch.labels
+            ).item()
+
+    before, step = class_loss(), 1e-4
+    with torch.no_grad():
+        for parameter, change in zip(model.encoder.parameters(), update, strict=True):
+            parameter -= step * change
+    expected = step / GUIDED.gamma * sum(u.square().sum().item() for u in update)
+    assert before - class_loss() == pytest.approx(expected, rel=0.05)

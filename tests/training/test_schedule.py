@@ -1,0 +1,92 @@
+import dataclasses
+
+import pytest
+
+from gvit.errors import InputError
+from gvit.training.config import ScheduleConfig, TrainConfig
+from gvit.training.schedule import PHASES, Schedule, learning_rate
+
+
+@pytest.fixture
+def schedule() -> Schedule:
+    config = ScheduleConfig(
+        reconstruct_epochs=2,
+        perceptual_epochs=1,
+        classify_epochs=3,
+        guide_epochs=2.5,
+        guide_every=4,
+        gamma=0.07,
+    )
+    return Schedule.from_config(config, steps_per_epoch=10)
+
+
+def test_phases_follow_each_other(schedule):
+    phases = [schedule.plan(step).phase for step in range(schedule.total)]
+    assert phases == ["reconstruct"] * 20 + ["perceptual"] * 10 + ["classify"] * 30 + ["guide"] * 25
+    assert schedule.classify_start == 30
+
+
+def test_what_each_phase_does(schedule):
+    plans = {phase: schedule.plan(step) for phase, step in zip(PHASES, (0, 20, 30, 61), strict=True)}
+    assert [plan.perceptual for plan in plans.values()] == [False, True, True, True]
+    assert [plan.classify for plan in plans.values()] == [False, False, True, True]
+
+
+def test_guidance_is_every_nth_step_of_its_phase_and_nowhere_else(schedule):
+    guided = [step for step in range(schedule.total) if schedule.plan(step).guided]
+    assert guided == [60, 64, 68, 72, 76, 80, 84]
+    assert {schedule.plan(step).gamma for step in guided} == {0.07}
+    assert {schedule.plan(step).gamma for step in set(range(schedule.total)) - set(guided)} == {0.0}
+
+
+def test_the_papers_epochs_are_the_default():
+    assert ScheduleConfig().phase_epochs() == (150, 50, 150, 50)
+
+
+def test_epochs_stretches_in_proportion():
+    config = ScheduleConfig(
+        epochs=10, reconstruct_epochs=1, perceptual_epochs=0, classify_epochs=3, guide_epochs=1
+    )
+    assert config.phase_epochs() == (2, 0, 6, 2)
+    assert Schedule.from_config(config, 5).ends == (10, 10, 40, 50)
+
+
+def test_learning_rate_warms_up_and_decays():
+    rates = [learning_rate(2.0, step, 10, 110, 20) for step in range(10, 110)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == rates[19] == rates[20] == 2.0
+    assert rates == sorted(rates[:20]) + sorted(rates[20:], reverse=True)
+    assert rates[60] == pytest.approx(1.0, abs=1e-9)
+    assert 0 <= rates[-1] < 0.01
+
+
+@pytest.mark.parametrize(
+    ("group", "name", "value", "message"),
+    [
+        ("data", "batch_size", 0, "--batch-size must be at least 1, got 0"),
+        ("data", "min_crop", 0.0, "--min-crop must be above 0 and at most 1, got 0"),
+        ("model", "scale_factor", -1.0, "--scale-factor must be above 0, got -1"),
+        ("schedule", "guide_every", 0, "--guide-every must be at least 1"),
+        ("schedule", "epochs", 0.0, "--epochs must be above 0"),
+        ("optimizer", "beta2", 1.5, "--beta2 must be at least 0 and at most 1, got 1.5"),
+        ("optimizer", "base_lr", float("nan"), "--base-lr must be above 0, got nan"),
+        ("objective", "perceptual_weight", -0.1, "--perceptual-weight must be at least 0"),
+    ],
+)
+def test_values_out_of_range_are_named_as_flags(group, name, value, message):
+    with pytest.raises(InputError, match=message.replace(".", r"\.")):
+        dataclasses.replace(getattr(TrainConfig(), group), **{name: value})
+
+
+def test_no_phase_at_all_is_refused():
+    with pytest.raises(InputError, match="no epochs"):
+        ScheduleConfig(reconstruct_epochs=0, perceptual_epochs=0, classify_epochs=0, guide_epochs=0)
+
+
+def test_configuration_survives_json():
+    config = TrainConfig(seed=3, schedule=ScheduleConfig(epochs=7, gamma=0.02))
+    assert TrainConfig.from_json(config.to_json()) == config
+    with pytest.raises(InputError, match="not a training configuration"):
+        TrainConfig.from_json('{"sched')
+    with pytest.raises(InputError, match="colour"):
+        TrainConfig.from_json('{"colour": 1}')

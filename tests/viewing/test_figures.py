@@ -1,0 +1,77 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import gvit
+from gvit.gaussians import Gaussians
+from gvit.viewing.figures import confusion_figure, determinant_map, draw_ellipses, report_figure, save_figure
+
+
+def one_gaussian(angle: float, opacity: float = 0.99) -> Gaussians:
+    return Gaussians.from_values(
+        *(torch.tensor([[0.25, -0.25]]), torch.tensor([[0.3, 0.1]]), torch.tensor([angle])),
+        *(torch.tensor([[1.0, 1.0, 1.0]]), torch.tensor([opacity])),
+        scale_factor=1.0,
+        nominal_count=4,
+    )
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4, math.pi / 2, 2.5])
+def test_the_ellipse_encloses_two_standard_deviations(angle):
+    """Drawn filled and compared pixel by pixel with the quadratic form of the covariance."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size = 200
+    gaussians = one_gaussian(angle)
+    figure = Figure(figsize=(2, 2), dpi=size / 2)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(np.zeros((size, size, 3)))
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+    axes.axis("off")
+    draw_ellipses(axes, gaussians, size, size)
+    (ellipses,) = axes.collections
+    ellipses.set(facecolors="white", linewidths=0)
+    canvas.draw()
+    drawn = np.asarray(canvas.buffer_rgba())[..., 0] > 128
+
+    centers, covariances, _, _ = gaussians.in_pixels(size, size)
+    y, x = np.mgrid[:size, :size] + 0.5
+    offset = np.stack((x, y), -1) - centers[0].numpy()
+    form = np.einsum("hwi,ij,hwj->hw", offset, np.linalg.inv(covariances[0].numpy()), offset)
+    expected = form <= 4
+    # matplotlib snaps to pixels, half a pixel around the edge; 5 % more or fewer deviations would give 0.90
+    assert (drawn & expected).sum() / (drawn | expected).sum() > 0.94
+
+
+def test_determinant_map_of_one_gaussian_is_its_determinant():
+    gaussians = one_gaussian(0.4)
+    found = determinant_map(gaussians, 64, 64)
+    expected = torch.linalg.det(gaussians.in_pixels(64, 64)[1][0]).log10()
+    inside = found.isfinite()
+    assert 0.02 < inside.float().mean() < 0.6
+    torch.testing.assert_close(found[inside], expected.expand(int(inside.sum())), rtol=1e-3, atol=1e-3)
+
+
+def test_determinant_map_is_empty_where_nothing_is_drawn():
+    assert determinant_map(one_gaussian(0.0, opacity=1e-3), 16, 16).isnan().all()
+
+
+def test_report_has_four_pictures_per_image(tmp_path):
+    model = gvit.create_model("gvit_tiny", num_classes=3).eval()
+    model.card = model.card.__class__(model.card.name, {}, model.card.preprocessing, ("cat", "dog", "owl"))
+    figure = report_figure(model, torch.rand(3, 3, 32, 32), [0, 1, 2])
+    titles = [axes.get_title() for axes in figure.axes]
+    assert [title for title in titles if title.startswith("is ")] == ["is cat", "is dog", "is owl"]
+    assert sum(bool(axes.images) for axes in figure.axes) == 12
+    save_figure(figure, tmp_path / "report.png")
+    assert (tmp_path / "report.png").stat().st_size > 5000
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_confusion_figure_counts():
+    figure = confusion_figure([[3, 1], [0, 2]], ["a", "b"])
+    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["1", "2", "3"]
