@@ -43,10 +43,16 @@ CASES = {
     "high resolution": (16, 1024, 448, 448, (2.0, 12.0)),
     "image fitting": (1, 10_000, 512, 768, (1.0, 6.0)),
 }
-# at a fixed total area the scales shrink with the root of the count
-AREA = {
-    count: (2 * math.sqrt(512 / count), 12 * math.sqrt(512 / count)) for count in (128, 256, 512, 1024, 2048)
-}
+# At a fixed total area of the ellipses the scales shrink with the root of the count. Two families: Gaussians as
+# classification has them, where a row of one is a few pixels, and larger ones.
+COUNTS = (128, 256, 512, 1024, 2048)
+AREAS = {"small": (16, 224, (1.0, 6.0)), "large": (4, 448, (4.0, 30.0))}  # batch, size, scales at 2,048
+
+
+def same_area(family: str, count: int) -> tuple:
+    batch, size, scales = AREAS[family]
+    low, high = (scale * math.sqrt(COUNTS[-1] / count) for scale in scales)
+    return batch, count, size, size, (low, high)
 
 
 def scene(batch: int, count: int, height: int, width: int, scales: tuple[float, float]) -> list[Tensor]:
@@ -164,6 +170,27 @@ def measure_compilation() -> float:
     return first - second
 
 
+def plot_fixed_area(measured: dict[str, dict[str, float]]) -> None:
+    """Time per covered (pixel, Gaussian) pair over K, in units of its mean over K."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.2), layout="constrained", dpi=110)
+    axes = figure.subplots()
+    for family, color in zip(AREAS, ("tab:orange", "tab:blue"), strict=True):
+        for direction, style in (("forward", "-"), ("backward", "--")):
+            cost = [measured[f"{family}, K={k}"][f"{direction}_in_operations"] for k in COUNTS]
+            mean = statistics.mean(cost)
+            axes.plot(COUNTS, [c / mean for c in cost], style, color=color, label=f"{family}, {direction}")
+    axes.axhspan(0.85, 1.15, color="0.92")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(COUNTS, [str(k) for k in COUNTS])
+    axes.set(
+        xlabel="Gaussians, same total area", ylabel="time per covered pixel\nrelative to mean", ylim=(0, 1.6)
+    )
+    axes.legend(fontsize=8, loc="lower right")
+    figure.savefig(RESULTS.parents[2] / "docs" / "render_area.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="without the dense reference")
@@ -173,7 +200,7 @@ def main() -> None:
     results: dict[str, object] = {"machine": machine}
     repeats = {"high resolution": 7, "small images": 101, "small images, K=32": 101}
     cases = {name: measure(case, repeats.get(name, 15)) for name, case in CASES.items()}
-    area = {count: measure((16, count, 224, 224, scales), 9) for count, scales in AREA.items()}
+    area = {f"{family}, K={k}": measure(same_area(family, k), 9) for family in AREAS for k in COUNTS}
     results |= {"cases": cases, "fixed_area": area}
     memory, _ = in_fresh_process("import render; print(render.measure_memory())")
     results["memory_mb"] = float(memory)
@@ -192,8 +219,9 @@ def main() -> None:
     print(f"seed {SEED}, {describe(machine)}")
     header = ("case", "B", "K", "size", "fwd ms", "bwd ms", "pairs", "R GFLOP/s", "fwd R/P", "bwd R/P")
     rows = [header]
-    shapes = CASES | {f"same area, K={k}": (16, k, 224, 224, s) for k, s in AREA.items()}
-    measured = cases | {f"same area, K={k}": m for k, m in area.items()}
+    plot_fixed_area(area)
+    shapes = CASES | {f"{family}, K={k}": same_area(family, k) for family in AREAS for k in COUNTS}
+    measured = cases | area
     for name, (batch, count, height, width, _) in shapes.items():
         m = measured[name]
         rows.append(
