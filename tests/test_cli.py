@@ -163,6 +163,22 @@ def test_bad_images(run, tmp_path, capsys):
     assert "no images given" in fails(capsys, "predict", run)
 
 
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_damaged_image_stops_training_with_its_name(tmp_path, capsys, workers):
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (20, 20)).save(tmp_path / "photos" / name / f"{i}.png")
+    for name in ("a", "b"):  # of five images one is held out: of two, one at least is trained on
+        for i in (1, 2):
+            (tmp_path / "photos" / name / f"{i}.png").write_text("not an image")
+    flags = ["--data-dir", tmp_path / "photos", "--num-gaussians", 4, "--epochs", 1, "--workers", workers]
+    assert main(["train", "folder", *map(str, flags), "--out", str(tmp_path / "run")]) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("gvit: error: ")
+    assert last.endswith("png: not an image file")
+
+
 def test_bad_runs(run, tmp_path, capsys):
     for command in (["predict", tmp_path / "gone", "x.png"], ["evaluate", tmp_path / "gone"]):
         assert "no run here" in fails(capsys, *command)

@@ -63,7 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise unknown_name("command", args[0], _COMMANDS)
         return _COMMANDS[args[0]](args[1:])
     except InputError as error:
-        print(f"gvit: error: {error}", file=sys.stderr)
+        # a data loader's worker wraps its traceback around what went wrong
+        message = str(error).splitlines()[-1].removeprefix("gvit.errors.InputError: ")
+        print(f"gvit: error: {message}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # 'gvit predict ... | head'
         return 0

@@ -96,6 +96,8 @@ class Trainer:
         self.batch_size = min(data.batch_size, len(train_images))
         self.steps_per_epoch = len(train_images) // self.batch_size
         self.schedule = Schedule.from_config(config.schedule, self.steps_per_epoch)
+        if not self.schedule.total:
+            raise InputError("the phases are shorter than one step; raise --epochs")
         augmentation = Augmentation(data.hflip, data.min_crop, data.rotate, data.translate, data.zoom)
         self.images = TrainingImages(
             train_images,
@@ -162,7 +164,7 @@ class Trainer:
                 if stop.is_set() and self.step < total:
                     self.save()
                     raise Interrupted(self.step)
-        return result or self._evaluate(observer)
+        return result or evaluate(self.model, self.test_loader)
 
     def _train_step(self, batch: Batch, plan: StepPlan) -> dict[str, float]:
         config, total = self.config.optimizer, self.schedule.total
