@@ -198,7 +198,7 @@ def test_an_unusable_configuration_writes_nothing(tmp_path):
         replace(CONFIG, data=replace(CONFIG.data, dataset="few")),
         replace(CONFIG, schedule=replace(CONFIG.schedule, epochs=0.01)),
     ):
-        with pytest.raises(InputError, match="nearest|shorter than one step"):
+        with pytest.raises(InputError, match=r"nearest|shorter than one step"):
             train(bad, tmp_path / "run", Recorder())
     assert not (tmp_path / "run").exists()
 

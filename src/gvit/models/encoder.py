@@ -81,8 +81,8 @@ class GaussianEncoder(nn.Module):
         last = nn.Linear(embed_dim, NUM_FIELDS)
         self.head = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU(), last)
         self.apply(init_linear)
-        # Learned from where the geometry is known: from small random numbers the encoder takes several times
-        # as long to find out where its patches are (docs/experiments.md).
+        # Learned, but from where the geometry is known: from small random numbers the encoder takes longer to find
+        # out where its patches are (docs/experiments.md).
         with torch.no_grad():
             sincos = build_sincos2d_pos_embed(list(self.patch_embed.grid_size), embed_dim)
             self.patch_pos_embed.copy_(sincos)
