@@ -2,7 +2,8 @@
 
 python benchmarks/digits.py --seeds 0 0 1 2
 
-A seed named twice is trained twice; equal rows have equal checksums of the weights.
+A seed named twice is trained twice; equal rows have equal checksums of the weights. ``--unguided`` gives the guided
+phase's epochs to the phase before it.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from statistics import mean, stdev
 
 from gvit.evaluation import Evaluation
 from gvit.recipes import digits
+from gvit.training.config import TrainConfig
 from gvit.training.loop import train
 from gvit.training.run import Run
 from gvit.training.schedule import StepPlan
@@ -35,13 +37,13 @@ class Silent:
         print(".", end="", file=sys.stderr, flush=True)
 
 
-def measure(seed: int, folder: Path) -> dict[str, float | int | str]:
+def measure(config: TrainConfig, folder: Path) -> dict[str, float | int | str]:
     started = time.perf_counter()
-    result = train(replace(digits(), seed=seed), folder, Silent())
+    result = train(config, folder, Silent())
     seconds = time.perf_counter() - started
     checksum = hashlib.sha256(Run(folder).weights_file.read_bytes()).hexdigest()[:16]
     return {
-        "seed": seed,
+        "seed": config.seed,
         "top1": result.top1,
         "psnr": result.psnr,
         "ssim": result.ssim,
@@ -55,13 +57,20 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    seeds = parser.parse_args().seeds
+    parser.add_argument("--unguided", action="store_true")
+    arguments = parser.parse_args()
+    seeds, recipe = arguments.seeds, digits()
+    if arguments.unguided:
+        phases = recipe.schedule
+        classify = phases.classify_epochs + phases.guide_epochs
+        recipe = replace(recipe, schedule=replace(phases, classify_epochs=classify, guide_epochs=0.0))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for number, seed in enumerate(seeds):
-            rows.append(measure(seed, Path(folder) / str(number)))
+            rows.append(measure(replace(recipe, seed=seed), Path(folder) / str(number)))
             print(file=sys.stderr)
-    path = write_results("digits", {"recipe": "digits", "seeds": seeds}, rows)
+    settings = {"recipe": "digits", "seeds": seeds, "guided": not arguments.unguided}
+    path = write_results("digits_unguided" if arguments.unguided else "digits", settings, rows)
     print("| seed | top-1 % | PSNR dB | SSIM | seconds | weights |\n| --- | --- | --- | --- | --- | --- |")
     for row in rows:
         print(
