@@ -1,8 +1,10 @@
 """The command line as a person meets it: one trained run, then every verb on it, right and wrong."""
 
 import json
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -234,6 +236,24 @@ def _environment(**changes: str) -> dict[str, str]:
 
     source = str(Path(gvit.__file__).parents[1])
     return os.environ | {"PYTHONPATH": source} | changes
+
+
+def test_an_interruption_is_saved_and_says_how_to_go_on(tmp_path):
+    """A real process, a real signal, once training has begun."""
+    command = [sys.executable, "-m", "gvit", "train", "--num-gaussians", "8", "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment())
+    while process.poll() is None and '"step"' not in _text(tmp_path / "run" / "metrics.jsonl"):
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert errors.splitlines()[-1].endswith(f"go on with: gvit train --resume {tmp_path / 'run'}")
+    assert "Traceback" not in errors
+    assert gvit.load_model(tmp_path / "run").encoder.num_gaussians == 8
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
 
 
 def test_version(capsys):

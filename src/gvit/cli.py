@@ -50,7 +50,7 @@ example:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0, 1 for an interruption, 2 for bad input."""
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for an interruption."""
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_HELP, end="")
@@ -67,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         message = str(error).splitlines()[-1].removeprefix("gvit.errors.InputError: ")
         print(f"gvit: error: {message}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("gvit: interrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # 'gvit predict ... | head'
         return 0
 
@@ -148,7 +151,7 @@ def _train(args: list[str]) -> int:
         print(
             f"stopped at step {stop.step}, saved; go on with: gvit train --resume {folder}", file=sys.stderr
         )
-        return 1
+        return 130
     run = Run.open(folder)
     _write_report(run)
     print(
