@@ -7,7 +7,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import dropwhile
 from pathlib import Path
@@ -20,8 +21,10 @@ from gvit.errors import InputError, unknown_name
 
 if TYPE_CHECKING:
     from gvit.data.loading import EvaluationImages
-    from gvit.models.gvit import GViT
+    from gvit.models.registry import ImageClassifier
     from gvit.training.config import TrainConfig
+    from gvit.training.distributed import World
+    from gvit.training.loop import Observer
     from gvit.training.run import Run
 
 # OpenMP threads that wait by spinning take the cores from the renderer's threads, and from everybody else's.
@@ -108,11 +111,15 @@ class _Output:
     Attributes:
         out: run folder; runs/RECIPE when not given.
         overwrite: replace the run that the folder holds.
+        dry_run: build everything, run two steps of every phase, print the plan, write nothing.
+        tensorboard: write event files into the run folder, too.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
     out: Path | None = None
     overwrite: bool = False
+    dry_run: bool = False
+    tensorboard: bool = False
     device: str = "auto"
 
 
@@ -122,42 +129,77 @@ class _Resume:
 
     Attributes:
         resume: the run folder.
+        tensorboard: write event files into the run folder, too.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
     resume: Path
+    tensorboard: bool = False
     device: str = "auto"
 
 
 def _train(args: list[str]) -> int:
+    from gvit.training.distributed import joined
     from gvit.training.loop import Interrupted, resume, train
-    from gvit.training.progress import ConsoleObserver
     from gvit.training.run import Run
 
     config = None
     if any(arg.split("=")[0] == "--resume" for arg in args):
-        again = _parse(_Resume, args, "gvit train")
-        folder, device = again.resume, _device(again.device)
+        options = _parse(_Resume, args, "gvit train")
+        folder = options.resume
     else:
-        recipe, config, output = _parse_training(args)
-        folder, device = output.out or Path("runs") / recipe, _device(output.device)
-    try:
-        with ConsoleObserver("" if config is None else _describe(config)) as observer:
-            if config is None:
-                result = resume(folder, observer, device=device)
-            else:
-                result = train(config, folder, observer, overwrite=output.overwrite, device=device)
-    except Interrupted as stop:
-        print(
-            f"stopped at step {stop.step}, saved; go on with: gvit train --resume {folder}", file=sys.stderr
-        )
-        return 130
-    run = Run.open(folder)
-    _write_report(run)
-    print(
-        f"{folder}: top-1 {100 * result.top1:.2f} % of {result.num_images} test images, "
-        f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f}; look at {run.report_file}"
-    )
+        recipe, config, options = _parse_training(args)
+        folder = options.out or Path("runs") / recipe
+        if options.dry_run:
+            return _dry_run(config, options)
+    with joined(_device(options.device)) as (world, device):
+        try:
+            with _observers("" if config is None else _describe(config), folder, options, world) as observer:
+                if config is None:
+                    result = resume(folder, observer, device=device, world=world)
+                else:
+                    overwrite = options.overwrite
+                    result = train(config, folder, observer, overwrite=overwrite, device=device, world=world)
+        except Interrupted as stop:
+            if world.is_main:
+                print(
+                    f"stopped at step {stop.step}, saved; go on with: gvit train --resume {folder}",
+                    file=sys.stderr,
+                )
+            return 130
+        if world.is_main:
+            report = _write_report(Run.open(folder))
+            print(f"{folder}: {result}" + (f"; look at {report}" if report else ""))
+    return 0
+
+
+@contextlib.contextmanager
+def _observers(
+    header: str, folder: Path, options: "_Output | _Resume", world: "World"
+) -> "Iterator[Observer]":
+    """Who watches: the console of the main process, and TensorBoard where it is asked for."""
+    from gvit.training.progress import ConsoleObserver
+    from gvit.training.tensorboard import TensorBoardObserver
+
+    with ConsoleObserver(header, quiet=not world.is_main) as console:
+        if options.tensorboard and world.is_main:
+            with TensorBoardObserver(folder, console) as both:
+                yield both
+        else:
+            yield console
+
+
+def _dry_run(config: "TrainConfig", options: _Output) -> int:
+    from gvit.training.distributed import joined
+    from gvit.training.dry_run import dry_run
+    from gvit.training.loop import Trainer
+    from gvit.training.run import Run
+
+    with joined(_device(options.device)) as (world, device):
+        trainer = Trainer(config, Run(Path()), device, world)
+        plan = dry_run(trainer)
+        if world.is_main:
+            print(_describe(config), *trainer.notes, plan, sep="\n")
     return 0
 
 
@@ -177,7 +219,7 @@ def _parse_training(args: list[str]) -> "tuple[str, TrainConfig, _Output]":
         args[1:] if named else args,
         f"gvit train {recipe}",
         description=(
-            f"Train a model by a recipe. Recipes: {', '.join(sorted(RECIPES))}.\n\n"
+            textwrap.fill(f"Train a model by a recipe. Recipes: {', '.join(sorted(RECIPES))}.", 78) + "\n\n"
             f"Below are the values of recipe '{recipe}', each of which can be changed.\n\n"
             "Example: gvit train digits --epochs 30 --out runs/short\n\n"
             "Interrupted? Go on with: gvit train --resume runs/short"
@@ -196,21 +238,25 @@ def _describe(config: "TrainConfig") -> str:
     return "\n".join(lines)
 
 
-def _write_report(run: "Run") -> None:
-    """The picture of a dozen test images, spread over the test set."""
+def _write_report(run: "Run") -> Path | None:
+    """The picture of a dozen test images, spread over the test set; a patch ViT has none."""
     import torch
 
+    from gvit.models.gvit import GViT
     from gvit.viewing.figures import report_figure, save_figure
 
     model, images = _load_with_test_images(run)
+    if not isinstance(model, GViT):
+        return None
     count = min(12, len(images))
     rows = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
     pictures, labels = zip(*(images[row] for row in rows), strict=True)
     figure = report_figure(model, torch.stack(pictures), [int(label) for label in labels])
     save_figure(figure, run.report_file)
+    return run.report_file
 
 
-def _load_with_test_images(run: "Run") -> "tuple[GViT, EvaluationImages]":
+def _load_with_test_images(run: "Run") -> "tuple[ImageClassifier, EvaluationImages]":
     from gvit.data.datasets import load_dataset
     from gvit.data.loading import EvaluationImages, eval_transform
     from gvit.models.registry import load_model
@@ -309,8 +355,9 @@ def _evaluate(args: list[str]) -> int:
     print(f"top-1   {100 * result.top1:.2f} %")
     if result.top5 is not None:
         print(f"top-5   {100 * result.top5:.2f} %")
-    print(f"PSNR    {result.psnr:.2f} dB")
-    print(f"SSIM    {result.ssim:.4f}")
+    if result.psnr is not None:
+        print(f"PSNR    {result.psnr:.2f} dB")
+        print(f"SSIM    {result.ssim:.4f}")
     print(f"confusion matrix: {run.folder / 'evaluation.json'} and {run.folder / 'confusion.png'}")
     return 0
 

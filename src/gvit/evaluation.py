@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from gvit.losses import psnr, ssim
 from gvit.models.gvit import GViT
+from gvit.models.registry import ImageClassifier
 from gvit.rendering import render
 
 
@@ -22,7 +24,7 @@ class Evaluation:
         num_images: how many.
         top1: share classified correctly.
         top5: share with the true class among the five most probable; None with five classes or fewer.
-        psnr: of the drawn Gaussians against the image, dB, mean over images.
+        psnr: of the drawn Gaussians against the image, dB, mean over images; None for a patch ViT.
         ssim: the same, structural similarity.
         confusion: counts, ``confusion[true][predicted]``.
     """
@@ -30,40 +32,62 @@ class Evaluation:
     num_images: int
     top1: float
     top5: float | None
-    psnr: float
-    ssim: float
+    psnr: float | None
+    ssim: float | None
     confusion: list[list[int]]
+
+    def __str__(self) -> str:
+        text = f"top-1 {100 * self.top1:.2f} % of {self.num_images} test images"
+        return text if self.psnr is None else f"{text}, PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.3f}"
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
-@torch.inference_mode()
-def evaluate(model: GViT, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
+def evaluate(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     """Classify and redraw every image; the model comes back in the mode that it had."""
+    return summarize(measure(model, batches), model.num_classes)
+
+
+@torch.no_grad()  # not inference_mode: FSDP keeps the buffers that it first makes here for training
+def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    """What ``summarize`` needs, image by image.
+
+    Returns:
+        ``label`` [N], ``ranked`` [N, min(5, classes)], the most probable classes, and for a model with Gaussians
+        ``psnr`` and ``ssim`` [N]; on the CPU.
+    """
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    logits, labels, psnrs, ssims = [], [], [], []
-    for images, targets in batches:
-        images = images.to(device)
-        gaussians = model.encode(images)
-        logits.append(model.classify(gaussians).float().cpu())
-        labels.append(targets)
-        rendered = render(gaussians, *images.shape[-2:]).clamp(0, 1)
-        psnrs.append(psnr(rendered, images).cpu())
-        ssims.append(ssim(rendered, images).cpu())
+    parameter = next(model.parameters())
+    columns: dict[str, list[Tensor]] = defaultdict(list)
+    for images, labels in batches:
+        images = images.to(parameter.device, parameter.dtype)
+        if isinstance(model, GViT):
+            gaussians = model.encode(images)
+            logits = model.classify(gaussians)
+            rendered = render(gaussians, *images.shape[-2:]).clamp(0, 1)
+            columns["psnr"].append(psnr(rendered, images).cpu())
+            columns["ssim"].append(ssim(rendered, images).cpu())
+        else:
+            logits = model(images)
+        columns["ranked"].append(logits.topk(min(5, logits.shape[1])).indices.cpu())
+        columns["label"].append(labels)
     model.train(was_training)
-    scores, truth = torch.cat(logits), torch.cat(labels)
-    classes = scores.shape[1]
-    ranked = scores.topk(min(5, classes)).indices
-    hits = ranked == truth.unsqueeze(1)
-    counts = torch.bincount(truth * classes + ranked[:, 0], minlength=classes * classes)
+    return {name: torch.cat(parts) for name, parts in columns.items()}
+
+
+def summarize(measured: Mapping[str, Tensor], num_classes: int) -> Evaluation:
+    """Means and counts over images; see ``measure``."""
+    label, ranked = measured["label"], measured["ranked"]
+    hits = ranked == label.unsqueeze(1)
+    counts = torch.bincount(label * num_classes + ranked[:, 0], minlength=num_classes * num_classes)
+    fidelity = {name: measured[name].double().mean().item() for name in ("psnr", "ssim") if name in measured}
     return Evaluation(
-        num_images=len(truth),
+        num_images=len(label),
         top1=hits[:, 0].double().mean().item(),
-        top5=hits.any(1).double().mean().item() if classes > 5 else None,
-        psnr=torch.cat(psnrs).double().mean().item(),
-        ssim=torch.cat(ssims).double().mean().item(),
-        confusion=counts.view(classes, classes).tolist(),
+        top5=hits.any(1).double().mean().item() if num_classes > 5 else None,
+        psnr=fidelity.get("psnr"),
+        ssim=fidelity.get("ssim"),
+        confusion=counts.view(num_classes, num_classes).tolist(),
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from gvit.data.files import open_image
 from gvit.data.loading import eval_transform
 from gvit.errors import InputError
-from gvit.models.gvit import GViT
+from gvit.models.registry import ImageClassifier
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Guess:
     probability: float
 
 
-def load_images(paths: Sequence[str | Path], model: GViT) -> Float[Tensor, "n c h w"]:
+def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Tensor, "n c h w"]:
     """Image files as the model wants them: [N, 3, H, W] in [0, 1], resized and cropped as in its evaluation.
 
     Raises:
@@ -36,7 +36,7 @@ def load_images(paths: Sequence[str | Path], model: GViT) -> Float[Tensor, "n c 
 
 
 @torch.inference_mode()
-def predict(model: GViT, images: Float[Tensor, "n c h w"], top_k: int = 3) -> list[list[Guess]]:
+def predict(model: ImageClassifier, images: Float[Tensor, "n c h w"], top_k: int = 3) -> list[list[Guess]]:
     """The most probable classes of each image, best first; fewer where the model has fewer classes."""
     device = next(model.parameters()).device
     probabilities = model(images.to(device)).float().softmax(-1).cpu()
@@ -49,7 +49,7 @@ def predict(model: GViT, images: Float[Tensor, "n c h w"], top_k: int = 3) -> li
 
 
 def predict_files(
-    model: GViT, paths: Sequence[Path], top_k: int = 3, batch_size: int = 32
+    model: ImageClassifier, paths: Sequence[Path], top_k: int = 3, batch_size: int = 32
 ) -> Iterator[tuple[Path, list[Guess] | InputError]]:
     """Each path, in order, with its most probable classes, or with what is wrong with the file."""
     for first in range(0, len(paths), batch_size):

@@ -11,7 +11,7 @@ SMALL = {
     **{"img_size": 32, "patch_size": 16, "num_gaussians": 6, "num_classes": 4},
     **{"encoder_depth": 2, "depth": 2},
 }
-NAMES = gvit.list_models()
+NAMES = gvit.list_models("gvit_*")
 
 
 @pytest.fixture(scope="module", params=NAMES)

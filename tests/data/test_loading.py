@@ -6,6 +6,7 @@ from PIL import Image
 from gvit.data.datasets import LabelledImages, load_dataset
 from gvit.data.loading import (
     Augmentation,
+    EverySampler,
     StepSampler,
     TrainingImages,
     eval_transform,
@@ -74,8 +75,8 @@ def test_sampling_leaves_the_global_generator_alone(source):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_batches_are_a_pure_function_of_the_step(source, workers):
-    whole = list(training_loader(images(source), 3, 0, 8, workers=0))
-    rest = list(training_loader(images(source), 3, 5, 8, workers=workers))
+    whole = list(training_loader(images(source), StepSampler(10, 3, seed=0, start=0, stop=8)))
+    rest = list(training_loader(images(source), StepSampler(10, 3, seed=0, start=5, stop=8), workers))
     assert len(rest) == 3
     for expected, batch in zip(whole[5:], rest, strict=True):
         assert same(batch, expected)
@@ -89,6 +90,25 @@ def test_an_epoch_shows_each_image_at_most_once_and_the_next_in_another_order():
         assert len(set(order)) == 9
     assert epochs[0] != epochs[1]
     assert steps != list(StepSampler(10, 3, seed=1, start=0, stop=6))
+
+
+def test_processes_and_parts_share_a_batch_without_overlap():
+    whole = list(StepSampler(40, 12, seed=3, start=1, stop=5))
+    shares = [
+        list(StepSampler(40, 12, seed=3, start=1, stop=5, rank=rank, world_size=2, parts=3))
+        for rank in range(2)
+    ]
+    assert [len(part) for share in shares for part in share] == [2] * 24
+    for step, batch in enumerate(whole):
+        assert [pair for share in shares for part in share[3 * step : 3 * step + 3] for pair in part] == batch
+
+
+@pytest.mark.parametrize("count", [7, 8, 2])
+def test_evaluation_shares_are_of_equal_length_and_cover_every_image(count):
+    shares = [list(EverySampler(count, rank, 3)) for rank in range(3)]
+    assert len({len(share) for share in shares}) == 1
+    interleaved = [index for column in zip(*shares, strict=True) for index in column]
+    assert interleaved[:count] == list(range(count))
 
 
 def gradient_image(width: int, height: int) -> Image.Image:

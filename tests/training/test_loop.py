@@ -12,11 +12,13 @@ import torch
 import gvit
 from gvit.data import datasets
 from gvit.data.datasets import LabelledImages
-from gvit.data.loading import training_loader
 from gvit.errors import InputError
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from gvit.training.dry_run import dry_run
 from gvit.training.loop import Interrupted, Trainer, resume, train
+from gvit.training.motion import GaussianMotion
 from gvit.training.run import Run
+from gvit.training.tensorboard import TensorBoardObserver
 
 # 4 steps an epoch; phases end at 4, 8, 14 and 20; guided steps are 14 and 17
 CONFIG = TrainConfig(
@@ -45,18 +47,22 @@ class Recorder:
     """An observer that remembers, and may do something at a step."""
 
     def __init__(self, at: int | None = None, action=None) -> None:
-        self.at, self.action, self.steps, self.phases, self.results = at, action, [], [], []
+        self.at, self.action = at, action
+        self.notes, self.steps, self.phases, self.results = [], [], [], []
+
+    def note(self, text) -> None:
+        self.notes.append(text)
 
     def start(self, total_steps, done, steps_per_epoch) -> None:
         self.total, self.done, self.steps_per_epoch = total_steps, done, steps_per_epoch
 
-    def step(self, step, plan, losses, images_per_second) -> None:
+    def step(self, step, plan, measures, images_per_second) -> None:
         self.steps.append(step)
         self.phases.append(plan.phase)
         if step == self.at:
             self.action()
 
-    def evaluation(self, step, result) -> None:
+    def evaluation(self, step, result, moved) -> None:
         self.results.append((step, result))
 
 
@@ -90,7 +96,8 @@ def test_a_run_holds_what_it_promises(finished):
     assert run.load_config() == CONFIG
     lines = metrics(finished)
     assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [8, 16, 20]
-    assert [line["phase"] for line in lines if line["kind"] == "train"] == ["classify", "guide"]
+    # every tenth step, the last, and every guided one
+    assert [line["step"] for line in lines if line["kind"] == "train"] == [10, 15, 18, 20]
     assert run.load_checkpoint()["step"] == 20
     model = gvit.load_model(finished)
     assert list(model.card.class_names) == list("0123456789")
@@ -159,8 +166,8 @@ def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
 def networks_that_move(trainer: Trainer, step: int) -> set[str]:
     trainer.step = step
     before = {name: value.clone() for name, value in trainer.model.named_parameters()}
-    (batch,) = training_loader(trainer.images, trainer.batch_size, step, step + 1, workers=0)
-    trainer._train_step(batch, trainer.schedule.plan(step))
+    (parts,) = trainer.batches(step, step + 1, workers=0)
+    trainer.train_step(parts, trainer.schedule.plan(step))
     moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
     return {name.split(".")[0] for name in moved}
 
@@ -213,6 +220,239 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     wild = replace(CONFIG, optimizer=OptimizerConfig(base_lr=1e30, warmup_epochs=0))
     with pytest.raises(InputError, match=r"diverged at step \d+ \(\w+\): .*; lower --base-lr"):
         train(wild, tmp_path / "run", Recorder())
+
+
+def with_(config: TrainConfig = CONFIG, **groups) -> TrainConfig:
+    """The configuration with some fields of some groups replaced."""
+    changed = {name: replace(getattr(config, name), **fields) for name, fields in groups.items()}
+    return replace(config, **changed)
+
+
+def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
+    for split, message in (
+        (with_(compute={"accumulate": 3}), "multiple of 3"),
+        (with_(compute={"fsdp": True}), "torchrun"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train(split, tmp_path / "run", Recorder())
+    assert not (tmp_path / "run").exists()
+
+
+def test_checkpointing_activations_changes_nothing(finished, tmp_path):
+    train(with_(compute={"grad_checkpointing": True}), tmp_path / "run", Recorder())
+    for name, value in weights(finished).items():
+        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_compiled_networks_train_to_the_same_weights(finished, tmp_path, monkeypatch):
+    compiled = []
+    compile_ = torch.nn.Module.compile
+
+    def without_a_compiler(self, *args, **kwargs) -> None:
+        compiled.append(type(self).__name__)
+        compile_(self, backend="aot_eager")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
+    train(with_(compute={"compile": True}, model={"drop_path_rate": 0.0}), tmp_path / "compiled", Recorder())
+    assert compiled == ["GaussianEncoder", "GaussianClassifier"]
+    train(with_(model={"drop_path_rate": 0.0}), tmp_path / "plain", Recorder())
+    for name, value in weights(tmp_path / "plain").items():
+        torch.testing.assert_close(weights(tmp_path / "compiled")[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_under_bf16_gaussians_and_losses_stay_in_float32(tmp_path):
+    def first_step(precision: str) -> tuple[dict, torch.Tensor, list[torch.dtype]]:
+        config = with_(compute={"precision": precision}, model={"drop_path_rate": 0.0})
+        trainer = Trainer(config, Run(tmp_path))
+        torch.manual_seed(0)
+        torch.nn.init.normal_(trainer.model.encoder.head[-1].weight, std=0.1)
+        seen = []
+        for module in (trainer.model.encoder.blocks[0].mlp.fc1, trainer.model.encoder.head[0]):
+            module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
+        (parts,) = trainer.batches(9, 10, workers=0)
+        trainer.step = 9
+        measures = trainer.train_step(parts, trainer.schedule.plan(9))
+        with torch.autocast("cpu", torch.bfloat16):
+            raw = trainer.model.encoder(parts[0].images, parts[0].noise)
+        return measures, raw, seen
+
+    measures, raw, seen = first_step("bf16")
+    expected, expected_raw, _ = first_step("float32")
+    assert raw.dtype == torch.float32
+    assert seen[:2] == [torch.bfloat16, torch.float32]
+    for name in ("pixel_loss", "perceptual_loss", "class_loss"):
+        assert measures[name] == pytest.approx(expected[name], rel=0.03)
+        assert measures[name] != expected[name]
+    assert (raw - expected_raw).abs().max() < 0.1
+
+
+def test_the_moving_average_is_what_is_evaluated_and_saved(finished, tmp_path):
+    averaged = with_(optimizer={"ema_decay": 0.9})
+    decayed: dict[str, torch.Tensor] = {}
+    trainer = Trainer(averaged, Run.create(tmp_path / "run", averaged))
+    names = {name for name, _ in trainer.model.named_parameters()}
+    decayed |= {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+
+    def remember() -> None:
+        for name, value in trainer.model.named_parameters():
+            decayed[name].lerp_(value.detach(), 0.1)
+
+    class EveryStep(Recorder):
+        def step(self, *args) -> None:
+            super().step(*args)
+            remember()
+
+    result = trainer.fit(EveryStep())
+    saved = weights(tmp_path / "run")
+    for name in names:
+        torch.testing.assert_close(saved[name], decayed[name], rtol=1e-4, atol=1e-6)
+    assert any(not torch.equal(saved[name], value) for name, value in weights(finished).items())
+    images = trainer.test_loader
+    assert gvit.evaluate(gvit.load_model(tmp_path / "run"), images).psnr == pytest.approx(result.psnr)
+
+
+def test_an_interrupted_average_goes_on_to_the_same_result(tmp_path):
+    averaged = with_(optimizer={"ema_decay": 0.9})
+    train(averaged, tmp_path / "whole", Recorder())
+    with pytest.raises(Interrupted):
+        train(averaged, tmp_path / "run", Recorder(7, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    resume(tmp_path / "run", Recorder())
+    assert_same_run(tmp_path / "whole", tmp_path / "run")
+
+
+def test_a_frozen_encoder_does_not_move_while_the_classifier_warms_up(tmp_path):
+    trainer = Trainer(with_(schedule={"freeze_encoder": True}), Run(tmp_path))
+    torch.nn.init.normal_(trainer.model.encoder.head[-1].weight, std=0.1)
+    assert networks_that_move(trainer, 6) == {"encoder"}
+    assert networks_that_move(trainer, 9) == {"classifier"}
+    assert networks_that_move(trainer, 15) == {"encoder", "classifier"}
+
+
+def test_the_patch_vit_learns_in_every_step_of_the_same_recipe(tmp_path):
+    config = with_(model={"model": "vit_tiny_patch8"})
+    recorder = Recorder()
+    result = train(config, tmp_path / "run", recorder)
+    assert recorder.phases == ["classify"] * 20
+    assert result.psnr is None
+    model = gvit.load_model(tmp_path / "run")
+    assert model.card.name == "vit_tiny_patch8"
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "cut", Recorder(7, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    resume(tmp_path / "cut", Recorder())
+    assert_same_run(tmp_path / "run", tmp_path / "cut")
+
+
+def test_a_run_can_start_from_another_and_keep_what_fits(finished, tmp_path):
+    source = weights(finished)
+
+    def started(**model) -> tuple[dict[str, torch.Tensor], list[str]]:
+        config = with_(model={"init": finished} | model)
+        trainer = Trainer(config, Run(tmp_path))
+        return trainer.model.state_dict(), trainer.notes
+
+    same, notes = started()
+    assert all(torch.equal(same[name], value) for name, value in source.items())
+    assert notes == [f"encoder from {finished}", f"classifier from {finished}"]
+    # the exchange of the classifier: the encoder stays
+    wider, notes = started(pool="avg")
+    assert all(torch.equal(wider[n], value) for n, value in source.items() if n.startswith("encoder."))
+    assert "classifier new" in notes[1]
+    # nothing but --init names the model
+    unnamed, _ = started(model=None, num_gaussians=None)
+    assert all(torch.equal(unnamed[name], value) for name, value in source.items())
+    with pytest.raises(InputError, match=r"its encoder \(32 px, 8 Gaussians.*does not fit this model's"):
+        started(num_gaussians=9)
+    with pytest.raises(InputError, match="cannot start from"):
+        started(model="vit_tiny_patch8")
+
+
+def test_transfer_keeps_the_body_and_starts_a_head_for_the_new_classes(finished, tmp_path, monkeypatch):
+    def three_digits(split, data_dir=None) -> LabelledImages:
+        whole = datasets.digits(split)
+        rows = [i for i, label in enumerate(whole.labels) if label < 3][:24]
+        return LabelledImages(lambda i: whole.load(rows[i]), [whole.labels[i] for i in rows], ["0", "1", "2"])
+
+    monkeypatch.setitem(datasets.DATASETS, "three_digits", three_digits)
+    config = with_(
+        model={"init": finished},
+        data={"dataset": "three_digits"},
+        schedule={
+            **{"reconstruct_epochs": 0, "perceptual_epochs": 0, "classify_epochs": 4, "guide_epochs": 0},
+            "freeze_encoder": True,
+        },
+        optimizer={"layer_decay": 0.5, "warmup_epochs": 0.0},
+    )
+    trainer = Trainer(config, Run(tmp_path / "none"))
+    rates = {}
+    for group in trainer.optimizers["classifier"].param_groups:
+        rates |= {id(p): group["lr_scale"] for p in group["params"]}
+    scale = {name: rates[id(p)] for name, p in trainer.model.classifier.named_parameters()}
+    assert scale["head.weight"] == 1
+    assert scale["blocks.2.attn.qkv.weight"] == 0.5
+    assert scale["blocks.0.attn.qkv.weight"] == 0.125
+    assert scale["patch_embed.proj.weight"] == 0.0625
+    recorder = Recorder()
+    train(config, tmp_path / "run", recorder)
+    assert recorder.notes[1].endswith("its head new for other classes")
+    before, after = weights(finished), weights(tmp_path / "run")
+    assert all(torch.equal(after[n], value) for n, value in before.items() if n.startswith("encoder."))
+    body = "classifier.blocks.0.attn.qkv.weight"
+    assert after["classifier.head.weight"].shape[0] == 3
+    assert 0 < (after[body] - before[body]).abs().max() < 0.05
+
+
+def test_in_the_guided_phase_it_is_logged_how_far_gaussians_moved(finished):
+    evaluations = {line["step"]: line for line in metrics(finished) if line["kind"] == "evaluation"}
+    assert "moved" not in evaluations[8]
+    assert 0 <= evaluations[20]["moved"] <= 1
+    guided = [line for line in metrics(finished) if line.get("gamma")]
+    assert [line["step"] for line in guided] == [15, 18]
+    assert all(-1 <= line["gradient_cosine"] <= 1 and 0 <= line["steered"] <= 1 for line in guided)
+
+
+def test_gaussians_have_moved_when_they_lie_more_than_a_pixel_away():
+    torch.manual_seed(0)
+    model = gvit.create_model("gvit_tiny", num_gaussians=4, num_classes=2)
+    motion = GaussianMotion(model, torch.rand(2, 3, 32, 32))
+    assert motion.moved() is None
+    motion.begin()
+    assert motion.moved() == 0
+    with torch.no_grad():
+        model.encoder.noise[0, 0] += 0.5  # some pixels to the right
+        model.encoder.noise[1, 1] += 0.01  # a tenth of one
+    assert motion.moved() == 0.25
+
+
+def test_tensorboard_gets_the_same_numbers(finished, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recorder = Recorder()
+    with TensorBoardObserver(tmp_path / "run", recorder) as observer:
+        train(CONFIG, tmp_path / "run", observer)
+    assert recorder.steps == list(range(1, 21))
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    logged = {line["step"]: line for line in metrics(finished) if line["kind"] == "train"}
+    losses = {event.step: event.value for event in events.Scalars("train/class_loss")}
+    assert losses[10] == pytest.approx(logged[10]["class_loss"], rel=1e-5)
+    assert [event.step for event in events.Scalars("test/top1")] == [8, 16, 20]
+
+
+def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
+    trainer = Trainer(CONFIG, Run(tmp_path / "run"))
+    plan = dry_run(trainer)
+    assert [(cost.phase, cost.steps) for cost in plan.phases] == [
+        *[("reconstruct", 4), ("perceptual", 4), ("classify", 6), ("guide", 6)]
+    ]
+    assert [set(cost.learning_rates) for cost in plan.phases] == [{"encoder"}] * 2 + [
+        {"encoder", "classifier"}
+    ] * 2
+    assert all(cost.step_seconds > 0 for cost in plan.phases)
+    assert plan.evaluations == 3
+    assert plan.seconds >= sum(cost.steps * cost.step_seconds for cost in plan.phases)
+    assert plan.peak_memory > 1e8
+    assert not (tmp_path / "run").exists()
+    assert "guide" in str(plan)
 
 
 def test_damaged_run_files_are_named(finished, tmp_path):

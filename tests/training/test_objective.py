@@ -1,5 +1,7 @@
 """What the graph cut and the guidance do, in float64 with the reference renderer."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,7 +11,7 @@ from gvit.data.loading import Batch
 from gvit.losses import pixel_loss, ssim
 from gvit.rendering import render
 from gvit.training.config import ObjectiveConfig
-from gvit.training.objective import GuidedObjective
+from gvit.training.objective import GuidedObjective, compare_gradients
 from gvit.training.schedule import StepPlan
 
 DRAW = StepPlan("reconstruct", perceptual=False, classify=False, guided=False, gamma=0.0)
@@ -116,6 +118,52 @@ def test_losses_are_what_they_say(model, batch, pixel):
         losses["class_loss"], F.cross_entropy(model.classifier(raw), batch.labels).detach()
     )
     assert not any(value.requires_grad for value in losses.values())
+
+
+@pytest.mark.parametrize("plan", [PERCEPTUAL, CLASSIFY, GUIDED], ids=lambda plan: plan.phase)
+@pytest.mark.parametrize("config", [{}, {"gradient": "joint"}], ids=str)
+def test_parts_of_a_batch_add_up_to_the_whole(model, batch, plan, config):
+    encoder, classifier, losses = through(model, batch, plan, **config)
+    model.zero_grad()
+    objective = GuidedObjective(model, ObjectiveConfig(**config))
+    parts = [objective.backward(Batch(*(x[i : i + 2] for x in batch)), plan, share=0.5) for i in (0, 2)]
+    assert_same(gradients(model.encoder), encoder)
+    assert_same(gradients(model.classifier), classifier)
+    for name in losses:
+        if name.endswith("_loss"):
+            torch.testing.assert_close((parts[0][name] + parts[1][name]) / 2, losses[name])
+
+
+def test_a_frozen_encoder_gets_no_gradient_and_the_classifier_the_same_one(model, batch):
+    _, expected, _ = through(model, batch, CLASSIFY)
+    frozen = replace(CLASSIFY, train_encoder=False)
+    for config in ({}, {"gradient": "joint"}):
+        _, classifier, losses = through(model, batch, frozen, **config)
+        assert all(p.grad is None for p in model.encoder.parameters())
+        assert_same(classifier, expected)
+        assert set(losses) == {"class_loss", "accuracy"}
+
+
+def test_guided_steps_tell_how_the_two_gradients_compare(model, batch):
+    _, _, measures = through(model, batch, GUIDED)
+    raw = model.encoder(batch.images, batch.noise).detach().requires_grad_()
+    drawn = render(model.encoder.gaussians(raw), 16, 16)
+    drawing = pixel_loss(drawn, batch.images) + 0.1 * (1 - ssim(drawn, batch.images).mean())
+    (drawing_gradient,) = torch.autograd.grad(drawing, raw)
+    (naming_gradient,) = torch.autograd.grad(F.cross_entropy(model.classifier(raw), batch.labels), raw)
+    torch.testing.assert_close(measures["reconstruction_gradient"], drawing_gradient.norm())
+    torch.testing.assert_close(measures["class_gradient"], naming_gradient.norm())
+    cosine = (drawing_gradient * naming_gradient).sum() / drawing_gradient.norm() / naming_gradient.norm()
+    torch.testing.assert_close(measures["gradient_cosine"], cosine)
+    assert "gradient_cosine" not in through(model, batch, CLASSIFY)[2]
+
+
+def test_steered_is_the_share_that_the_classifier_moves_more():
+    drawing, naming = torch.zeros(1, 4, 9), torch.zeros(1, 4, 9)
+    drawing[..., 0] = 1.0
+    naming[0, :, 1] = torch.tensor([0.0, 5.0, 15.0, 20.0])
+    assert compare_gradients(drawing, naming, 0.1)["steered"] == 0.5
+    assert compare_gradients(drawing, naming, 0.1)["gradient_cosine"] == 0
 
 
 def class_loss_after_a_step(model, batch, sign: float) -> tuple[float, float, float]:

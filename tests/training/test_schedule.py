@@ -39,6 +39,20 @@ def test_guidance_is_every_nth_step_of_its_phase_and_nowhere_else(schedule):
     assert {schedule.plan(step).gamma for step in set(range(schedule.total)) - set(guided)} == {0.0}
 
 
+def test_a_frozen_encoder_stands_still_in_the_classify_phase_only(schedule):
+    frozen = dataclasses.replace(schedule, freeze_encoder=True)
+    still = [step for step in range(frozen.total) if not frozen.plan(step).train_encoder]
+    assert still == list(frozen.steps_of("classify")) == list(range(30, 60))
+    assert all(schedule.plan(step).train_encoder for step in range(schedule.total))
+
+
+def test_classify_only_has_as_many_steps_and_none_guided(schedule):
+    plans = [schedule.classify_only().plan(step) for step in range(schedule.classify_only().total)]
+    assert len(plans) == schedule.total
+    assert {(plan.phase, plan.classify, plan.guided) for plan in plans} == {("classify", True, False)}
+    assert schedule.classify_only().classify_start == 0
+
+
 def test_the_papers_epochs_are_the_default():
     assert ScheduleConfig().phase_epochs() == (150, 50, 150, 50)
 

@@ -107,7 +107,7 @@ class TrainingImages(Dataset[Batch]):
     """Augmented images and their g0, indexed by (epoch, sample index)."""
 
     def __init__(
-        self, source: LabelledImages, transform: Transform, noise_shape: tuple[int, int], seed: int
+        self, source: LabelledImages, transform: Transform, noise_shape: tuple[int, ...], seed: int
     ) -> None:
         self.source, self.transform, self.noise_shape, self.seed = source, transform, noise_shape, seed
 
@@ -138,37 +138,75 @@ class EvaluationImages(Dataset[tuple[Tensor, Tensor]]):
 class StepSampler(Sampler[list[tuple[int, int]]]):
     """The (epoch, sample index) pairs of each training step from ``start`` on: a pure function of seed and step.
 
-    Every epoch is a new permutation; images that don't fill a batch at its end are left out of that epoch.
+    Every epoch is a new permutation; images that don't fill a batch at its end are left out of that epoch. A batch
+    may be split over processes, and a process's share into parts that come one after the other.
+
+    Args:
+        num_samples: images in the data set.
+        batch_size: images per step, a multiple of ``world_size * parts``.
+        seed: of the permutations.
+        start: first step.
+        stop: the step after the last.
+        rank: which process this is.
+        world_size: number of processes.
+        parts: into which a process's share is split.
     """
 
-    def __init__(self, num_samples: int, batch_size: int, seed: int, start: int, stop: int) -> None:
+    def __init__(
+        self,
+        num_samples: int,
+        batch_size: int,
+        seed: int,
+        start: int,
+        stop: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        parts: int = 1,
+    ) -> None:
         self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
         self.start, self.stop = start, stop
+        self.rank, self.world_size, self.parts = rank, world_size, parts
 
     def __len__(self) -> int:
-        return self.stop - self.start
+        return (self.stop - self.start) * self.parts
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         steps_per_epoch = self.num_samples // self.batch_size
+        size = self.batch_size // (self.world_size * self.parts)
         order, drawn = np.empty(0, np.int64), -1
         for step in range(self.start, self.stop):
             epoch, position = divmod(step, steps_per_epoch)
             if epoch != drawn:
                 order, drawn = np.random.default_rng((self.seed, epoch)).permutation(self.num_samples), epoch
-            rows = order[position * self.batch_size : (position + 1) * self.batch_size]
-            yield [(epoch, int(row)) for row in rows]
+            share = position * self.batch_size + self.rank * self.parts * size
+            for first in range(share, share + self.parts * size, size):
+                yield [(epoch, int(row)) for row in order[first : first + size]]
 
 
-def training_loader(
-    images: TrainingImages, batch_size: int, start: int, stop: int, workers: int
-) -> DataLoader[Batch]:
-    """Batches of the steps ``start`` to ``stop``."""
-    sampler = StepSampler(len(images), batch_size, images.seed, start, stop)
-    return DataLoader(images, batch_sampler=sampler, num_workers=workers)
+class EverySampler(Sampler[int]):
+    """Every ``world_size``-th image from ``rank`` on, filled up from the start to the same length in each process."""
+
+    def __init__(self, num_samples: int, rank: int, world_size: int) -> None:
+        self.num_samples, self.rank, self.world_size = num_samples, rank, world_size
+
+    def __len__(self) -> int:
+        return -(-self.num_samples // self.world_size)
+
+    def __iter__(self) -> Iterator[int]:
+        return ((self.rank + i * self.world_size) % self.num_samples for i in range(len(self)))
+
+
+def training_loader(images: TrainingImages, sampler: StepSampler, workers: int = 0) -> DataLoader[Batch]:
+    """The sampler's batches."""
+    return DataLoader(
+        images, batch_sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available()
+    )
 
 
 def evaluation_loader(
-    images: EvaluationImages, batch_size: int, workers: int = 0
+    images: EvaluationImages, batch_size: int, workers: int = 0, *, rank: int = 0, world_size: int = 1
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """All images in their order."""
-    return DataLoader(images, batch_size=batch_size, num_workers=workers)
+    """All images in their order, or a process's share of them."""
+    sampler = EverySampler(len(images), rank, world_size)
+    return DataLoader(images, batch_size=batch_size, sampler=sampler, num_workers=workers)

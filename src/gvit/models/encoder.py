@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from timm.layers import PatchEmbed, build_sincos2d_pos_embed
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -60,6 +61,7 @@ class GaussianEncoder(nn.Module):
         if kind not in ("denoising", "queries"):
             raise ValueError(f"encoder kind must be 'denoising' or 'queries', got {kind!r}")
         self.kind = kind
+        self.grad_checkpointing = False
         self.num_gaussians = num_gaussians
         self.scale_factor = scale_factor
         self.noise_std = noise_std
@@ -91,6 +93,10 @@ class GaussianEncoder(nn.Module):
             # training starts from g = g0; with queries all Gaussians would start as one
             nn.init.zeros_(last.weight)
 
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the blocks' activations again in the backward pass instead of keeping them."""
+        self.grad_checkpointing = enable
+
     def no_weight_decay(self) -> set[str]:
         return {"patch_pos_embed", "gaussian_pos_embed"}
 
@@ -109,7 +115,9 @@ class GaussianEncoder(nn.Module):
         if self.kind == "denoising":
             start = self.noise_std * (self.noise.expand(len(images), -1, -1) if noise is None else noise)
             tokens = tokens + self.gaussian_embed(start)
-        tokens = self.blocks(torch.cat((patches, tokens), 1))[:, patches.shape[1] :]
+        tokens = torch.cat((patches, tokens), 1)
+        tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
+        tokens = tokens[:, patches.shape[1] :]
         prediction = self.head(self.norm(tokens))
         return prediction if start is None else start + prediction
 

@@ -11,6 +11,7 @@ from gvit.gaussians import Gaussians
 from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.classifier import GaussianClassifier, TokenKind
 from gvit.models.encoder import EncoderKind, GaussianEncoder
+from gvit.models.patch import check_images
 
 
 class GViT(nn.Module):
@@ -109,11 +110,7 @@ class GViT(nn.Module):
         Raises:
             ValueError: images of another size or number of channels.
         """
-        expected = (self.encoder.patch_embed.proj.in_channels, self.img_size, self.img_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}"
-            )
+        check_images(images, self.encoder.patch_embed.proj.in_channels, self.img_size)
         return self.encoder.gaussians(self.encoder(images, noise))
 
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
@@ -123,3 +120,8 @@ class GViT(nn.Module):
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         """Logits of images with values in [0, 1]."""
         return self.classify(self.encode(images))
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute both networks' activations again in the backward pass instead of keeping them."""
+        self.encoder.set_grad_checkpointing(enable)
+        self.classifier.set_grad_checkpointing(enable)

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
 from gvit.errors import InputError, first_line, unknown_name
 from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.gvit import GViT
+from gvit.models.patch import PatchViT
 
 WEIGHTS_NAME = "model.safetensors"
 _METADATA_KEY = "gvit.model"
 
-_ENTRYPOINTS: dict[str, Callable[..., GViT]] = {}
+ImageClassifier = GViT | PatchViT
+
+_ENTRYPOINTS: dict[str, Callable[..., ImageClassifier]] = {}
+_Entrypoint = TypeVar("_Entrypoint", bound=Callable[..., ImageClassifier])
 
 
-def register_model(entrypoint: Callable[..., GViT]) -> Callable[..., GViT]:
+def register_model(entrypoint: _Entrypoint) -> _Entrypoint:
     """Decorator: make a function available to ``create_model`` under its own name."""
     _ENTRYPOINTS[entrypoint.__name__] = entrypoint
     return entrypoint
@@ -34,7 +39,7 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in _ENTRYPOINTS if fnmatch(name, pattern))
 
 
-def create_model(name: str, **kwargs: Any) -> GViT:
+def create_model(name: str, **kwargs: Any) -> ImageClassifier:
     """A freshly initialised model.
 
     Args:
@@ -55,16 +60,24 @@ def create_model(name: str, **kwargs: Any) -> GViT:
     return model
 
 
-def save_model(model: GViT, path: str | Path) -> None:
-    """Write weights and ``model.card`` to one safetensors file, whole or not at all."""
+def save_model(model: ImageClassifier, path: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+    """Write weights and ``model.card`` to one safetensors file, whole or not at all.
+
+    Args:
+        model: the model.
+        path: of the file.
+        weights: its state where that is not ``model.state_dict()``, a moving average for example.
+    """
     path = Path(path)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    state = model.state_dict() if weights is None else weights
+    # a run in double precision, too, leaves weights that load into a float32 model
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()}
     partial = path.with_name(path.name + ".partial")
     save_file(tensors, partial, {_METADATA_KEY: json.dumps(asdict(model.card))})
     os.replace(partial, path)
 
 
-def load_model(path: str | Path) -> GViT:
+def load_model(path: str | Path) -> ImageClassifier:
     """The model of a run folder or of a weights file written by gvit, in evaluation mode, on the CPU.
 
     Raises:
@@ -121,3 +134,34 @@ def gvit_small(**kwargs: Any) -> GViT:
 def gvit_base(**kwargs: Any) -> GViT:
     """GViT-B: ViT-S encoder and ViT-B classifier, 512 Gaussians at 224 px (paper, Section 3)."""
     return GViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})
+
+
+@register_model
+def vit_tiny_patch8(**kwargs: Any) -> PatchViT:
+    """The classifier of ``gvit_tiny`` over 8 px patches of 32 px images."""
+    size = {"embed_dim": 96, "depth": 3, "num_heads": 3, "mlp_ratio": 2.0}
+    return PatchViT(**{"img_size": 32, "patch_size": 8, **size, **kwargs})
+
+
+@register_model
+def vit_small_patch16(**kwargs: Any) -> PatchViT:
+    """ViT-S/16 at 224 px."""
+    return PatchViT(**{"embed_dim": 384, "depth": 12, "num_heads": 6, **kwargs})
+
+
+@register_model
+def vit_small_patch32(**kwargs: Any) -> PatchViT:
+    """ViT-S/32 at 224 px."""
+    return vit_small_patch16(**{"patch_size": 32, **kwargs})
+
+
+@register_model
+def vit_base_patch16(**kwargs: Any) -> PatchViT:
+    """ViT-B/16 at 224 px."""
+    return PatchViT(**{"embed_dim": 768, "depth": 12, "num_heads": 12, **kwargs})
+
+
+@register_model
+def vit_base_patch32(**kwargs: Any) -> PatchViT:
+    """ViT-B/32 at 224 px."""
+    return vit_base_patch16(**{"patch_size": 32, **kwargs})

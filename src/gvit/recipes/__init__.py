@@ -4,19 +4,39 @@ from collections.abc import Callable
 
 from gvit.errors import unknown_name
 from gvit.recipes.cifar10 import cifar10
+from gvit.recipes.debug import debug
 from gvit.recipes.digits import digits
 from gvit.recipes.folder import folder
+from gvit.recipes.imagenet import imagenet1k, imagenet1k_swap, mini_imagenet
 from gvit.recipes.imagenette import imagenette
+from gvit.recipes.transfer import transfer, transfer_recipes
 from gvit.training.config import TrainConfig
 
 RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "cifar10": cifar10,
+    "debug": debug,
     "digits": digits,
     "folder": folder,
+    "imagenet1k": imagenet1k,
+    "imagenet1k_swap": imagenet1k_swap,
     "imagenette": imagenette,
+    "mini_imagenet": mini_imagenet,
+    **transfer_recipes(),
 }
 
-__all__ = ["RECIPES", "cifar10", "digits", "folder", "imagenette", "load_recipe"]
+__all__ = [
+    "RECIPES",
+    "cifar10",
+    "debug",
+    "digits",
+    "folder",
+    "imagenet1k",
+    "imagenet1k_swap",
+    "imagenette",
+    "load_recipe",
+    "mini_imagenet",
+    "transfer",
+]
 
 
 def load_recipe(name: str) -> TrainConfig:

@@ -27,10 +27,11 @@ def _require(
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which model. None leaves a value as the named model has it.
+    """Which model. None leaves a value as the named model has it; patch models have no use for what is Gaussian.
 
     Attributes:
-        model: a name that gvit.list_models() gives.
+        model: a name that 'gvit models' gives; None takes that of --init.
+        init: run or weights file to start from: its encoder, and its classifier where that has the same size.
         img_size: height and width of the input, pixels.
         num_gaussians: K, Gaussians per image.
         scale_factor: c, the largest standard deviation in units of the Gaussians' spacing.
@@ -41,17 +42,22 @@ class ModelConfig:
         drop_path_rate: stochastic depth of the classifier.
     """
 
-    model: str = "gvit_small"
+    model: str | None = "gvit_small"
+    init: Path | None = None
     img_size: int | None = None
     num_gaussians: int | None = None
-    scale_factor: float = 1.0
-    encoder: EncoderKind = "denoising"
-    noise_std: float = 0.5
-    tokens: TokenKind = "canonical"
-    pool: Literal["token", "avg"] = "token"
-    drop_path_rate: float = 0.0
+    scale_factor: float | None = None
+    encoder: EncoderKind | None = None
+    noise_std: float | None = None
+    tokens: TokenKind | None = None
+    pool: Literal["token", "avg"] | None = None
+    drop_path_rate: float | None = None
 
     def __post_init__(self) -> None:
+        if self.init is not None:
+            object.__setattr__(self, "init", self.init.absolute())
+        if self.model is None and self.init is None:
+            raise InputError("no model: give --model NAME, or --init RUN to take that run's")
         _require(self.img_size, "img-size", 11)
         _require(self.num_gaussians, "num-gaussians", 1)
         _require(self.scale_factor, "scale-factor", 0, open_low=True)
@@ -60,7 +66,7 @@ class ModelConfig:
 
     def kwargs(self) -> dict[str, Any]:
         """Arguments for ``create_model``."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "model"}
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "init")}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -71,7 +77,7 @@ class DataConfig:
     Attributes:
         dataset: digits, folder (class folders of image files) or parquet (Hugging Face image convention).
         data_dir: folder that holds the images; digits need none.
-        batch_size: images per step.
+        batch_size: images per step, over all processes.
         workers: processes that load images; 0 loads them in the main one.
         crop_mode: for evaluation: center cuts a square, squash ignores the aspect ratio.
         crop_pct: for evaluation: share of the shorter side that the centre crop keeps.
@@ -118,6 +124,7 @@ class ScheduleConfig:
         guide_epochs: the classifier's gradient steers the Gaussians.
         guide_every: in the guided phase, one step in so many is guided.
         gamma: weight of the classifier's gradient on a guided step.
+        freeze_encoder: the encoder stands still in the classify phase.
         eval_every: epochs from one evaluation, and checkpoint, to the next.
     """
 
@@ -128,6 +135,7 @@ class ScheduleConfig:
     guide_epochs: float = 50
     guide_every: int = 10
     gamma: float = 0.1
+    freeze_encoder: bool = False
     eval_every: float = 5
 
     def __post_init__(self) -> None:
@@ -175,17 +183,21 @@ class OptimizerConfig:
         base_lr: learning rate for a batch of 256; it is scaled linearly with the batch.
         warmup_epochs: epochs from 0 to the full learning rate, for encoder and classifier from their first step.
         weight_decay: decoupled; biases, norms and position embeddings are left alone.
+        layer_decay: factor on the learning rate from each layer of the classifier to the one before it.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
         clip_grad: largest norm of each network's gradient; none turns clipping off.
+        ema_decay: evaluate and save an exponential moving average of the weights with this decay a step.
     """
 
     base_lr: float = 1e-4
     warmup_epochs: float = 10
     weight_decay: float = 0.05
+    layer_decay: float | None = None
     beta1: float = 0.9
     beta2: float = 0.95
     clip_grad: float | None = None
+    ema_decay: float | None = None
 
     def __post_init__(self) -> None:
         _require(self.base_lr, "base-lr", 0, open_low=True)
@@ -194,6 +206,30 @@ class OptimizerConfig:
         _require(self.beta1, "beta1", 0, 1)
         _require(self.beta2, "beta2", 0, 1)
         _require(self.clip_grad, "clip-grad", 0, open_low=True)
+        _require(self.layer_decay, "layer-decay", 0, 1, open_low=True)
+        _require(self.ema_decay, "ema-decay", 0, 1)
+
+
+@dataclass(frozen=True)
+class ComputeConfig:
+    """How a step is computed; what it computes stays the same but for rounding.
+
+    Attributes:
+        precision: bf16 is autocast: what places and draws the Gaussians, and the losses, stay in float32.
+        accumulate: parts into which each process splits its share of a batch, to save memory.
+        grad_checkpointing: compute activations again in the backward pass, to save memory.
+        compile: torch.compile the networks.
+        fsdp: under torchrun, shard weights, gradients and optimizer states (FSDP2) instead of copying them (DDP).
+    """
+
+    precision: Literal["float32", "bf16", "float64"] = "float32"
+    accumulate: int = 1
+    grad_checkpointing: bool = False
+    compile: bool = False
+    fsdp: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.accumulate, "accumulate", 1)
 
 
 @dataclass(frozen=True)
@@ -206,6 +242,7 @@ class TrainConfig:
         schedule: the four phases.
         objective: what is descended.
         optimizer: how.
+        compute: on the machine.
         seed: of the weights, the order of the images, the augmentation and g0.
     """
 
@@ -214,10 +251,13 @@ class TrainConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     seed: int = 0
 
     def __post_init__(self) -> None:
         _require(self.seed, "seed", 0)
+        if self.compute.fsdp and self.optimizer.ema_decay is not None:
+            raise InputError("--ema-decay needs whole weights: leave --fsdp or --ema-decay out")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, default=str) + "\n"
@@ -242,7 +282,7 @@ def _build(kind: Any, values: dict[str, Any]) -> Any:
         hint = hints.get(name)
         if is_dataclass(hint):
             built[name] = _build(hint, value)
-        elif name == "data_dir" and value is not None:
+        elif name in ("data_dir", "init") and value is not None:
             built[name] = Path(value)
         else:
             built[name] = value

@@ -5,13 +5,14 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from gvit.data.datasets import load_dataset
@@ -19,6 +20,7 @@ from gvit.data.loading import (
     Augmentation,
     Batch,
     EvaluationImages,
+    StepSampler,
     TrainingImages,
     derive_seed,
     eval_transform,
@@ -27,30 +29,43 @@ from gvit.data.loading import (
     training_loader,
 )
 from gvit.errors import InputError, first_line
-from gvit.evaluation import Evaluation, evaluate
+from gvit.evaluation import Evaluation, measure, summarize
 from gvit.gaussians import NUM_FIELDS
-from gvit.models.card import ModelCard, Preprocessing
-from gvit.models.classifier import GaussianClassifier
-from gvit.models.encoder import GaussianEncoder
 from gvit.models.gvit import GViT
-from gvit.models.registry import create_model, save_model
-from gvit.training.config import OptimizerConfig, TrainConfig
-from gvit.training.objective import GuidedObjective
+from gvit.models.registry import save_model
+from gvit.training.build import build_model, build_optimizer
+from gvit.training.config import TrainConfig
+from gvit.training.distributed import (
+    World,
+    distribute,
+    load_optimizer,
+    load_weights,
+    synchronized,
+    whole_optimizer,
+    whole_weights,
+)
+from gvit.training.motion import GaussianMotion
+from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective
+from gvit.training.precision import autocast, keep_float32
 from gvit.training.run import Run
 from gvit.training.schedule import Schedule, StepPlan, learning_rate
 
 _LOG_EVERY = 10
-_Network = GaussianEncoder | GaussianClassifier
+_NUM_PROBES = 32  # test images that show how far Gaussians move
 
 
 class Observer(Protocol):
     """Who is told how a training run goes on."""
 
+    def note(self, text: str) -> None: ...
+
     def start(self, total_steps: int, done: int, steps_per_epoch: int) -> None: ...
 
-    def step(self, step: int, plan: StepPlan, losses: dict[str, float], images_per_second: float) -> None: ...
+    def step(
+        self, step: int, plan: StepPlan, measures: dict[str, float], images_per_second: float
+    ) -> None: ...
 
-    def evaluation(self, step: int, result: Evaluation) -> None: ...
+    def evaluation(self, step: int, result: Evaluation, moved: float | None) -> None: ...
 
 
 class Interrupted(Exception):
@@ -61,60 +76,101 @@ class Interrupted(Exception):
         self.step = step
 
 
-def build_model(config: TrainConfig, class_names: list[str]) -> GViT:
-    """The configured model with its preprocessing and class names on its card; seeded."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        kwargs = config.model.kwargs() | {"num_classes": len(class_names)}
-        model = create_model(config.model.model, **kwargs)
-    preprocessing = Preprocessing(model.img_size, config.data.crop_mode, config.data.crop_pct)
-    model.card = ModelCard(config.model.model, kwargs, preprocessing, class_names)
-    return model
-
-
-def _optimizer(network: _Network, config: OptimizerConfig) -> torch.optim.AdamW:
-    groups = param_groups_weight_decay(
-        network, config.weight_decay, no_weight_decay_list=list(network.no_weight_decay())
-    )
-    return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2))
-
-
 class Trainer:
-    """One training run in one process.
+    """One training run, in this process's part.
 
     Every step is a pure function of the configuration, the step and the state that a checkpoint holds, so a run
     that was interrupted goes on to the same weights as one that was not.
+
+    Args:
+        config: the run's.
+        run: its folder; the main process writes there.
+        device: of this process.
+        world: the processes that share each batch.
+        initialize: read ``config.model.init``; a checkpoint makes that superfluous.
+
+    Raises:
+        InputError: unusable configuration or data.
     """
 
-    def __init__(self, config: TrainConfig, run: Run, device: str = "cpu") -> None:
-        self.config, self.run, self.device = config, run, torch.device(device)
-        data = config.data
-        train_images = load_dataset(data.dataset, "train", data.data_dir)
-        test_images = load_dataset(data.dataset, "test", data.data_dir)
-        self.model = build_model(config, list(train_images.class_names)).to(self.device)
-        preprocessing = self.model.card.preprocessing
-        self.batch_size = min(data.batch_size, len(train_images))
-        self.steps_per_epoch = len(train_images) // self.batch_size
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: Run,
+        device: str = "cpu",
+        world: World = World(),  # noqa: B008 (frozen)
+        initialize: bool = True,
+    ) -> None:
+        self.config, self.run, self.device, self.world = config, run, torch.device(device), world
+        self.step = 0
+        self._load_data()
+        self._build_networks(initialize)
+        self._build_loaders()
+
+    def _load_data(self) -> None:
+        data = self.config.data
+        self.train_images = load_dataset(data.dataset, "train", data.data_dir)
+        self.test_images = load_dataset(data.dataset, "test", data.data_dir)
+        self.batch_size = min(data.batch_size, len(self.train_images))
+        parts = self.world.size * self.config.compute.accumulate
+        if self.batch_size % parts:
+            raise InputError(
+                f"a batch of {self.batch_size} images cannot be split evenly over {self.world.size} processes "
+                f"times --accumulate {self.config.compute.accumulate}; make --batch-size a multiple of {parts}"
+            )
+        self.steps_per_epoch = len(self.train_images) // self.batch_size
+
+    def _build_networks(self, initialize: bool) -> None:
+        config, compute = self.config, self.config.compute
+        self.model, self.notes = build_model(config, list(self.train_images.class_names), initialize)
+        model = self.model.to(self.device, torch.float64 if compute.precision == "float64" else torch.float32)
+        if compute.grad_checkpointing:
+            model.set_grad_checkpointing(True)
+        decay = config.optimizer.ema_decay
+        self.ema = None if decay is None else ModelEmaV3(model, decay)
+        networks: dict[str, nn.Module]
+        if isinstance(model, GViT):
+            networks = {"encoder": model.encoder, "classifier": model.classifier}
+        else:
+            networks = {"classifier": model}
+        if compute.precision == "bf16" and isinstance(model, GViT):
+            keep_float32(model.encoder.head, model.classifier.patch_embed)
+            if model.encoder.kind == "denoising":
+                keep_float32(model.encoder.gaussian_embed)
+        if compute.compile:
+            for network in networks.values():
+                network.compile()
+        self.networks = networks
+        self.parallel = {name: distribute(net, self.world, compute.fsdp) for name, net in networks.items()}
+        self.optimizers = {name: build_optimizer(net, config.optimizer) for name, net in networks.items()}
         self.schedule = Schedule.from_config(config.schedule, self.steps_per_epoch)
         if not self.schedule.total:
             raise InputError("the phases are shorter than one step; raise --epochs")
+        context = partial(autocast, compute.precision, self.device)
+        self.objective: Objective
+        if isinstance(model, GViT):
+            self.objective = GuidedObjective(model, config.objective, self.parallel, context)
+        else:
+            self.objective = ClassificationObjective(self.parallel["classifier"], context)
+            self.schedule = self.schedule.classify_only()
+
+    def _build_loaders(self) -> None:
+        data, preprocessing = self.config.data, self.model.card.preprocessing
         augmentation = Augmentation(data.hflip, data.min_crop, data.rotate, data.translate, data.zoom)
         self.images = TrainingImages(
-            train_images,
+            self.train_images,
             train_transform(preprocessing, augmentation),
-            (self.model.encoder.num_gaussians, NUM_FIELDS),
-            config.seed,
+            (self.model.encoder.num_gaussians, NUM_FIELDS) if isinstance(self.model, GViT) else (0,),
+            self.config.seed,
         )
-        self.test_loader = evaluation_loader(
-            EvaluationImages(test_images, eval_transform(preprocessing)), self.batch_size, data.workers
-        )
-        self.objective = GuidedObjective(self.model, config.objective)
-        self.networks: dict[str, GaussianEncoder | GaussianClassifier] = {
-            "encoder": self.model.encoder,
-            "classifier": self.model.classifier,
-        }
-        self.optimizers = {name: _optimizer(net, config.optimizer) for name, net in self.networks.items()}
-        self.step = 0
+        size = max(1, self.batch_size // (self.world.size * self.config.compute.accumulate))
+        shard = {"rank": self.world.rank, "world_size": self.world.size}
+        tests = EvaluationImages(self.test_images, eval_transform(preprocessing))
+        self.test_loader = evaluation_loader(tests, size, data.workers, **shard)
+        self.motion = None
+        if isinstance(self.model, GViT):
+            few = range(0, len(tests), -(-len(tests) // _NUM_PROBES))
+            self.motion = GaussianMotion(self.model, torch.stack([tests[i][0] for i in few]))
 
     def resume(self) -> None:
         """Go back to the run's last checkpoint.
@@ -125,14 +181,19 @@ class Trainer:
         state = self.run.load_checkpoint()
         if state is not None:
             try:
-                self.model.load_state_dict(state["model"])
+                load_weights(self.model, state["model"])
                 for name, optimizer in self.optimizers.items():
-                    optimizer.load_state_dict(state[name])
+                    load_optimizer(self.networks[name], optimizer, state[name])
+                if self.ema is not None:
+                    self.ema.module.load_state_dict(state["ema"])
+                if self.motion is not None:
+                    self.motion.start = state["motion"]
                 self.step = state["step"]
             except (KeyError, RuntimeError, ValueError) as error:
                 reason = first_line(error)
                 raise InputError(f"{self.run.checkpoint_file}: not of this run's model ({reason})") from error
-        self.run.forget_after(self.step)
+        if self.world.is_main:
+            self.run.forget_after(self.step)
 
     def fit(self, observer: Observer) -> Evaluation:
         """Train from the current step to the last, evaluating and saving on the way.
@@ -141,83 +202,155 @@ class Trainer:
             Interrupted: by SIGINT or SIGTERM, after saving.
             InputError: training diverged (NaN or infinite losses); the last checkpoint stays as it was.
         """
-        config, total = self.config, self.schedule.total
-        eval_steps = max(1, round(config.schedule.eval_every * self.steps_per_epoch))
-        loader = training_loader(self.images, self.batch_size, self.step, total, config.data.workers)
+        total = self.schedule.total
+        eval_steps = max(1, round(self.config.schedule.eval_every * self.steps_per_epoch))
+        for note in self.notes:
+            observer.note(note)
         observer.start(total, self.step, self.steps_per_epoch)
         self.model.train()
         result = None
         with _stop_requests() as stop:
-            for batch in loader:
-                started = time.perf_counter()
+            started = time.perf_counter()
+            for parts in self.batches(self.step, total, self.config.data.workers):
                 plan = self.schedule.plan(self.step)
-                losses = self._train_step(batch, plan)
-                self.step += 1
+                measures = self.train_step(parts, plan)
                 speed = self.batch_size / (time.perf_counter() - started)
-                observer.step(self.step, plan, losses, speed)
-                if self.step % _LOG_EVERY == 0 or self.step == total:
-                    self._log_step(plan, losses, speed)
+                observer.step(self.step, plan, measures, speed)
+                if plan.guided or self.step % _LOG_EVERY == 0 or self.step == total:
+                    self._log_step(plan, measures, speed)
                 result = None
                 if self.step % eval_steps == 0 or self.step == total:
                     result = self._evaluate(observer)
                     self.save()
-                if stop.is_set() and self.step < total:
+                if self.world.any(stop.is_set()) and self.step < total:
                     self.save()
                     raise Interrupted(self.step)
-        return result or evaluate(self.model, self.test_loader)
+                started = time.perf_counter()
+        return result or self.evaluate()
 
-    def _train_step(self, batch: Batch, plan: StepPlan) -> dict[str, float]:
-        config, total = self.config.optimizer, self.schedule.total
-        # dropout and stochastic depth, too, depend on nothing but seed and step
-        torch.manual_seed(derive_seed(self.config.seed, self.step))
-        batch = Batch(*(tensor.to(self.device, non_blocking=True) for tensor in batch))
+    def batches(self, start: int, stop: int, workers: int) -> Iterator[Sequence[Batch]]:
+        """This process's share of each step's images, in parts."""
+        parts = self.config.compute.accumulate
+        sampler = StepSampler(
+            len(self.images),
+            self.batch_size,
+            self.config.seed,
+            start,
+            stop,
+            rank=self.world.rank,
+            world_size=self.world.size,
+            parts=parts,
+        )
+        loader = iter(training_loader(self.images, sampler, workers))
+        return zip(*[loader] * parts, strict=True)
+
+    def train_step(self, parts: Sequence[Batch], plan: StepPlan) -> dict[str, float]:
+        """One step of what the plan says; ``self.step`` counts it."""
+        if (
+            self.motion is not None
+            and self.step == self.schedule.steps_of("guide").start < self.schedule.total
+        ):
+            self.motion.begin()
+        measured: list[dict[str, float]] = []
+        for index, part in enumerate(parts):
+            # dropout and stochastic depth, too, depend on nothing but seed, step and place in the batch
+            place = self.world.rank * len(parts) + index
+            torch.manual_seed(derive_seed(self.config.seed, self.step, place))
+            with synchronized(self.parallel, last=index == len(parts) - 1):
+                measures = self._backward(part, plan, 1 / len(parts))
+            measured.append({name: value.item() for name, value in measures.items()})
+        self._optimize()
+        self.step += 1
+        return {name: sum(part[name] for part in measured) / len(measured) for name in measured[0]}
+
+    def _backward(self, batch: Batch, plan: StepPlan, share: float) -> dict[str, torch.Tensor]:
+        dtype = next(self.model.parameters()).dtype
+        images, noise = (x.to(self.device, dtype, non_blocking=True) for x in (batch.images, batch.noise))
+        labels = batch.labels.to(self.device, non_blocking=True)
         try:
-            losses = {name: value.item() for name, value in self.objective.backward(batch, plan).items()}
+            return self.objective.backward(Batch(images, labels, noise), plan, share)
         except FloatingPointError as error:
             raise InputError(
                 f"training diverged at step {self.step} ({plan.phase}): {error}; lower --base-lr or --gamma. "
                 f"The last checkpoint in {self.run.folder} is from before"
             ) from error
-        starts = {"encoder": 0}
-        if plan.classify and not plan.guided:
-            starts["classifier"] = self.schedule.classify_start
-        peak = config.base_lr * self.batch_size / 256
-        warmup = round(config.warmup_epochs * self.steps_per_epoch)
-        for name, start in starts.items():
+
+    def _optimize(self) -> None:
+        config = self.config.optimizer
+        for name, rate in self.rates(self.step).items():
             optimizer = self.optimizers[name]
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(peak, self.step, start, total, warmup)
+                group["lr"] = rate * group.get("lr_scale", 1.0)
             if config.clip_grad is not None:
                 nn.utils.clip_grad_norm_(self.networks[name].parameters(), config.clip_grad)
             optimizer.step()
             optimizer.zero_grad()
-        return losses
+        if self.ema is not None:
+            self.ema.update(self.model)
 
-    def _log_step(self, plan: StepPlan, losses: dict[str, float], images_per_second: float) -> None:
-        self.run.log(
-            kind="train",
-            step=self.step,
-            epoch=self.step / self.steps_per_epoch,
-            phase=plan.phase,
-            lr=self.optimizers["encoder"].param_groups[0]["lr"],
-            gamma=plan.gamma,
-            **losses,
-            images_per_second=round(images_per_second, 1),
-        )
+    def rates(self, step: int) -> dict[str, float]:
+        """The learning rates of a step, of the networks that learn in it.
+
+        The peak is linear in the batch (GViT paper, Appendix A); each network warms up from its own first step.
+        """
+        config, schedule = self.config.optimizer, self.schedule
+        plan = schedule.plan(step)
+        peak = config.base_lr * self.batch_size / 256
+        warmup = round(config.warmup_epochs * self.steps_per_epoch)
+        starts = {}
+        if plan.train_encoder and "encoder" in self.networks:
+            starts["encoder"] = 0
+        if plan.classify and not plan.guided:
+            starts["classifier"] = schedule.classify_start
+        return {
+            name: learning_rate(peak, step, first, schedule.total, warmup) for name, first in starts.items()
+        }
+
+    def _log_step(self, plan: StepPlan, measures: dict[str, float], images_per_second: float) -> None:
+        measures = self.world.mean(measures)
+        if self.world.is_main:
+            self.run.log(
+                kind="train",
+                step=self.step,
+                epoch=self.step / self.steps_per_epoch,
+                phase=plan.phase,
+                **{f"lr_{name}": rate for name, rate in self.rates(self.step - 1).items()},
+                gamma=plan.gamma,
+                **measures,
+                images_per_second=round(images_per_second, 1),
+            )
+
+    def evaluate(self) -> Evaluation:
+        """The model, or its moving average, on all test images."""
+        model = self.model if self.ema is None else self.ema.module
+        measured = self.world.interleave(measure(model, self.test_loader), len(self.test_images))
+        return summarize(measured, self.model.num_classes)
 
     def _evaluate(self, observer: Observer) -> Evaluation:
-        result = evaluate(self.model, self.test_loader)
+        result = self.evaluate()
+        moved = None if self.motion is None else self.motion.moved()
         record: dict[str, Any] = result.to_dict()
         del record["confusion"]
-        self.run.log(kind="evaluation", step=self.step, epoch=self.step / self.steps_per_epoch, **record)
-        observer.evaluation(self.step, result)
+        if moved is not None:
+            record["moved"] = moved
+        if self.world.is_main:
+            self.run.log(kind="evaluation", step=self.step, epoch=self.step / self.steps_per_epoch, **record)
+        observer.evaluation(self.step, result, moved)
         return result
 
     def save(self) -> None:
-        """Write weights and a checkpoint to resume from."""
-        save_model(self.model, self.run.weights_file)
-        state: dict[str, Any] = {"step": self.step, "model": self.model.state_dict()}
-        self.run.save_checkpoint(state | {name: o.state_dict() for name, o in self.optimizers.items()})
+        """Write weights and a checkpoint to resume from; every process has to call it."""
+        weights = whole_weights(self.model)
+        state: dict[str, Any] = {"step": self.step, "model": weights}
+        state |= {name: whole_optimizer(self.networks[name], o) for name, o in self.optimizers.items()}
+        if self.ema is not None:
+            state["ema"] = weights = self.ema.module.state_dict()
+        if self.motion is not None:
+            state["motion"] = self.motion.start
+        if self.world.is_main:
+            save_model(self.model, self.run.weights_file, weights)
+            self.run.save_checkpoint(state)
+        self.world.barrier()
 
 
 @contextmanager
@@ -241,7 +374,13 @@ def _stop_requests() -> Iterator[threading.Event]:
 
 
 def train(
-    config: TrainConfig, out: str | Path, observer: Observer, *, overwrite: bool = False, device: str = "cpu"
+    config: TrainConfig,
+    out: str | Path,
+    observer: Observer,
+    *,
+    overwrite: bool = False,
+    device: str = "cpu",
+    world: World = World(),  # noqa: B008 (frozen)
 ) -> Evaluation:
     """Train a model into a new run folder.
 
@@ -251,6 +390,7 @@ def train(
         observer: is told how it goes on.
         overwrite: replace a run that the folder holds.
         device: where to train.
+        world: the processes that train together; see ``gvit.training.distributed.joined``.
 
     Returns:
         The evaluation after the last step.
@@ -260,12 +400,20 @@ def train(
         Interrupted: by SIGINT or SIGTERM; ``resume`` goes on.
     """
     # everything that can be wrong with the configuration shows before anything is written
-    trainer = Trainer(config, Run(Path(out)), device)
-    trainer.run = Run.create(Path(out), config, overwrite)
+    trainer = Trainer(config, Run(Path(out)), device, world)
+    if world.is_main:
+        Run.create(Path(out), config, overwrite)
+    world.barrier()
     return trainer.fit(observer)
 
 
-def resume(out: str | Path, observer: Observer, *, device: str = "cpu") -> Evaluation:
+def resume(
+    out: str | Path,
+    observer: Observer,
+    *,
+    device: str = "cpu",
+    world: World = World(),  # noqa: B008 (frozen)
+) -> Evaluation:
     """Go on with an interrupted run, to the same result as if it had not been interrupted.
 
     Raises:
@@ -273,6 +421,7 @@ def resume(out: str | Path, observer: Observer, *, device: str = "cpu") -> Evalu
         Interrupted: again.
     """
     run = Run.open(Path(out))
-    trainer = Trainer(run.load_config(), run, device)
+    trainer = Trainer(run.load_config(), run, device, world, initialize=not run.checkpoint_file.exists())
     trainer.resume()
+    world.barrier()
     return trainer.fit(observer)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvit.data.loading import Batch
@@ -13,6 +17,22 @@ from gvit.rendering import render
 from gvit.training.config import ObjectiveConfig
 from gvit.training.schedule import StepPlan
 
+Autocast = Callable[[], AbstractContextManager]
+
+
+class Objective(Protocol):
+    """What a step descends."""
+
+    def backward(self, batch: Batch, plan: StepPlan, share: float = 1.0) -> dict[str, Tensor]:
+        """Add ``share`` times the batch's gradients to those of the networks that the plan trains.
+
+        Returns:
+            Losses and other measures of the batch: detached scalars, not multiplied by ``share``.
+
+        Raises:
+            FloatingPointError: the Gaussians or a loss are NaN or infinite.
+        """
+
 
 class GuidedObjective:
     """Reconstruction and classification, with the graph cut at the Gaussians (GViT paper, Algorithm 1).
@@ -20,37 +40,56 @@ class GuidedObjective:
     Each loss is differentiated to the Gaussians on its own, the two gradients are weighed there, and the encoder
     is gone through backward once. Eq. 1 as printed subtracts the classifier's gradient from one that is descended,
     which would raise its loss; it is added here, as in Algorithm 1.
+
+    Args:
+        model: the model.
+        config: losses and weights.
+        networks: ``encoder`` and ``classifier`` as they are called for training, DDP around them for example;
+            None calls the model's own.
+        autocast: the precision that the networks run in; the renderer and the losses don't.
     """
 
-    def __init__(self, model: GViT, config: ObjectiveConfig) -> None:
-        self.model, self.config = model, config
+    def __init__(
+        self,
+        model: GViT,
+        config: ObjectiveConfig,
+        networks: Mapping[str, nn.Module] | None = None,
+        autocast: Autocast = nullcontext,
+    ) -> None:
+        self.model, self.config, self.autocast = model, config, autocast
+        networks = networks or {}
+        self.encoder = networks.get("encoder", model.encoder)
+        self.classifier = networks.get("classifier", model.classifier)
 
-    def backward(self, batch: Batch, plan: StepPlan) -> dict[str, Tensor]:
-        """Fill the gradients of one step and return its losses, detached scalars.
+    def backward(self, batch: Batch, plan: StepPlan, share: float = 1.0) -> dict[str, Tensor]:
+        """See ``Objective``.
 
         The classifier gets gradients unless the step is guided. The encoder gets the reconstruction's, plus
         ``gamma`` times the classifier's on guided steps; with ``gradient="joint"`` also once the classifier's on the
-        other classifying steps.
-
-        Raises:
-            FloatingPointError: the Gaussians or a loss are NaN or infinite.
+        other classifying steps; nothing where the plan lets it stand still.
         """
-        raw = self.model.encoder(batch.images, batch.noise)
+        with self.autocast(), torch.set_grad_enabled(plan.train_encoder):
+            raw = self.encoder(batch.images, batch.noise)
         if not raw.isfinite().all():
             raise FloatingPointError("the encoder's Gaussians are not finite")
-        gradient, losses = self._reconstruction(raw, batch.images, plan)
+        gradient, measures = torch.zeros_like(raw), dict[str, Tensor]()
+        if plan.train_encoder:
+            gradient, measures = self._reconstruction(raw, batch.images, plan)
         if plan.classify:
-            joint = self.config.gradient == "joint"
+            joint = plan.train_encoder and self.config.gradient == "joint"
             weight = plan.gamma if plan.guided else float(joint)
-            pull, classification = self._classification(raw, batch.labels, plan, weight)
-            losses |= classification
+            pull, classification = self._classification(raw, batch.labels, plan, weight, share)
+            measures |= classification
             if pull is not None:
+                if plan.guided:
+                    measures |= compare_gradients(gradient, pull, weight)
                 gradient = gradient + weight * pull
-        for name, loss in losses.items():
-            if not loss.isfinite():
+        for name, loss in measures.items():
+            if name.endswith("_loss") and not loss.isfinite():
                 raise FloatingPointError(f"{name} is {loss.item()}")
-        raw.backward(gradient)
-        return losses
+        if plan.train_encoder:
+            raw.backward(share * gradient)
+        return measures
 
     def _reconstruction(
         self, raw: Tensor, images: Tensor, plan: StepPlan
@@ -67,16 +106,56 @@ class GuidedObjective:
         return gradient, losses
 
     def _classification(
-        self, raw: Tensor, labels: Tensor, plan: StepPlan, weight: float
+        self, raw: Tensor, labels: Tensor, plan: StepPlan, weight: float, share: float
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         leaf = raw.detach().requires_grad_(weight != 0)
-        logits = self.model.classifier(leaf)
-        loss = F.cross_entropy(logits, labels)
-        losses = {
-            "class_loss": loss.detach(),
-            "accuracy": (logits.argmax(-1) == labels).float().mean().detach(),
-        }
+        # a guided step takes no gradient of the classifier, which DDP around it would wait for
+        classifier = self.model.classifier if plan.guided else self.classifier
+        with self.autocast():
+            logits = classifier(leaf)
+        loss, measures = _cross_entropy(logits, labels)
         if plan.guided:  # the classifier stands still
-            return (torch.autograd.grad(loss, leaf)[0] if weight else None), losses
-        loss.backward()
-        return leaf.grad, losses
+            return (torch.autograd.grad(loss, leaf)[0] if weight else None), measures
+        (share * loss).backward()
+        return (None if leaf.grad is None else leaf.grad / share), measures
+
+
+class ClassificationObjective:
+    """Cross-entropy of a network that reads the image itself: what GViT is compared with."""
+
+    def __init__(self, network: nn.Module, autocast: Autocast = nullcontext) -> None:
+        self.network, self.autocast = network, autocast
+
+    def backward(self, batch: Batch, plan: StepPlan, share: float = 1.0) -> dict[str, Tensor]:
+        """See ``Objective``."""
+        with self.autocast():
+            logits = self.network(batch.images)
+        loss, measures = _cross_entropy(logits, batch.labels)
+        if not loss.isfinite():
+            raise FloatingPointError(f"class_loss is {loss.item()}")
+        (share * loss).backward()
+        return measures
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    if logits.dtype == torch.bfloat16:
+        logits = logits.float()
+    loss = F.cross_entropy(logits, labels)
+    hits = (logits.argmax(-1) == labels).float().mean()
+    return loss, {"class_loss": loss.detach(), "accuracy": hits.detach()}
+
+
+def compare_gradients(reconstruction: Tensor, classification: Tensor, gamma: float) -> dict[str, Tensor]:
+    """Makes guidance visible, from the two losses' gradients at the raw Gaussians [B, K, 9].
+
+    Returns:
+        ``reconstruction_gradient`` and ``class_gradient``: their norms, before gamma. ``gradient_cosine``: of the two,
+        negative where they disagree. ``steered``: share of the Gaussians that the weighed classifier's gradient
+        moves more than the reconstruction's does.
+    """
+    return {
+        "reconstruction_gradient": reconstruction.norm(),
+        "class_gradient": classification.norm(),
+        "gradient_cosine": F.cosine_similarity(reconstruction.flatten(), classification.flatten(), dim=0),
+        "steered": (gamma * classification.norm(dim=-1) > reconstruction.norm(dim=-1)).float().mean(),
+    }

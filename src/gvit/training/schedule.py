@@ -23,6 +23,7 @@ class StepPlan:
         classify: the classifier reads the Gaussians.
         guided: the classifier's gradient steers the Gaussians, and the classifier itself stands still.
         gamma: weight of that gradient; 0 on steps that are not guided.
+        train_encoder: the encoder learns; otherwise it stands still.
     """
 
     phase: Phase
@@ -30,6 +31,7 @@ class StepPlan:
     classify: bool
     guided: bool
     gamma: float
+    train_encoder: bool = True
 
 
 @dataclass(frozen=True)
@@ -40,21 +42,32 @@ class Schedule:
         ends: the first step after each phase.
         guide_every: one step in so many of the guided phase is guided.
         gamma: weight of the classifier's gradient on those.
+        freeze_encoder: the encoder stands still in the classify phase.
     """
 
     ends: tuple[int, int, int, int]
     guide_every: int
     gamma: float
+    freeze_encoder: bool = False
 
     @classmethod
     def from_config(cls, config: ScheduleConfig, steps_per_epoch: int) -> Schedule:
         ends = tuple(round(epochs * steps_per_epoch) for epochs in accumulate(config.phase_epochs()))
-        return cls(ends, config.guide_every, config.gamma)  # type: ignore[arg-type]
+        return cls(ends, config.guide_every, config.gamma, config.freeze_encoder)  # type: ignore[arg-type]
+
+    def classify_only(self) -> Schedule:
+        """As many steps, all of them of the classify phase: what a network without Gaussians has."""
+        return Schedule((0, 0, self.total, self.total), self.guide_every, self.gamma)
 
     @property
     def total(self) -> int:
         """Number of steps."""
         return self.ends[-1]
+
+    def steps_of(self, phase: Phase) -> range:
+        """The steps of a phase; empty where it has none."""
+        index = PHASES.index(phase)
+        return range((0, *self.ends)[index], self.ends[index])
 
     @property
     def classify_start(self) -> int:
@@ -65,7 +78,14 @@ class Schedule:
         """What step ``step`` (from 0) does."""
         index = sum(step >= end for end in self.ends[:-1])
         guided = index == 3 and (step - self.ends[2]) % self.guide_every == 0
-        return StepPlan(PHASES[index], index >= 1, index >= 2, guided, self.gamma if guided else 0.0)
+        return StepPlan(
+            phase=PHASES[index],
+            perceptual=index >= 1,
+            classify=index >= 2,
+            guided=guided,
+            gamma=self.gamma if guided else 0.0,
+            train_encoder=not (self.freeze_encoder and index == 2),
+        )
 
 
 def learning_rate(peak: float, step: int, start: int, stop: int, warmup: int) -> float:

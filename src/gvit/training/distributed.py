@@ -1,0 +1,172 @@
+"""Many processes as one: started by torchrun, a no-op without it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_model_state_dict,
+    set_optimizer_state_dict,
+)
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.nn.parallel import DistributedDataParallel
+
+from gvit.errors import InputError
+
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of this run.
+
+    Attributes:
+        rank: which of them this is.
+        size: how many there are.
+    """
+
+    rank: int = 0
+    size: int = 1
+
+    @property
+    def is_main(self) -> bool:
+        """This process prints and writes files."""
+        return self.rank == 0
+
+    def barrier(self) -> None:
+        """Wait until every process is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def mean(self, values: dict[str, float]) -> dict[str, float]:
+        """The mean over processes of each value; all have the same names."""
+        if self.size == 1:
+            return values
+        total = [sum(column) for column in zip(*self._gather(list(values.values())), strict=True)]
+        return {name: value / self.size for name, value in zip(values, total, strict=True)}
+
+    def any(self, flag: bool) -> bool:
+        """Whether it is set in any process."""
+        return flag if self.size == 1 else any(self._gather(flag))
+
+    def interleave(self, shard: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+        """Per-image values in the order of the images, from shards that hold every ``size``-th image.
+
+        Shards are filled up to the same length by images that come round again; those are dropped here.
+        """
+        if self.size == 1:
+            return {name: values[:count] for name, values in shard.items()}
+        shards = self._gather({name: values.cpu() for name, values in shard.items()})
+        return {name: torch.stack([part[name] for part in shards], 1).flatten(0, 1)[:count] for name in shard}
+
+    def _gather(self, value: Any) -> list[Any]:
+        gathered: list[Any] = [None] * self.size
+        dist.all_gather_object(gathered, value)
+        return gathered
+
+
+@contextmanager
+def joined(device: str) -> Iterator[tuple[World, str]]:
+    """The world that torchrun started this process in, and this process's device; alone without torchrun.
+
+    Args:
+        device: ``cpu``, or ``cuda`` for the GPU of this process's local rank.
+
+    Raises:
+        InputError: more processes than GPUs on this machine.
+    """
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        yield World(), device
+        return
+    if device == "cuda":
+        local = int(os.environ["LOCAL_RANK"])
+        if local >= torch.cuda.device_count():
+            raise InputError(
+                f"more processes than GPUs: lower --nproc-per-node to {torch.cuda.device_count()}"
+            )
+        device = f"cuda:{local}"
+        torch.cuda.set_device(local)
+    dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+    try:
+        yield World(dist.get_rank(), dist.get_world_size()), device
+    finally:
+        dist.destroy_process_group()
+
+
+def distribute(network: nn.Module, world: World, fsdp: bool) -> nn.Module:
+    """The network as it is called for training: as it is, inside DDP, or sharded in place, block by block (FSDP2).
+
+    Raises:
+        InputError: sharding was asked for in a single process.
+    """
+    if world.size == 1:
+        if fsdp:
+            raise InputError(
+                "--fsdp shards over processes: start with torchrun --nproc-per-node N -m gvit train"
+            )
+        return network
+    device = next(network.parameters()).device
+    if fsdp:
+        mesh = init_device_mesh(device.type, (world.size,))
+        for block in network.blocks:  # type: ignore[union-attr]
+            fully_shard(block, mesh=mesh)
+        fully_shard(network, mesh=mesh)
+        return network
+    ids = [device.index] if device.type == "cuda" else None
+    return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+
+
+@contextmanager
+def synchronized(networks: Mapping[str, nn.Module], last: bool) -> Iterator[None]:
+    """Gradients are exchanged between processes in the last part of a batch only."""
+    with ExitStack() as stack:
+        for network in networks.values():
+            if isinstance(network, DistributedDataParallel) and not last:
+                stack.enter_context(network.no_sync())
+            elif isinstance(network, FSDPModule):
+                network.set_requires_gradient_sync(last)
+        yield
+
+
+def whole_weights(model: nn.Module) -> dict[str, Any]:
+    """Weights on the CPU, sharded ones put together; every process has to call it, the main one gets them."""
+    return dict(get_model_state_dict(model, options=_WHOLE)) if _is_sharded(model) else model.state_dict()
+
+
+def whole_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state of an optimizer, sharded ones put together; as ``whole_weights``."""
+    if not _is_sharded(network):
+        return optimizer.state_dict()
+    # torch would make a step, if only of length 0, to have a state to ask for
+    return dict(get_optimizer_state_dict(network, optimizer, options=_WHOLE)) if optimizer.state else {}
+
+
+def load_weights(model: nn.Module, state: dict[str, Any]) -> None:
+    """What ``whole_weights`` gave, in every process."""
+    if _is_sharded(model):
+        set_model_state_dict(model, state, options=StateDictOptions(full_state_dict=True))
+    else:
+        model.load_state_dict(state)
+
+
+def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """What ``whole_optimizer`` gave, in every process."""
+    if not _is_sharded(network):
+        optimizer.load_state_dict(state)
+    elif state:
+        set_optimizer_state_dict(network, optimizer, state, options=StateDictOptions(full_state_dict=True))
+
+
+def _is_sharded(network: nn.Module) -> bool:
+    return any(isinstance(module, FSDPModule) for module in network.modules())

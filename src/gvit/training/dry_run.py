@@ -1,0 +1,117 @@
+"""What a run would cost on this machine, from two steps of every phase."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import torch
+
+from gvit.evaluation import measure
+from gvit.training.loop import Trainer
+from gvit.training.progress import clock
+from gvit.training.schedule import PHASES, Phase
+
+
+@dataclass(frozen=True)
+class PhaseCost:
+    """One phase.
+
+    Attributes:
+        phase: its name.
+        steps: how many.
+        learning_rates: in the middle of the phase, of the networks that learn in it.
+        step_seconds: a step's time; in the guided phase the mean of guided and ordinary ones.
+    """
+
+    phase: Phase
+    steps: int
+    learning_rates: dict[str, float]
+    step_seconds: float
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The plan of a run.
+
+    Attributes:
+        phases: those that have steps.
+        evaluations: how many.
+        evaluation_seconds: time of one, from one batch.
+        peak_memory: largest memory so far, bytes: of the GPU, or of this process; None where it is not known.
+    """
+
+    phases: list[PhaseCost]
+    evaluations: int
+    evaluation_seconds: float
+    peak_memory: int | None
+
+    @property
+    def seconds(self) -> float:
+        """Expected time of the whole run."""
+        return sum(p.steps * p.step_seconds for p in self.phases) + self.evaluations * self.evaluation_seconds
+
+    def __str__(self) -> str:
+        lines = [
+            f"{'phase':<12}{'steps':>9}{'lr encoder':>12}{'lr classifier':>15}{'ms a step':>11}{'time':>10}"
+        ]
+        for cost in self.phases:
+            rates = [
+                f"{cost.learning_rates[name]:.2e}" if name in cost.learning_rates else "-"
+                for name in ("encoder", "classifier")
+            ]
+            lines.append(
+                f"{cost.phase:<12}{cost.steps:>9}{rates[0]:>12}{rates[1]:>15}{1000 * cost.step_seconds:>11.1f}"
+                f"{clock(cost.steps * cost.step_seconds):>10}"
+            )
+        lines.append(f"evaluations: {self.evaluations}, {self.evaluation_seconds:.1f} s each")
+        if self.peak_memory is not None:
+            lines.append(f"peak memory: {self.peak_memory / 2**30:.2f} GiB")
+        lines.append(f"expected time: {clock(self.seconds)}")
+        return "\n".join(lines)
+
+
+def dry_run(trainer: Trainer) -> DryRun:
+    """Two steps of every phase that has any; the trainer is of no use afterwards, and nothing is written."""
+    schedule = trainer.schedule
+    trainer.model.train()
+    phases = []
+    for phase in PHASES:
+        steps = schedule.steps_of(phase)
+        if not steps:
+            continue
+        first, second = (_timed_step(trainer, min(step, steps[-1])) for step in (steps[0], steps[0] + 1))
+        # the first step of the guided phase is a guided one; elsewhere it pays for what happens only once
+        seconds = second if phase != "guide" else second + (first - second) / schedule.guide_every
+        middle = steps[len(steps) // 2]
+        middle += schedule.plan(middle).guided  # an ordinary step shows both rates
+        phases.append(PhaseCost(phase, len(steps), trainer.rates(middle), seconds))
+    started = time.perf_counter()
+    measure(trainer.model, [tuple(next(iter(trainer.test_loader)))])
+    seconds = (time.perf_counter() - started) * len(trainer.test_loader)
+    every = max(1, round(trainer.config.schedule.eval_every * trainer.steps_per_epoch))
+    return DryRun(phases, -(-schedule.total // every), seconds, _peak_memory(trainer.device))
+
+
+def _timed_step(trainer: Trainer, step: int) -> float:
+    trainer.step, workers = step, trainer.config.data.workers
+    started = time.perf_counter()
+    (parts,) = trainer.batches(step, step + 1, workers=0)
+    loading = time.perf_counter() - started
+    started = time.perf_counter()
+    trainer.train_step(parts, trainer.schedule.plan(step))
+    computing = time.perf_counter() - started
+    return max(computing, loading / workers) if workers else computing + loading
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    import sys
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

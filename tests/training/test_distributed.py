@@ -1,0 +1,104 @@
+"""Two processes under torchrun do what one does."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+# 20 steps over all four phases, without what is random by place in the batch
+ARGUMENTS = ["train", "debug", "--drop-path-rate", "0", "--batch-size", "16", "--epochs", str(20 / 89)]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def command(processes: int, *arguments: str) -> list[str]:
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+    return [sys.executable, *(launcher if processes > 1 else []), "-m", "gvit", *arguments]
+
+
+def run(folder: Path, processes: int, *arguments: str) -> Path:
+    done = subprocess.run(
+        command(processes, *ARGUMENTS, "--out", str(folder), *arguments),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("top-1") == 1  # the main process alone speaks
+    return folder
+
+
+def checkpoint(folder: Path) -> dict:
+    return torch.load(folder / "checkpoint.pt", weights_only=True)
+
+
+def metrics(folder: Path) -> list[dict]:
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def assert_close(folder: Path, expected: Path, tolerance: float) -> None:
+    weights, wanted = checkpoint(folder)["model"], checkpoint(expected)["model"]
+    assert {k: v.shape for k, v in weights.items()} == {k: v.shape for k, v in wanted.items()}
+    assert max((weights[name] - wanted[name]).abs().max() for name in wanted) < tolerance
+    lines, wanted_lines = metrics(folder), metrics(expected)
+    assert [line["step"] for line in lines] == [line["step"] for line in wanted_lines]
+    for line, wanted_line in zip(lines, wanted_lines, strict=True):
+        for name in {"pixel_loss", "perceptual_loss", "class_loss", "accuracy", "num_images"} & set(
+            wanted_line
+        ):
+            assert line[name] == pytest.approx(wanted_line[name], abs=100 * tolerance), name
+    assert lines[-1]["num_images"] == 360
+    # exact: no image is counted twice, none is left out
+    assert lines[-1]["top1"] == wanted_lines[-1]["top1"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> Path:
+    return run(tmp_path_factory.mktemp("alone") / "run", 1, "--precision", "float64")
+
+
+@pytest.mark.parametrize("options", [[], ["--accumulate", "2"], ["--fsdp"]], ids=str)
+def test_two_processes_give_the_weights_of_one(alone, tmp_path, options):
+    assert_close(run(tmp_path / "run", 2, "--precision", "float64", *options), alone, 1e-8)
+
+
+def test_accumulation_gives_the_weights_of_the_whole_batch(alone, tmp_path):
+    assert_close(run(tmp_path / "run", 1, "--precision", "float64", "--accumulate", "4"), alone, 1e-8)
+
+
+def test_two_processes_in_float32(tmp_path):
+    assert_close(run(tmp_path / "two", 2), run(tmp_path / "one", 1), 1e-4)
+
+
+def test_an_interrupted_sharded_run_goes_on_to_the_same_result(alone, tmp_path):
+    folder = tmp_path / "run"
+    training = subprocess.Popen(
+        command(
+            2, *ARGUMENTS, "--out", str(folder), "--precision", "float64", "--fsdp", "--eval-every", "0.05"
+        ),
+        env=ENVIRONMENT,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    training.send_signal(signal.SIGINT)
+    training.wait(timeout=60)
+    assert 0 < checkpoint(folder)["step"] < 20
+    resumed = subprocess.run(
+        command(2, "train", "--resume", str(folder)),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    assert checkpoint(folder)["step"] == 20
+    for name, value in checkpoint(alone)["model"].items():
+        torch.testing.assert_close(checkpoint(folder)["model"][name], value, rtol=0, atol=1e-8)
