@@ -211,6 +211,9 @@ def _parse_training(args: list[str]) -> "tuple[str, TrainConfig, _Output]":
     recipe = args[0] if named else "digits"
     defaults = load_recipe(recipe)
 
+    # tyro makes one line of a paragraph
+    recipes = "\n\n".join(textwrap.wrap(f"Recipes: {', '.join(sorted(RECIPES))}.", 80))
+
     def options(output: _Output = _Output(), config: TrainConfig = defaults) -> tuple[_Output, TrainConfig]:
         return output, config
 
@@ -219,7 +222,7 @@ def _parse_training(args: list[str]) -> "tuple[str, TrainConfig, _Output]":
         args[1:] if named else args,
         f"gvit train {recipe}",
         description=(
-            textwrap.fill(f"Train a model by a recipe. Recipes: {', '.join(sorted(RECIPES))}.", 78) + "\n\n"
+            f"Train a model by a recipe.\n\n{recipes}\n\n"
             f"Below are the values of recipe '{recipe}', each of which can be changed.\n\n"
             "Example: gvit train digits --epochs 30 --out runs/short\n\n"
             "Interrupted? Go on with: gvit train --resume runs/short"
