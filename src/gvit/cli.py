@@ -41,6 +41,7 @@ commands:
   train      train a model; with no argument, on handwritten digits
   predict    classify image files with a trained model
   evaluate   measure a trained model on its test images
+  models     the models that there are, and what they cost
 
 options:
   -h, --help     this text; 'gvit COMMAND --help' tells a command's options
@@ -365,6 +366,46 @@ def _evaluate(args: list[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Models:
+    """The models that there are, with parameters and multiply-adds.
+
+    Example: gvit models 'gvit_*'
+
+    Attributes:
+        pattern: names to list, shell-style.
+        json: print JSON.
+    """
+
+    pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*"
+    json: bool = False
+
+
+def _models(args: list[str]) -> int:
+    from gvit.models.complexity import complexity
+    from gvit.models.registry import list_models
+
+    options: _Models = _parse(_Models, args, "gvit models")
+    names = list_models(options.pattern)
+    if not names:
+        raise InputError(f"no model is called {options.pattern!r}; there are: {', '.join(list_models())}")
+    costs = [complexity(name) for name in names]
+    if options.json:
+        print(json.dumps([asdict(cost) for cost in costs], indent=2))
+        return 0
+    print(f"{'':<20}{'image':>6}{'tokens':>8}{'million parameters':>20}{'GMACs':>18}")
+    print(f"{'':<20}{'px':>6}{'':>8}{'encoder':>10}{'classif.':>10}{'encoder':>9}{'classif.':>9}")
+    for cost in costs:
+        encoder = [f"{cost.encoder_params / 1e6:.2f}", f"{cost.encoder_gmacs:.2f}"]
+        params, gmacs = encoder if cost.encoder_params else ["-", "-"]
+        print(
+            f"{cost.name:<20}{cost.img_size:>6}{cost.tokens:>8}{params:>10}{cost.classifier_params / 1e6:>10.2f}"
+            f"{gmacs:>9}{cost.classifier_gmacs:>9.2f}"
+        )
+    print("A multiply-add counts once. Drawing the Gaussians is not part of a prediction.")
+    return 0
+
+
 def _at_least_one(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
@@ -388,4 +429,4 @@ def _device(name: str) -> str:
     return name
 
 
-_COMMANDS = {"train": _train, "predict": _predict, "evaluate": _evaluate}
+_COMMANDS = {"train": _train, "predict": _predict, "evaluate": _evaluate, "models": _models}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from dataclasses import replace
+from typing import Any, Literal
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from gvit.gaussians import Gaussians
 from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.classifier import GaussianClassifier, TokenKind
 from gvit.models.encoder import EncoderKind, GaussianEncoder
+from gvit.models.init import init_linear
 from gvit.models.patch import check_images
 
 
@@ -120,6 +122,60 @@ class GViT(nn.Module):
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         """Logits of images with values in [0, 1]."""
         return self.classify(self.encode(images))
+
+    # What follows is timm's contract, so that its tools (layer decay, feature extraction, EMA, ...) work.
+
+    @property
+    def num_features(self) -> int:
+        """Width of the classifier's tokens."""
+        return self.classifier.num_features
+
+    @property
+    def head_hidden_size(self) -> int:
+        """Width of what the head reads."""
+        return self.classifier.head_hidden_size
+
+    def forward_features(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch n d"]:
+        """The classifier's tokens after its last block, a class token first where it has one."""
+        return self.classifier.forward_features(self.encode(images).raw)
+
+    def forward_head(
+        self, features: Float[Tensor, "batch n d"], pre_logits: bool = False
+    ) -> Float[Tensor, "batch outputs"]:
+        """Logits from ``forward_features``, or with ``pre_logits`` what the last linear layer reads."""
+        return self.classifier.forward_head(features, pre_logits=pre_logits)
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.classifier.get_classifier()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new last layer for other classes (0: none); the card forgets the names of the old ones.
+
+        Args:
+            num_classes: number of classes.
+            global_pool: ``token`` or ``avg``; None leaves it.
+        """
+        self.classifier.reset_classifier(num_classes, global_pool)
+        self.get_classifier().apply(init_linear)
+        self.num_classes = num_classes
+        changed = {"num_classes": num_classes} | ({} if global_pool is None else {"pool": global_pool})
+        self.card = replace(self.card, kwargs=self.card.kwargs | changed, class_names=())
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of parameters without weight decay."""
+        encoder = {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
+        return encoder | {f"classifier.{name}" for name in self.classifier.no_weight_decay()}
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for timm's layer-wise decay: all that leads to the classifier's blocks, each block, the rest."""
+        return {
+            "stem": r"^encoder\.|^classifier\.(?:cls_token|pos_embed|patch_embed)",
+            "blocks": [
+                (r"^classifier\.blocks" if coarse else r"^classifier\.blocks\.(\d+)", None),
+                (r"^classifier\.norm", (99999,)),  # with the last block
+            ],
+        }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Compute both networks' activations again in the backward pass instead of keeping them."""
