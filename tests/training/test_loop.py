@@ -360,6 +360,8 @@ def test_a_run_can_start_from_another_and_keep_what_fits(finished, tmp_path):
     # nothing but --init names the model
     unnamed, _ = started(model=None, num_gaussians=None)
     assert all(torch.equal(unnamed[name], value) for name, value in source.items())
+    with pytest.raises(InputError, match="no model: give --init RUN"):
+        started(model=None, init=None)
     with pytest.raises(InputError, match=r"its encoder \(32 px, 8 Gaussians.*does not fit this model's"):
         started(num_gaussians=9)
     with pytest.raises(InputError, match="cannot start from"):

@@ -42,7 +42,7 @@ def transfer(data: str, size: Literal["s", "b"]) -> TrainConfig:
     """The complete configuration but for ``--init``: cifar10, cifar100, cub, sun397, pets, flowers, dtd, ..."""
     (layer_decay, batch_size), (rates, epochs) = _SIZES[size], _VALUES[data]
     return TrainConfig(
-        model=ModelConfig("gvit_small" if size == "s" else "gvit_base"),
+        model=ModelConfig(None),  # that of --init
         data=DataConfig(
             "parquet" if data.startswith("cifar") else "folder",
             batch_size=batch_size,

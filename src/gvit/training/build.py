@@ -36,6 +36,8 @@ def build_model(
         InputError: unusable configuration, or ``init`` has another encoder.
     """
     source = config.model.init
+    if config.model.model is None and source is None:
+        raise InputError("no model: give --init RUN to start from that run's, or --model NAME")
     kwargs = config.model.kwargs()
     initial = None if source is None or not (initialize or config.model.model is None) else load_model(source)
     name = config.model.model

@@ -56,8 +56,6 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if self.init is not None:
             object.__setattr__(self, "init", self.init.absolute())
-        if self.model is None and self.init is None:
-            raise InputError("no model: give --model NAME, or --init RUN to take that run's")
         _require(self.img_size, "img-size", 11)
         _require(self.num_gaussians, "num-gaussians", 1)
         _require(self.scale_factor, "scale-factor", 0, open_low=True)
