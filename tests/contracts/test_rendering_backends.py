@@ -24,6 +24,12 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 ON_GPU = torch.cuda.is_available() and importlib.util.find_spec("triton") is not None
 BACKENDS = ["cpu"] + (["cuda"] if INTERPRETED or ON_GPU else [])
 
+
+def all_bands(height: int, rows: int) -> list[tuple[int, int]]:
+    """The whole image, as much at a time as the dense reference has room for."""
+    return [(top, min(rows, height - top)) for top in range(0, height, rows)]
+
+
 # batch, Gaussians, height, width, channels, bands
 SMALL = [
     (1, 1, 1, 1, 1, None),
@@ -35,6 +41,8 @@ LARGE = [
     (64, 32, 32, 32, 3, None),
     (2, 200, 61, 128, 4, None),
     (1, 448, 1, 448, 2, None),
+    (1, 200, 224, 224, 3, all_bands(224, 8)),
+    (1, 96, 448, 448, 3, all_bands(448, 8)),
     (16, 512, 224, 224, 3, [(7, 1), (223, 1)]),
     (1, 1024, 448, 448, 3, [(0, 1), (201, 2), (447, 1)]),
     (1, 1024, 447, 301, 32, [(100, 1)]),

@@ -133,8 +133,9 @@ def compare(
 ) -> Comparison:
     """A backend against the float64 reference, image and gradients, for a random linear loss.
 
-    The loss leaves out the pixels near a threshold, and all outside ``bands`` (first row, rows): the
-    gradients of a picture that is too large for the dense reference are then still exact.
+    The loss leaves out the pixels near a threshold, and all outside ``bands`` (first row, rows). The
+    reference draws the bands one by one, and their gradients add up: also those of a picture that is too
+    large for it at once are then exact.
     """
     bands = bands or [(0, height)]
     random = torch.Generator().manual_seed(1)

@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scenes import compare, random_scene
+from scenes import ALPHA_MAX, compare, random_scene
 
 from gvit.rendering import rasterize
 
@@ -32,7 +32,10 @@ def test_cpu_is_the_reference(picture):
     comparison = compare(random_scene(**picture), picture["height"], picture["width"], "cpu")
     assert comparison.image_error <= 1e-5
     assert comparison.alpha_error <= 1e-5
-    assert all(error <= 1e-4 for error in comparison.gradient_errors.values())
+    # the background's gradient is the transmittance: 1 - alpha keeps alpha's rounding, some 1e-7, of 1 - alpha_max
+    bounds = dict.fromkeys(comparison.gradient_errors, 1e-5) | {"background": 1e-7 / (1 - ALPHA_MAX)}
+    for name, error in comparison.gradient_errors.items():
+        assert error <= bounds[name], name
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)

@@ -147,8 +147,10 @@ def _prepare(
     kernels = _kernels()
     shape = inputs[3].shape
     params, rows = np.empty((*shape, kernels.NUM_PARAMS)), np.empty((*shape, 2), np.int32)
-    spans = kernels.prepare(*inputs, constants.blur, constants.alpha_min, height, params, rows)
-    return None if spans < 0 else (params, rows, spans)
+    spans = np.empty(shape[0], np.int64)
+    arguments = (*inputs, constants.blur, constants.alpha_min, height, params, rows, spans)
+    _spread(kernels.prepare, arguments, shape[0], rows.size // 2)
+    return None if (spans < 0).any() else (params, rows, int(spans.sum()))
 
 
 def _forward(
@@ -223,9 +225,14 @@ def _backward(
     gradients = tuple(
         torch.empty(tensor.shape) for tensor in (centers, covariances, colors, opacities, background)
     )
-    kernels.finish(
-        *(partial, groups, params, rows, height, inputs[1], inputs[3], constants.blur),
-        *(gradient.numpy() for gradient in gradients),
+    _spread(
+        kernels.finish,
+        (
+            *(partial, groups, params, rows, height, inputs[1], inputs[3], constants.blur),
+            *(gradient.numpy() for gradient in gradients),
+        ),
+        batch,
+        batch * count,
     )
     return gradients  # type: ignore[return-value]
 

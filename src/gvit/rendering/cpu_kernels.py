@@ -20,20 +20,31 @@ import numpy as np
 from numba import njit
 
 from gvit.rendering.simd import LANES
-from gvit.rendering.spans import CONSTANTS, NUM_MOMENTS, draw, pull_back
+from gvit.rendering.spans import (
+    BLOCK,
+    CONSTANTS,
+    NUM_CONSTANTS,
+    NUM_FIELDS,
+    NUM_MOMENTS,
+    NUM_PARAMS,
+    ROWS,
+    draw,
+    lay_out,
+    pull_back,
+    weave,
+)
 
-BLOCK = 16  # rows
 # columns of ``params``, float64: what a row needs to know about a Gaussian
-NUM_PARAMS = 8
 CX, CY, SLOPE, FALL_Y, FALL, TOP, DROP, INVERSE_FALL = range(NUM_PARAMS)
-_NUM_CONSTANTS = len(CONSTANTS)
 _HALF_LOG2_E = 0.5 / math.log(2.0)
-# float32 has no smaller number than 2^-149, so alpha_min = 0 asks for no more than that
-_LOWEST = -149.0
+# of alpha's logarithm: alpha_min = 0 asks for no more than float32's normal numbers
+_LOWEST = -126.0
+# So many Gaussians have their spans found before they are drawn: drawing then need not wait for the spans.
+_AHEAD = 8
 
 _PREPARE = (
-    "int64(float32[:,:,::1], float32[:,:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,::1],"
-    " float64, float64, int64, float64[:,:,::1], int32[:,:,::1])"
+    "void(float32[:,:,::1], float32[:,:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,::1],"
+    " float64, float64, int64, float64[:,:,::1], int32[:,:,::1], int64[::1], int64, int64)"
 )
 _DRAWN = "float64[:,:,::1], int32[:,:,::1], float32[:,:,::1], float32[:,::1]"
 _IMAGES = "float32[:,:,:,::1], float32[:,:,::1]"
@@ -47,24 +58,45 @@ _BACKWARD = (
 _FINISH = (
     "void(float64[:,:,::1], int64, float64[:,:,::1], int32[:,:,::1], int64,"
     " float32[:,:,:,::1], float32[:,::1], float64,"
-    " float32[:,:,::1], float32[:,:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,::1])"
+    " float32[:,:,::1], float32[:,:,:,::1], float32[:,:,::1], float32[:,::1], float32[:,::1], int64, int64)"
 )
+
+
+@njit
+@no_type_check
+def _log2(alpha_min):
+    return max(math.log2(alpha_min), _LOWEST) if alpha_min > 0.0 else _LOWEST
 
 
 @njit(_PREPARE, nogil=True, cache=True)
 @no_type_check
-def prepare(centers, covariances, colors, opacities, background, blur, alpha_min, height, params, rows):
-    """Fill ``params`` and ``rows`` (first row, one past the last) for each Gaussian.
+def prepare(
+    centers,
+    covariances,
+    colors,
+    opacities,
+    background,
+    blur,
+    alpha_min,
+    height,
+    params,
+    rows,
+    spans,
+    first,
+    last,
+):
+    """Fill ``params`` and ``rows`` (first row, one past the last) for the Gaussians of images ``first`` to ``last``.
 
-    Returns:
-        How many (row, Gaussian) pairs there are to draw, or -1 where some number can't be drawn.
+    ``spans`` gets for each image how many (row, Gaussian) pairs there are to draw, or -1 where some number
+    can't be drawn.
     """
-    low = max(math.log2(alpha_min), _LOWEST) if alpha_min > 0.0 else _LOWEST
-    spans = 0
-    batch, count, channels = colors.shape
-    # 0 while all numbers are finite: NaN and infinity times 0 are NaN
-    poison = 0.0
-    for b in range(batch):
+    low = _log2(alpha_min)
+    _, count, channels = colors.shape
+    for b in range(first, last):
+        total = 0
+        spans[b] = -1
+        # 0 while all numbers are finite: NaN and infinity times 0 are NaN
+        poison = 0.0
         for c in range(channels):
             poison += 0.0 * background[b, c]
         for k in range(count):
@@ -76,12 +108,12 @@ def prepare(centers, covariances, colors, opacities, background, blur, alpha_min
             opacity = np.float64(opacities[b, k])
             poison += 0.0 * (cx + cy + xx + yy + xy + opacity)
             if not (xx >= 0.0 and yy >= 0.0 and xx * yy - xy * xy >= -1e-6 * xx * yy):
-                return -1
+                return
             xx += blur
             yy += blur
             det = xx * yy - xy * xy
             if not det > 0.0:
-                return -1
+                return
             rows[b, k, 0] = 0
             rows[b, k, 1] = 0
             if opacity > 0.0 and opacity >= alpha_min:
@@ -98,8 +130,8 @@ def prepare(centers, covariances, colors, opacities, background, blur, alpha_min
                 reach = math.sqrt(own[DROP] / own[FALL_Y])
                 rows[b, k, 0] = int(min(max(math.ceil(cy - 0.5 - reach), 0.0), float(height)))
                 rows[b, k, 1] = int(min(max(math.floor(cy + 0.5 + reach), 0.0), float(height)))
-                spans += max(rows[b, k, 1] - rows[b, k, 0], 0)
-    return spans if poison == 0.0 else -1
+                total += max(rows[b, k, 1] - rows[b, k, 0], 0)
+        spans[b] = total if poison == 0.0 else -1
 
 
 @njit
@@ -110,39 +142,48 @@ def _padded(width):
 
 @njit
 @no_type_check
-def _reals():
-    reals = np.empty(_NUM_CONSTANTS + 3 * BLOCK, np.float32)
-    for i in range(_NUM_CONSTANTS):
-        reals[i] = CONSTANTS[i]
-    return reals
+def _constants(alpha_min):
+    constants = np.empty(NUM_CONSTANTS, np.float32)
+    for i in range(len(CONSTANTS)):
+        constants[i] = CONSTANTS[i]
+    constants[-1] = _log2(alpha_min)
+    return constants
 
 
 @njit
 @no_type_check
-def _lay_out(own, first, last, top, width, reals, offsets):
-    """The spans of one Gaussian in rows ``first`` to ``last`` of the block at ``top``; returns how many."""
-    padded = _padded(width)
+def _to_tiles(lines, line, plane, pair, padded):
+    """Two rows of numbers, at ``line`` of ``lines``, become the tiles of the pair of rows at ``pair``."""
+    weave(lines, line * padded, padded, LANES, plane, pair, LANES, 2 * LANES, padded // LANES)
+
+
+@njit
+@no_type_check
+def _to_rows(plane, pair, lines, line, padded):
+    weave(plane, pair, LANES, 2 * LANES, lines, line * padded, padded, LANES, padded // LANES)
+
+
+@njit
+@no_type_check
+def _touching(rows, top, bottom, touching):
+    """Numbers of the Gaussians that have rows in a block, in order; returns how many."""
     count = 0
-    for y in range(first, last):
-        dy = y + 0.5 - own[CY]
-        lost = own[FALL_Y] * dy * dy
-        if own[DROP] <= lost:
-            continue
-        half = math.sqrt((own[DROP] - lost) * own[INVERSE_FALL])
-        middle = own[CX] + own[SLOPE] * dy - 0.5
-        # whole vectors at multiples of their size: a vector is then always loaded as it was stored
-        left = int(max(middle - half, -1.0) + 1.0) & -LANES
-        right = int(min(middle + half, width - 1.0) + 8.0) & -LANES
-        if left >= right or middle + half < 0.0:
-            continue
-        at = _NUM_CONSTANTS + 3 * count
-        reals[at] = left - middle
-        reals[at + 1] = own[TOP] - lost
-        reals[at + 2] = dy
-        offsets[2 * count] = (y - top) * padded + left
-        offsets[2 * count + 1] = (right - left) >> 3
-        count += 1
+    for k in range(rows.shape[0]):
+        # no branch, which the processor would guess wrong
+        touching[count] = k
+        count += max(rows[k, 0], top) < min(rows[k, 1], bottom)
     return count
+
+
+@njit
+@no_type_check
+def _lay_out(own, rows, top, bottom, padded, width, spans, slot):
+    """Find the spans of one Gaussian in a block; returns for how many pairs of rows."""
+    first = (max(rows[0], top) - top) // ROWS
+    pairs = (min(rows[1], bottom) - top + ROWS - 1) // ROWS - first
+    pitch = ROWS * padded
+    lay_out(own, top + first * ROWS, pairs, pitch, first * pitch, width, spans, slot)
+    return pairs
 
 
 @njit(fastmath={"reassoc", "contract"})
@@ -179,8 +220,12 @@ def forward(
     blocks = (height + BLOCK - 1) // BLOCK
     planes = np.empty((channels + 1) * stride, np.float32)
     block_stops = np.empty(stride, np.int32)
-    reals = _reals()
-    offsets = np.empty(2 * BLOCK, np.int64)
+    lines = np.empty(((channels + 1) * ROWS, padded), np.float32)
+    line_stops = np.empty((ROWS, padded), np.int32)
+    constants = _constants(alpha_min)
+    touching = np.empty(count + 1, np.int32)
+    spans = np.empty(_AHEAD * NUM_FIELDS * BLOCK, np.int32)
+    pairs = np.empty(_AHEAD, np.int64)
     flat_colors = colors.reshape(-1)
     for task in range(first, last):
         b = task // blocks
@@ -189,40 +234,44 @@ def forward(
         planes[:stride] = 1.0
         planes[stride:] = 0.0
         block_stops[:] = count
-        for k in range(count):
-            start, end = max(rows[b, k, 0], top), min(rows[b, k, 1], bottom)
-            if start >= end:
-                continue
-            own = params[b, k]
-            spans = _lay_out(own, start, end, top, width, reals, offsets)
-            draw(
-                planes,
-                block_stops,
-                reals,
-                offsets,
-                flat_colors,
-                spans,
-                stride,
-                (b * count + k) * channels,
-                channels,
-                np.int32(k),
-                np.float32(own[FALL]),
-                alpha_max,
-                alpha_min,
-                minimum,
-            )
-        # counted from 0: with an offset that might be negative, LLVM would not vectorise the copies
+        number = _touching(rows[b], top, bottom, touching)
+        for start in range(0, number, _AHEAD):
+            ahead = min(_AHEAD, number - start)
+            for slot in range(ahead):
+                k = touching[start + slot]
+                pairs[slot] = _lay_out(params[b, k], rows[b, k], top, bottom, padded, width, spans, slot)
+            for slot in range(ahead):
+                k = touching[start + slot]
+                draw(
+                    planes,
+                    block_stops,
+                    constants,
+                    spans,
+                    slot,
+                    flat_colors,
+                    pairs[slot],
+                    stride,
+                    (b * count + k) * channels,
+                    channels,
+                    np.int32(k),
+                    np.float32(params[b, k, FALL]),
+                    alpha_max,
+                    minimum,
+                )
         for row in range(bottom - top):
-            y, at = top + row, row * padded
+            y, line = top + row, row % ROWS
+            if line == 0:
+                _to_rows(block_stops, row * padded, line_stops, 0, padded)
+                for c in range(channels + 1):
+                    _to_rows(planes, c * stride + row * padded, lines, c * ROWS, padded)
             for x in range(width):
-                alpha[b, y, x] = np.float32(1.0) - planes[at + x]
-                transmittance[b, y, x] = planes[at + x]
-                stops[b, y, x] = block_stops[at + x]
+                alpha[b, y, x] = np.float32(1.0) - lines[line, x]
+                transmittance[b, y, x] = lines[line, x]
+                stops[b, y, x] = line_stops[line, x]
             for c in range(channels):
                 behind = background[b, c]
-                at_c = at + (c + 1) * stride
                 for x in range(width):
-                    image[b, c, y, x] = planes[at_c + x] + planes[at + x] * behind
+                    image[b, c, y, x] = lines[(c + 1) * ROWS + line, x] + lines[line, x] * behind
 
 
 @njit(_BACKWARD, nogil=True, cache=True)
@@ -255,9 +304,12 @@ def backward(
     blocks = (height + BLOCK - 1) // BLOCK
     planes = np.zeros((channels + 2) * stride, np.float32)
     block_stops = np.zeros(stride, np.int32)
-    reals = _reals()
-    offsets = np.empty(2 * BLOCK, np.int64)
-    sums = np.empty(NUM_MOMENTS + channels, np.float32)
+    lines = np.zeros(((channels + 2) * ROWS, padded), np.float32)
+    line_stops = np.zeros((ROWS, padded), np.int32)
+    constants = _constants(alpha_min)
+    touching = np.empty(count + 1, np.int32)
+    spans = np.empty(_AHEAD * NUM_FIELDS * BLOCK, np.int32)
+    pairs = np.empty(_AHEAD, np.int64)
     lanes = np.zeros(channels * LANES, np.float32)
     flat_colors = colors.reshape(-1)
     for task in range(first, last):
@@ -268,43 +320,52 @@ def backward(
             top = block * BLOCK
             bottom = min(top + BLOCK, height)
             for row in range(bottom - top):
-                y, at = top + row, row * padded
+                y, line = top + row, row % ROWS
                 for x in range(width):
-                    planes[at + x] = transmittance[b, y, x]
-                    planes[stride + at + x] = -transmittance[b, y, x] * grad_alpha[b, y, x]
-                    block_stops[at + x] = stops[b, y, x]
+                    lines[line, x] = transmittance[b, y, x]
+                    lines[ROWS + line, x] = -transmittance[b, y, x] * grad_alpha[b, y, x]
+                    line_stops[line, x] = stops[b, y, x]
                 for c in range(channels):
                     behind = background[b, c]
                     for x in range(width):
                         grad = grad_image[b, c, y, x]
-                        planes[(c + 2) * stride + at + x] = grad
-                        planes[stride + at + x] += grad * transmittance[b, y, x] * behind
+                        lines[(c + 2) * ROWS + line, x] = grad
+                        lines[ROWS + line, x] += grad * transmittance[b, y, x] * behind
                     out[count, NUM_MOMENTS + c] += _dot(grad_image[b, c, y], transmittance[b, y])
-            for k in range(count - 1, -1, -1):
-                start, end = max(rows[b, k, 0], top), min(rows[b, k, 1], bottom)
-                if start >= end:
+                if y == height - 1:
+                    # rows below the image take no part, as if they had stopped at once
+                    line_stops[line + 1 :] = 0
+                elif line < ROWS - 1:
                     continue
-                own = params[b, k]
-                spans = _lay_out(own, start, end, top, width, reals, offsets)
-                pull_back(
-                    planes,
-                    block_stops,
-                    reals,
-                    offsets,
-                    flat_colors,
-                    spans,
-                    stride,
-                    (b * count + k) * channels,
-                    channels,
-                    np.int32(k),
-                    np.float32(own[FALL]),
-                    alpha_max,
-                    alpha_min,
-                    sums,
-                    lanes,
-                )
-                for i in range(NUM_MOMENTS + channels):
-                    out[k, i] += sums[i]
+                pair = (row - line) * padded
+                _to_tiles(line_stops, 0, block_stops, pair, padded)
+                for c in range(channels + 2):
+                    _to_tiles(lines, c * ROWS, planes, c * stride + pair, padded)
+            number = _touching(rows[b], top, bottom, touching)
+            for end in range(number, 0, -_AHEAD):
+                ahead = min(_AHEAD, end)
+                for slot in range(ahead):
+                    k = touching[end - 1 - slot]
+                    pairs[slot] = _lay_out(params[b, k], rows[b, k], top, bottom, padded, width, spans, slot)
+                for slot in range(ahead):
+                    k = touching[end - 1 - slot]
+                    pull_back(
+                        planes,
+                        block_stops,
+                        constants,
+                        spans,
+                        slot,
+                        flat_colors,
+                        pairs[slot],
+                        stride,
+                        (b * count + k) * channels,
+                        channels,
+                        np.int32(k),
+                        np.float32(params[b, k, FALL]),
+                        alpha_max,
+                        out[k],
+                        lanes,
+                    )
 
 
 @njit(_FINISH, nogil=True, cache=True)
@@ -323,12 +384,14 @@ def finish(
     grad_colors,
     grad_opacities,
     grad_background,
+    first,
+    last,
 ):
-    """Add up the groups' sums in order and turn them into gradients."""
-    batch, count, channels = grad_colors.shape
+    """Add up the groups' sums of images ``first`` to ``last`` in order and turn them into gradients."""
+    _, count, channels = grad_colors.shape
     blocks = (height + BLOCK - 1) // BLOCK
     sums = np.empty(NUM_MOMENTS + channels)
-    for b in range(batch):
+    for b in range(first, last):
         for k in range(count + 1):
             sums[:] = 0.0
             # the groups that its rows may lie in
@@ -342,8 +405,9 @@ def finish(
             if k == count:
                 grad_background[b] = sums[NUM_MOMENTS:]
                 break
-            grad_colors[b, k] = sums[NUM_MOMENTS:]
-            if not np.any(sums[:NUM_MOMENTS]):
+            for c in range(channels):
+                grad_colors[b, k, c] = sums[NUM_MOMENTS + c]
+            if rows[b, k, 0] >= rows[b, k, 1]:
                 # among others all that are not drawn, whose ``params`` are not filled
                 grad_centers[b, k] = 0.0
                 grad_covariances[b, k] = 0.0

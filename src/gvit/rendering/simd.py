@@ -7,7 +7,7 @@ one AVX register; LLVM splits them in two for SSE and NEON). Nothing of this run
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from llvmlite import ir
@@ -15,6 +15,7 @@ from numba.core import cgutils
 
 LANES = 8
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 _INTS = ir.VectorType(ir.IntType(32), LANES)
 # a*b + c may become one instruction; nothing else that changes a result is allowed
 _FLAGS = ("contract",)
@@ -34,22 +35,28 @@ class Vector:
             return other.value
         return ir.Constant(self.value.type, [other] * LANES)
 
-    def __add__(self, other: Vector | float) -> Vector:
+    def _arithmetic(self, name: str, other: Vector | float) -> Vector:
         if self.value.type == _INTS:
-            return self._new(self.builder.add(self.value, self._lift(other)))
-        return self._new(self.builder.fadd(self.value, self._lift(other), flags=_FLAGS))
+            return self._new(getattr(self.builder, name)(self.value, self._lift(other)))
+        return self._new(getattr(self.builder, "f" + name)(self.value, self._lift(other), flags=_FLAGS))
+
+    def __add__(self, other: Vector | float) -> Vector:
+        return self._arithmetic("add", other)
 
     def __sub__(self, other: Vector | float) -> Vector:
-        return self._new(self.builder.fsub(self.value, self._lift(other), flags=_FLAGS))
+        return self._arithmetic("sub", other)
 
     def __mul__(self, other: Vector | float) -> Vector:
-        return self._new(self.builder.fmul(self.value, self._lift(other), flags=_FLAGS))
+        return self._arithmetic("mul", other)
 
     def __truediv__(self, other: Vector) -> Vector:
         return self._new(self.builder.fdiv(self.value, other.value))
 
     def __lshift__(self, bits: int) -> Vector:
         return self._new(self.builder.shl(self.value, self._lift(bits)))
+
+    def __rshift__(self, bits: int) -> Vector:
+        return self._new(self.builder.ashr(self.value, self._lift(bits)))
 
     def __and__(self, other: Vector) -> Vector:
         return self._new(self.builder.and_(self.value, other.value))
@@ -80,25 +87,60 @@ class Vector:
         """Lane by lane, ``yes`` where this is true, else ``no``."""
         return self._new(self.builder.select(self.value, yes.value, yes._lift(no)))
 
+    def shuffle(self, order: Sequence[int], other: Vector | None = None) -> Vector:
+        """Lane i of the result is lane ``order[i]`` of this, or from 8 on of ``other``."""
+        more = ir.Constant(self.value.type, ir.Undefined) if other is None else other.value
+        return self._new(self.builder.shuffle_vector(self.value, more, ir.Constant(_INTS, order)))
+
     def sum(self) -> Any:
         """Of the eight lanes, pairwise: a scalar."""
-        value = self.value
+        total = self
         for step in (4, 2, 1):
-            order = ir.Constant(_INTS, [(lane + step) % LANES for lane in range(LANES)])
-            shifted = self.builder.shuffle_vector(value, ir.Constant(_FLOATS, ir.Undefined), order)
-            value = self.builder.fadd(value, shifted)
-        return self.builder.extract_element(value, ir.Constant(ir.IntType(32), 0))
+            total = total + total.shuffle([(lane + step) % LANES for lane in range(LANES)])
+        return self.builder.extract_element(total.value, ir.Constant(ir.IntType(32), 0))
 
     def any(self) -> Any:
         """A scalar truth value: is any lane true?"""
         bits = self.builder.bitcast(self.value, ir.IntType(LANES))
         return self.builder.icmp_unsigned("!=", bits, ir.Constant(ir.IntType(LANES), 0))
 
+    def sqrt(self) -> Vector:
+        kind = self.value.type
+        name = f"llvm.sqrt.v{LANES}{kind.element.intrinsic_name}"
+        function = cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(kind, [kind]), name)
+        return self._new(self.builder.call(function, [self.value]))
+
+    def to_ints(self) -> Vector:
+        """Towards zero."""
+        return self._new(self.builder.fptosi(self.value, _INTS))
+
+    def to_doubles(self) -> Vector:
+        convert = self.builder.sitofp if self.value.type == _INTS else self.builder.fpext
+        return self._new(convert(self.value, _DOUBLES))
+
+    def to_floats(self) -> Vector:
+        return self._new(self.builder.fptrunc(self.value, _FLOATS))
+
     def as_int_bits(self) -> Vector:
         return self._new(self.builder.bitcast(self.value, _INTS))
 
     def as_float_bits(self) -> Vector:
         return self._new(self.builder.bitcast(self.value, _FLOATS))
+
+
+def sums(vectors: Sequence[Vector]) -> Vector:
+    """Of eight vectors: lane i is the sum of vector i. Much less work than eight times ``sum``."""
+    while len(vectors) > 1:
+        # each vector holds the parts of so many sums, one after the other
+        held = LANES // len(vectors)
+        parts = LANES // held
+        firsts = [parts * number + part for number in range(2 * held) for part in range(parts // 2)]
+        seconds = [first + parts // 2 for first in firsts]
+        vectors = [
+            one.shuffle(firsts, other) + one.shuffle(seconds, other)
+            for one, other in zip(vectors[::2], vectors[1::2], strict=True)
+        ]
+    return vectors[0]
 
 
 class Tracer:
@@ -110,18 +152,18 @@ class Tracer:
 
     def broadcast(self, scalar: Any) -> Vector:
         kind = ir.VectorType(scalar.type, LANES)
-        single = self.builder.insert_element(
-            ir.Constant(kind, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0)
-        )
-        return Vector(
-            self.builder,
-            self.builder.shuffle_vector(
-                single, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES)
-            ),
-        )
+        first = ir.Constant(ir.IntType(32), 0)
+        single = self.builder.insert_element(ir.Constant(kind, ir.Undefined), scalar, first)
+        return Vector(self.builder, single).shuffle([0] * LANES)
 
     def integer(self, number: int) -> Any:
         return ir.Constant(ir.IntType(64), number)
+
+    def integers(self, *numbers: int) -> Vector:
+        return Vector(self.builder, ir.Constant(_INTS, numbers))
+
+    def to_int32(self, number: Any) -> Any:
+        return self.builder.trunc(number, ir.IntType(32))
 
     def constant(self, *numbers: float) -> Vector:
         return Vector(self.builder, ir.Constant(_FLOATS, numbers))
@@ -132,13 +174,20 @@ class Tracer:
 
     def load(self, pointer: Any, offset: Any) -> Vector:
         address = self.builder.gep(pointer, [offset])
-        kind = _INTS if isinstance(pointer.type.pointee, ir.IntType) else _FLOATS
+        kind = ir.VectorType(pointer.type.pointee, LANES)
         return Vector(
             self.builder, self.builder.load(self.builder.bitcast(address, kind.as_pointer()), align=4)
         )
 
     def load_scalar(self, pointer: Any, offset: Any) -> Vector:
         return self.broadcast(self.builder.load(self.builder.gep(pointer, [offset])))
+
+    def load_repeated(self, pointer: Any, offset: Any, count: int) -> Vector:
+        """``count`` numbers, each for as many lanes."""
+        kind = ir.VectorType(pointer.type.pointee, count)
+        address = self.builder.bitcast(self.builder.gep(pointer, [offset]), kind.as_pointer())
+        numbers = Vector(self.builder, self.builder.load(address, align=4))
+        return numbers.shuffle([lane * count // LANES for lane in range(LANES)])
 
     def store(self, vector: Vector, pointer: Any, offset: Any) -> None:
         address = self.builder.gep(pointer, [offset])

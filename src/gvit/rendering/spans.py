@@ -1,9 +1,10 @@
 """The inner loops of the CPU backend: one Gaussian over the pixel spans of a block of rows, front or back.
 
 A block of rows lies in ``planes``, ``stride`` numbers each: first the transmittance, then (backward) what
-shines through from behind, then one plane per channel (forward: the image, backward: its gradient). A span is
-given by ``offsets`` (of its first pixel within a plane; number of vectors) and ``reals`` (u and the exponent
-at the first pixel's row, see ``cpu_kernels``; dy). Exponents are binary.
+shines through from behind, then one plane per channel (forward: the image, backward: its gradient). Within a
+plane the pixels lie in tiles of two rows and four columns, each a vector, a pair of rows after the other: the
+rows of small Gaussians would leave much of a vector of eight columns empty. A span is the tiles of one pair
+of rows that a Gaussian may reach. Exponents are binary.
 """
 
 from __future__ import annotations
@@ -11,19 +12,32 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
+from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from gvit.rendering.simd import LANES, Tracer, Vector
+from gvit.rendering.simd import LANES, Tracer, Vector, sums
 
+BLOCK = 32  # rows
+# of a tile
+ROWS, COLUMNS = 2, 4
+_LANE_BITS, _COLUMN_BITS = 3, 2
+NUM_PARAMS = 8
 NUM_MOMENTS = 6
+# What is known of a row: where in a plane the span begins, its number of tiles (integers, in the first row of a
+# pair); u and the exponent at the first tile's first column (see ``cpu_kernels``), and dy (float32)
+NUM_FIELDS = 5
+_FIRST, _TILES, _U, _EXPONENT, _DY = range(NUM_FIELDS)
+# left or right of any pixel
+_FAR = 1e9
 # adding this rounds to an integer, left in the lowest bits together with the bias of a float32 exponent
 _ROUNDER = 1.5 * 2**23 + 127
 # 2^f for |f| <= 1/2, Taylor: relative error below 3e-7
 _EXP2 = (1.3333558146e-3, 9.6181291076e-3, 5.5504108664e-2, 2.4022650696e-1, 6.9314718056e-1, 1.0)
-_LOWEST = -126.0
-# Kept in memory at the start of ``reals``: constants that LLVM can see it may load anew for each vector.
-CONSTANTS = (float(LANES), _LOWEST, _ROUNDER, *_EXP2)
+# Kept in memory: constants that LLVM can see it may load anew for each vector. One more follows these, the
+# smallest exponent that is drawn.
+CONSTANTS = (float(COLUMNS), _ROUNDER, *_EXP2)
+NUM_CONSTANTS = len(CONSTANTS) + 1
 # colours of the usual three channels stay in registers
 _UNROLLED = 3
 
@@ -39,17 +53,44 @@ def _for_channels(tracer: Tracer, channels: Any, body: Callable[[Any, int], None
             body(channels, 0)
 
 
+class _Slot:
+    """The spans of one Gaussian in memory: ``NUM_FIELDS`` times a number for each row of a block."""
+
+    def __init__(self, tracer: Tracer, spans: Any, slot: Any) -> None:
+        self.tracer = tracer
+        builder = tracer.builder
+        first = builder.mul(slot, tracer.integer(NUM_FIELDS * BLOCK))
+        self.ints = builder.gep(spans, [first])
+        self.floats = builder.bitcast(self.ints, ir.FloatType().as_pointer())
+
+    def _at(self, field: int, row: Any) -> Any:
+        return self.tracer.builder.add(row, self.tracer.integer(field * BLOCK))
+
+    def store(self, field: int, row: Any, values: Vector) -> None:
+        self.tracer.store(values, self.ints, self._at(field, row))
+
+    def load_int(self, field: int, row: Any) -> Any:
+        builder = self.tracer.builder
+        number = builder.load(builder.gep(self.ints, [self._at(field, row)]))
+        return builder.sext(number, ir.IntType(64))
+
+    def load_floats(self, field: int, row: Any) -> Vector:
+        """For the rows of a tile, each in the lanes of its row."""
+        return self.tracer.load_repeated(self.floats, self._at(field, row), ROWS)
+
+
 class _Spans:
-    """What both directions share: the walk over rows and vectors, and the Gaussian's alpha there."""
+    """What both directions share: the walk over pairs of rows and tiles, and the Gaussian's alpha there."""
 
     def __init__(self, context: Any, builder: Any, kinds: Sequence[Any], arguments: Sequence[Any]) -> None:
         self.tracer = tracer = Tracer(context, builder)
-        pointers = [tracer.data(kinds[i], arguments[i]) for i in (0, 1, 2, 3, 4)]
-        self.planes, self.stops, self.reals, self.offsets, self.colors = pointers
-        self.rows, self.stride, self.color, self.channels = arguments[5:9]
-        self.index, self.fall, self.alpha_max, self.alpha_min = map(tracer.broadcast, arguments[9:13])
-        constants = [tracer.load_scalar(self.reals, tracer.integer(i)) for i in range(len(CONSTANTS))]
-        self.lanes, self.lowest, self.rounder, *self.coefficients = constants
+        pointers = [tracer.data(kinds[i], arguments[i]) for i in (0, 1, 2, 3, 5)]
+        self.planes, self.stops, constants, spans, self.colors = pointers
+        self.slot = _Slot(tracer, spans, arguments[4])
+        self.pairs, self.stride, self.color, self.channels = arguments[6:10]
+        self.index, self.fall, self.alpha_max = map(tracer.broadcast, arguments[10:13])
+        scalars = [tracer.load_scalar(constants, tracer.integer(i)) for i in range(NUM_CONSTANTS)]
+        self.columns, self.rounder, *self.coefficients, self.lowest = scalars
         self.one = self.coefficients[-1]
 
     def plane(self, number: Any, pixel: Any) -> Any:
@@ -60,49 +101,153 @@ class _Spans:
         return self.tracer.load_scalar(self.colors, self.tracer.builder.add(self.color, channel))
 
     def exp2(self, exponent: Vector) -> Vector:
-        bounded = exponent.at_least(self.lowest)
-        shifted = bounded + self.rounder
-        fraction = bounded - (shifted - self.rounder)
-        power = self.coefficients[0]
-        for coefficient in self.coefficients[1:]:
-            power = power * fraction + coefficient
+        shifted = exponent + self.rounder
+        fraction = exponent - (shifted - self.rounder)
+        # not by Horner's rule, whose steps would wait for each other
+        c5, c4, c3, c2, c1, c0 = self.coefficients
+        square = fraction * fraction
+        power = ((c5 * fraction + c4) * square + (c3 * fraction + c2)) * square + (c1 * fraction + c0)
         return power * (shifted.as_int_bits() << 23).as_float_bits()
 
     def alpha(self, u: Vector, exponent: Vector, stop: Vector) -> tuple[Vector, Vector]:
-        """Alpha before the bounds, and as drawn: 0 where it is too small or the pixel has stopped."""
-        free = self.exp2(exponent - self.fall * u * u)
-        drawn = (free >= self.alpha_min) & (stop > self.index)
+        """Alpha before the bounds, and as drawn: 0 where it is too small or the pixel has stopped.
+
+        Where it is too small to be drawn, the former may be any number.
+        """
+        exponent = exponent - self.fall * u * u
+        free = self.exp2(exponent)
+        drawn = (exponent >= self.lowest) & (stop > self.index)
         return free, drawn.choose(free.at_most(self.alpha_max), 0.0)
 
     def walk(
-        self, vector: Callable[[Any, Vector, Vector], None], end_of_row: Callable[[Vector], None]
+        self, vector: Callable[[Any, Vector, Vector], None], end_of_pair: Callable[[Vector], None]
     ) -> None:
-        """Call ``vector(pixel, u, exponent)`` all along, and ``end_of_row(dy)``."""
+        """Call ``vector(pixel, u, exponent)`` for each tile, and ``end_of_pair(dy)``."""
         tracer, builder = self.tracer, self.tracer.builder
         advance = tracer.variable(tracer.zero)
 
-        def row(number: Any) -> None:
-            two = builder.mul(number, tracer.integer(2))
-            three = builder.add(builder.mul(number, tracer.integer(3)), tracer.integer(len(CONSTANTS)))
-            first = builder.load(builder.gep(self.offsets, [two]))
-            vectors = builder.load(builder.gep(self.offsets, [builder.add(two, tracer.integer(1))]))
-            u, exponent, dy = (
-                tracer.load_scalar(self.reals, builder.add(three, tracer.integer(n))) for n in range(3)
-            )
-            u = u + tracer.constant(*map(float, range(LANES)))
+        def pair(number: Any) -> None:
+            row = builder.mul(number, tracer.integer(ROWS))
+            first, tiles = (self.slot.load_int(field, row) for field in (_FIRST, _TILES))
+            u, exponent, dy = (self.slot.load_floats(field, row) for field in (_U, _EXPONENT, _DY))
+            u = u + tracer.constant(*map(float, list(range(COLUMNS)) * ROWS))
             tracer.set(advance, tracer.zero)
 
             def step(turn: Any) -> None:
                 # whole numbers, so that the sum is as exact at the end of a long span as at its start
                 along = tracer.get(advance)
-                tracer.set(advance, along + self.lanes)
+                tracer.set(advance, along + self.columns)
                 pixel = builder.add(first, builder.mul(turn, tracer.integer(LANES)))
                 vector(pixel, u + along, exponent)
 
-            tracer.repeat(vectors, step)
-            end_of_row(dy)
+            tracer.repeat(tiles, step)
+            end_of_pair(dy)
 
-        tracer.repeat(self.rows, row)
+        tracer.repeat(self.pairs, pair)
+
+
+@intrinsic
+@no_type_check
+def weave(
+    typing_context: Any,
+    source: Any,
+    first: Any,
+    apart: Any,
+    step: Any,
+    target: Any,
+    to: Any,
+    to_apart: Any,
+    to_step: Any,
+    count: Any,
+) -> Any:
+    """Two rows into tiles, or back: halves of two vectors change places.
+
+    The vectors begin at ``first`` and ``apart`` further, the new ones at ``to`` and ``to_apart`` further; the
+    steps lead to the next, ``count`` times.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tracer = Tracer(context, builder)
+        source, target = (tracer.data(signature.args[i], arguments[i]) for i in (0, 4))
+        (first, apart, step), (to, to_apart, to_step, count) = arguments[1:4], arguments[5:]
+
+        def swap(turn: Any) -> None:
+            place = builder.add(first, builder.mul(turn, step))
+            one, other = tracer.load(source, place), tracer.load(source, builder.add(place, apart))
+            place = builder.add(to, builder.mul(turn, to_step))
+            tracer.store(one.shuffle([0, 1, 2, 3, 8, 9, 10, 11], other), target, place)
+            place = builder.add(place, to_apart)
+            tracer.store(one.shuffle([4, 5, 6, 7, 12, 13, 14, 15], other), target, place)
+
+        tracer.repeat(count, swap)
+        return context.get_dummy_value()
+
+    return types.void(source, first, apart, step, target, to, to_apart, to_step, count), generate
+
+
+@intrinsic
+@no_type_check
+def lay_out(
+    typing_context: Any,
+    params: Any,
+    first_row: Any,
+    pairs: Any,
+    pitch: Any,
+    place: Any,
+    width: Any,
+    spans: Any,
+    slot: Any,
+) -> Any:
+    """Fill ``slot`` of ``spans`` with the spans of one Gaussian in ``pairs`` pairs of rows.
+
+    ``params`` are the Gaussian's own. The first pair begins with row ``first_row`` of the image and at
+    ``place`` of a plane, where a pair takes ``pitch`` numbers. Works on eight rows at a time; what lies beyond
+    the last pair is never looked at.
+    """
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tracer = Tracer(context, builder)
+        params = tracer.data(signature.args[0], arguments[0])
+        first_row, pairs, pitch, place, width = arguments[1:6]
+        spans = _Slot(tracer, tracer.data(signature.args[6], arguments[6]), arguments[7])
+        cx, cy, slope, fall_y, _, top, drop, inverse_fall = (
+            tracer.load_scalar(params, tracer.integer(i)) for i in range(NUM_PARAMS)
+        )
+        first_row, pitch, place, width = (
+            tracer.broadcast(tracer.to_int32(number)) for number in (first_row, pitch, place, width)
+        )
+        width = width.to_doubles()
+        neighbours = [lane ^ 1 for lane in range(LANES)]
+
+        def eight_rows(turn: Any) -> None:
+            at = builder.mul(turn, tracer.integer(LANES))
+            row = tracer.broadcast(tracer.to_int32(at)) + tracer.integers(*range(LANES))
+            dy = (row + first_row).to_doubles() + 0.5 - cy
+            lost = fall_y * dy * dy
+            middle = cx - 0.5 + slope * dy
+            within = drop > lost
+            half = ((drop - lost).at_least(0.0) * inverse_fall).sqrt()
+            left = within.choose(middle - half, _FAR)
+            right = within.choose(middle + half, -_FAR)
+            left = left.at_most(left.shuffle(neighbours))
+            right = right.at_least(right.shuffle(neighbours))
+            # nothing below 0 is rounded, which would go upwards
+            left = left.at_least(-1.0).at_most(width) + 1.0
+            right = right.at_least(-float(COLUMNS)).at_most(width - 1.0) + float(COLUMNS)
+            first, end = left.to_ints() >> _COLUMN_BITS, right.to_ints() >> _COLUMN_BITS
+            spans.store(_FIRST, at, place + (row >> 1) * pitch + (first << _LANE_BITS))
+            spans.store(_TILES, at, end - first)
+            u = (first << _COLUMN_BITS).to_doubles() - middle
+            for field, value in ((_U, u), (_EXPONENT, top - lost), (_DY, dy)):
+                spans.store(field, at, value.to_floats().as_int_bits())
+
+        per_turn = LANES // ROWS
+        turns = builder.sdiv(builder.add(pairs, tracer.integer(per_turn - 1)), tracer.integer(per_turn))
+        tracer.repeat(turns, eight_rows)
+        return context.get_dummy_value()
+
+    arguments = (params, first_row, pairs, pitch, place, width, spans, slot)
+    return types.void(*arguments), generate
 
 
 @intrinsic
@@ -111,20 +256,20 @@ def draw(
     typing_context: Any,
     planes: Any,
     stops: Any,
-    reals: Any,
-    offsets: Any,
+    constants: Any,
+    spans: Any,
+    slot: Any,
     colors: Any,
-    rows: Any,
+    pairs: Any,
     stride: Any,
     color: Any,
     channels: Any,
     index: Any,
     fall: Any,
     alpha_max: Any,
-    alpha_min: Any,
     transmittance_min: Any,
 ) -> Any:
-    """Add one Gaussian to a block of rows.
+    """Add one Gaussian, whose spans are in ``slot`` of ``spans``, to a block of rows.
 
     ``colors`` is flat, the Gaussian's begin at ``color``; ``index`` is its number; ``fall`` what the exponent
     loses per squared pixel along a row.
@@ -164,14 +309,14 @@ def draw(
                 if not unrolled:
                     tracer.repeat(channels, lambda channel: blend(channel, spans.color_at(channel)))
 
-            spans.walk(vector, lambda dy: None)
+            spans.walk(vector, lambda _: None)
 
         _for_channels(tracer, spans.channels, body)
         return context.get_dummy_value()
 
-    arrays = (planes, stops, reals, offsets, colors)
-    scalars = (rows, stride, color, channels, index, fall, alpha_max, alpha_min, transmittance_min)
-    return types.void(*arrays, *scalars), generate
+    drawn = (planes, stops, constants, spans, slot, colors)
+    scalars = (pairs, stride, color, channels, index, fall, alpha_max, transmittance_min)
+    return types.void(*drawn, *scalars), generate
 
 
 @intrinsic
@@ -180,21 +325,21 @@ def pull_back(
     typing_context: Any,
     planes: Any,
     stops: Any,
-    reals: Any,
-    offsets: Any,
+    constants: Any,
+    spans: Any,
+    slot: Any,
     colors: Any,
-    rows: Any,
+    pairs: Any,
     stride: Any,
     color: Any,
     channels: Any,
     index: Any,
     fall: Any,
     alpha_max: Any,
-    alpha_min: Any,
-    sums: Any,
+    totals: Any,
     lanes: Any,
 ) -> Any:
-    """Take one Gaussian off a block of rows again, back to front, and sum up its gradients into ``sums``.
+    """Take one Gaussian off a block of rows again, back to front, and add its gradients to ``totals``.
 
     With v the gradient of log(alpha) at a pixel: the sums of v, v*dy, v*dy^2, v*u, v*dy*u, v*u^2, then the
     colours' gradients. ``lanes`` is scratch, a vector per channel, zeros on entry and return.
@@ -203,13 +348,13 @@ def pull_back(
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         spans = _Spans(context, builder, signature.args, arguments)
         tracer = spans.tracer
-        sums, lanes = (tracer.data(signature.args[i], arguments[i]) for i in (13, 14))
+        totals, lanes = (tracer.data(signature.args[i], arguments[i]) for i in (13, 14))
 
         def body(channels: Any, unrolled: int) -> None:
             fixed = [spans.color_at(tracer.integer(c)) for c in range(unrolled)]
             fixed_sums = [tracer.variable(tracer.zero) for _ in fixed]
             moments = [tracer.variable(tracer.zero) for _ in range(NUM_MOMENTS)]
-            of_row = [tracer.variable(tracer.zero) for _ in range(3)]
+            of_pair = [tracer.variable(tracer.zero) for _ in range(3)]
             seen = tracer.variable(tracer.zero)
 
             def vector(pixel: Any, u: Vector, exponent: Vector) -> None:
@@ -243,26 +388,39 @@ def pull_back(
                 tracer.store(behind + weight * own, spans.planes, place)
                 v = alpha * (transmittance * own - behind * inverse)
                 v = (free <= spans.alpha_max).choose(v, 0.0)
-                for room, term in zip(of_row, (v, v * u, v * u * u), strict=True):
+                for room, term in zip(of_pair, (v, v * u, v * u * u), strict=True):
                     tracer.add_to(room, term)
 
-            def end_of_row(dy: Vector) -> None:
-                v, vu, vuu = map(tracer.get, of_row)
+            def end_of_pair(dy: Vector) -> None:
+                v, vu, vuu = map(tracer.get, of_pair)
                 terms = (v, v * dy, v * dy * dy, vu, vu * dy, vuu)
                 for room, term in zip(moments, terms, strict=True):
                     tracer.add_to(room, term)
-                for room in of_row:
+                for room in of_pair:
                     tracer.set(room, tracer.zero)
 
-            spans.walk(vector, end_of_row)
-            for number, room in enumerate((*moments, *fixed_sums)):
-                builder.store(tracer.get(room).sum(), builder.gep(sums, [tracer.integer(number)]))
+            spans.walk(vector, end_of_pair)
+
+            def add_to_totals(number: Any, addend: Any) -> None:
+                place = builder.gep(totals, [number])
+                builder.store(
+                    builder.fadd(builder.load(place), builder.fpext(addend, ir.DoubleType())), place
+                )
+
+            results = [tracer.get(room) for room in (*moments, *fixed_sums)]
+            if len(results) >= LANES:
+                first = tracer.integer(0)
+                several = tracer.load(totals, first) + sums(results[:LANES]).to_doubles()
+                tracer.store(several, totals, first)
+                results[:LANES] = []
+            for number, result in enumerate(results, len(moments) + len(fixed_sums) - len(results)):
+                add_to_totals(tracer.integer(number), result.sum())
             if not unrolled:
 
                 def collect(channel: Any) -> None:
                     place = builder.mul(channel, tracer.integer(LANES))
-                    total = builder.gep(sums, [builder.add(channel, tracer.integer(NUM_MOMENTS))])
-                    builder.store(tracer.load(lanes, place).sum(), total)
+                    number = builder.add(channel, tracer.integer(NUM_MOMENTS))
+                    add_to_totals(number, tracer.load(lanes, place).sum())
                     tracer.store(tracer.zero, lanes, place)
 
                 tracer.repeat(channels, collect)
@@ -270,6 +428,6 @@ def pull_back(
         _for_channels(tracer, spans.channels, body)
         return context.get_dummy_value()
 
-    arrays = (planes, stops, reals, offsets, colors)
-    scalars = (rows, stride, color, channels, index, fall, alpha_max, alpha_min)
-    return types.void(*arrays, *scalars, sums, lanes), generate
+    drawn = (planes, stops, constants, spans, slot, colors)
+    scalars = (pairs, stride, color, channels, index, fall, alpha_max)
+    return types.void(*drawn, *scalars, totals, lanes), generate
