@@ -45,7 +45,7 @@ CASES = {
 }
 # At a fixed total area of the ellipses the scales shrink with the root of the count. Two families: Gaussians as
 # classification has them, where a row of one is a few pixels, and larger ones.
-COUNTS = (128, 256, 512, 1024, 2048)
+COUNTS = (64, 128, 256, 512, 1024, 2048)
 AREAS = {"small": (16, 224, (1.0, 6.0)), "large": (4, 448, (4.0, 30.0))}  # batch, size, scales at 2,048
 
 
@@ -53,6 +53,13 @@ def same_area(family: str, count: int) -> tuple:
     batch, size, scales = AREAS[family]
     low, high = (scale * math.sqrt(COUNTS[-1] / count) for scale in scales)
     return batch, count, size, size, (low, high)
+
+
+def growth(area: dict[str, dict], family: str, direction: str, largest: int) -> float:
+    """By how much the time per pair differs over the counts up to ``largest``: slowest over fastest, less 1."""
+    key = f"{direction}_in_operations"
+    costs = [area[f"{family}, K={count}"][key] for count in COUNTS if count <= largest]
+    return max(costs) / min(costs) - 1
 
 
 def scene(batch: int, count: int, height: int, width: int, scales: tuple[float, float]) -> list[Tensor]:
@@ -235,6 +242,10 @@ def main() -> None:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         print("  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=True)))
+    for family in AREAS:
+        for largest in COUNTS[-2:]:
+            spread = [f"{100 * growth(area, family, way, largest):.0f} %" for way in ("forward", "backward")]
+            print(f"{family}: time per pair over K = {COUNTS[0]} to {largest} within {' and '.join(spread)}")
     print(f"peak extra memory, high resolution: {results['memory_mb']:.0f} MB")
     print(f"compilation, once per machine: {results['compilation_s']:.1f} s")
     if not quick:
