@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from jaxtyping import Float
 from timm.layers import PatchEmbed, build_sincos2d_pos_embed
+from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
@@ -63,6 +64,7 @@ class GaussianEncoder(nn.Module):
         self.num_gaussians = num_gaussians
         self.scale_factor = scale_factor
         self.noise_std = noise_std
+        self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.patch_pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.num_patches, embed_dim))
         # for 'queries' the position embeddings are the queries
@@ -92,7 +94,12 @@ class GaussianEncoder(nn.Module):
             nn.init.zeros_(last.weight)
 
     def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay leaves alone."""
         return {"patch_pos_embed", "gaussian_pos_embed"}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep one activation per block in training and compute the others again in the backward pass."""
+        self.grad_checkpointing = enable
 
     def forward(
         self, images: Float[Tensor, "batch c h w"], noise: Float[Tensor, "batch k 9"] | None = None
@@ -109,8 +116,9 @@ class GaussianEncoder(nn.Module):
         if self.kind == "denoising":
             start = self.noise_std * (self.noise.expand(len(images), -1, -1) if noise is None else noise)
             tokens = tokens + self.gaussian_embed(start)
-        tokens = self.blocks(torch.cat((patches, tokens), 1))[:, patches.shape[1] :]
-        prediction = self.head(self.norm(tokens))
+        tokens = torch.cat((patches, tokens), 1)
+        tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
+        prediction = self.head(self.norm(tokens[:, patches.shape[1] :]))
         return prediction if start is None else start + prediction
 
     def gaussians(self, raw: Float[Tensor, "batch k 9"], aspect: float = 1.0) -> Gaussians:

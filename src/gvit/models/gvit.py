@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -11,6 +11,8 @@ from gvit.gaussians import Gaussians
 from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.classifier import GaussianClassifier, TokenKind
 from gvit.models.encoder import EncoderKind, GaussianEncoder
+from gvit.models.inputs import check_image_shape
+from gvit.models.vit import Pool
 
 
 class GViT(nn.Module):
@@ -39,6 +41,8 @@ class GViT(nn.Module):
 
     Attributes:
         card: name, arguments, preprocessing and class names, kept with the weights.
+        num_features: width of the tokens that ``forward_features`` gives.
+        head_hidden_size: width of what the head reads.
     """
 
     card: ModelCard
@@ -53,7 +57,7 @@ class GViT(nn.Module):
         scale_factor: float = 1.0,
         encoder: EncoderKind = "denoising",
         tokens: TokenKind = "canonical",
-        pool: Literal["token", "avg"] = "token",
+        pool: Pool = "token",
         encoder_dim: int = 384,
         encoder_depth: int = 12,
         encoder_heads: int = 6,
@@ -69,6 +73,7 @@ class GViT(nn.Module):
         self.card = ModelCard("", {}, Preprocessing(img_size))
         self.img_size = img_size
         self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = embed_dim
         self.encoder = GaussianEncoder(
             img_size=img_size,
             patch_size=patch_size,
@@ -109,11 +114,7 @@ class GViT(nn.Module):
         Raises:
             ValueError: images of another size or number of channels.
         """
-        expected = (self.encoder.patch_embed.proj.in_channels, self.img_size, self.img_size)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}"
-            )
+        check_image_shape(images, self.encoder.patch_embed.proj.in_channels, self.img_size)
         return self.encoder.gaussians(self.encoder(images, noise))
 
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
@@ -123,3 +124,47 @@ class GViT(nn.Module):
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         """Logits of images with values in [0, 1]."""
         return self.classify(self.encode(images))
+
+    # What follows is timm's contract for models, so that its tools take a GViT as they take its own.
+
+    def forward_features(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch n d"]:
+        """The classifier's normed tokens, the class token first where there is one."""
+        return self.classifier.forward_features(self.encode(images).raw)
+
+    def forward_head(
+        self, features: Float[Tensor, "batch n d"], pre_logits: bool = False
+    ) -> Float[Tensor, "batch out"]:
+        """Logits from ``forward_features``, or what the head reads if ``pre_logits``."""
+        return self.classifier.forward_head(features, pre_logits=pre_logits)
+
+    def get_classifier(self) -> nn.Module:
+        """The last linear layer."""
+        return self.classifier.get_classifier()
+
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head, with the card brought up to date; 0 classes for none.
+
+        Raises:
+            InputError: a pool other than the model's own, for which it has its class token and its last norm.
+        """
+        self.classifier.reset_classifier(num_classes, global_pool)
+        self.num_classes = num_classes
+        self.card = self.card.with_classes(num_classes)
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay leaves alone."""
+        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()} | {
+            f"classifier.{name}" for name in self.classifier.no_weight_decay()
+        }
+
+    def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
+        """Layers for timm's ``param_groups_layer_decay``: those of the classifier, the encoder with the first."""
+        return {
+            "stem": r"^(?:encoder\.|classifier\.(?:cls_token|pos_embed|patch_embed))",
+            "blocks": r"^classifier\.blocks\." if coarse else [(r"^classifier\.blocks\.(\d+)", None)],
+        }
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Trade time for memory in training: activations inside blocks are computed again when needed."""
+        self.encoder.set_grad_checkpointing(enable)
+        self.classifier.set_grad_checkpointing(enable)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,14 +17,18 @@ from safetensors.torch import save_file
 from gvit.errors import InputError, first_line, unknown_name
 from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.gvit import GViT
+from gvit.models.patch import PatchViT
 
 WEIGHTS_NAME = "model.safetensors"
 _METADATA_KEY = "gvit.model"
 
-_ENTRYPOINTS: dict[str, Callable[..., GViT]] = {}
+ImageClassifier = GViT | PatchViT
+_Entrypoint = TypeVar("_Entrypoint", bound=Callable[..., ImageClassifier])
+
+_ENTRYPOINTS: dict[str, Callable[..., ImageClassifier]] = {}
 
 
-def register_model(entrypoint: Callable[..., GViT]) -> Callable[..., GViT]:
+def register_model(entrypoint: _Entrypoint) -> _Entrypoint:
     """Decorator: make a function available to ``create_model`` under its own name."""
     _ENTRYPOINTS[entrypoint.__name__] = entrypoint
     return entrypoint
@@ -34,13 +39,13 @@ def list_models(pattern: str = "*") -> list[str]:
     return sorted(name for name in _ENTRYPOINTS if fnmatch(name, pattern))
 
 
-def create_model(name: str, **kwargs: Any) -> GViT:
+def create_model(name: str, **kwargs: Any) -> ImageClassifier:
     """A freshly initialised model.
 
     Args:
         name: one of ``list_models()``.
-        **kwargs: arguments of ``gvit.models.gvit.GViT`` that replace the named model's own, for example
-            ``num_classes``, ``img_size``, ``num_gaussians``.
+        **kwargs: arguments of ``gvit.models.gvit.GViT``, or of ``gvit.models.patch.PatchViT`` for a patch model,
+            that replace the named model's own, for example ``num_classes``, ``img_size``, ``num_gaussians``.
 
     Raises:
         ValueError: an unknown name (the nearest ones are given) or unusable arguments.
@@ -50,12 +55,14 @@ def create_model(name: str, **kwargs: Any) -> GViT:
     try:
         model = _ENTRYPOINTS[name](**kwargs)
     except TypeError as error:
-        raise InputError(f"model {name}: {error}") from error
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        reason = f"it has no argument {unexpected[1]!r}" if unexpected else first_line(error)
+        raise InputError(f"model {name}: {reason}") from error
     model.card = ModelCard(name, kwargs, Preprocessing(model.img_size))
     return model
 
 
-def save_model(model: GViT, path: str | Path) -> None:
+def save_model(model: ImageClassifier, path: str | Path) -> None:
     """Write weights and ``model.card`` to one safetensors file, whole or not at all."""
     path = Path(path)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
@@ -64,7 +71,7 @@ def save_model(model: GViT, path: str | Path) -> None:
     os.replace(partial, path)
 
 
-def load_model(path: str | Path) -> GViT:
+def load_model(path: str | Path) -> ImageClassifier:
     """The model of a run folder or of a weights file written by gvit, in evaluation mode, on the CPU.
 
     Raises:
@@ -121,3 +128,43 @@ def gvit_small(**kwargs: Any) -> GViT:
 def gvit_base(**kwargs: Any) -> GViT:
     """GViT-B: ViT-S encoder and ViT-B classifier, 512 Gaussians at 224 px (paper, Section 3)."""
     return GViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})
+
+
+@register_model
+def vit_tiny_patch8(**kwargs: Any) -> PatchViT:
+    """The classifier of ``gvit_tiny`` over the 16 patches of a 32 px image."""
+    return PatchViT(
+        **{
+            "img_size": 32,
+            "patch_size": 8,
+            "embed_dim": 96,
+            "depth": 3,
+            "num_heads": 3,
+            "mlp_ratio": 2.0,
+            **kwargs,
+        }
+    )
+
+
+@register_model
+def vit_small_patch16(**kwargs: Any) -> PatchViT:
+    """ViT-S/16 at 224 px."""
+    return PatchViT(**kwargs)
+
+
+@register_model
+def vit_small_patch32(**kwargs: Any) -> PatchViT:
+    """ViT-S/32 at 224 px."""
+    return PatchViT(**{"patch_size": 32, **kwargs})
+
+
+@register_model
+def vit_base_patch16(**kwargs: Any) -> PatchViT:
+    """ViT-B/16 at 224 px."""
+    return PatchViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})
+
+
+@register_model
+def vit_base_patch32(**kwargs: Any) -> PatchViT:
+    """ViT-B/32 at 224 px."""
+    return PatchViT(**{"patch_size": 32, "embed_dim": 768, "num_heads": 12, **kwargs})
