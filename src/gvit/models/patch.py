@@ -13,7 +13,9 @@ from gvit.models.vit import Pool, ViT
 
 
 class PatchViT(ViT):
-    """Image -> patches -> logits: timm's ``VisionTransformer`` on images in [0, 1], with all of timm's methods.
+    """Image -> patches -> logits: timm's ``VisionTransformer`` on images in [0, 1].
+
+    Of timm's other methods, ``forward_intermediates`` goes past ``forward_features`` and takes images in [-1, 1].
 
     Args:
         img_size: height and width of the images, pixels.
