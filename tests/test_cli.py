@@ -231,6 +231,29 @@ def test_help_fits_eighty_columns_and_gives_an_example(args):
     assert "xample" in printed
 
 
+def test_models_lists_sizes_and_costs(capsys):
+    assert main(["models", "--json"]) == 0
+    costs = json.loads(capsys.readouterr().out)
+    assert [cost["name"] for cost in costs] == gvit.list_models()
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert [line.split()[0] for line in lines[2:]] == gvit.list_models()
+    for line, cost in zip(lines[2:], costs, strict=True):
+        millions = [cost[f"{part}_parameters"] / 1e6 for part in ("encoder", "classifier", "head")]
+        gmacs = [cost[f"{part}_gmacs"] for part in ("encoder", "classifier")]
+        expected = [cost["img_size"], cost["tokens"], *millions, *gmacs]
+        assert [float(number) for number in line.split()[1:]] == pytest.approx(expected, abs=0.0051)
+
+
+def test_models_takes_patterns(capsys):
+    assert main(["models", "*tiny*"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == ["gvit_tiny", "vit_tiny_patch8"]
+    assert fails(capsys, "models", "gvit_tinny").startswith("unknown model 'gvit_tinny'; nearest: gvit_tiny")
+    assert fails(capsys, "models", "resnet*").startswith("unknown model 'resnet*'; ")
+
+
 def _environment(**changes: str) -> dict[str, str]:
     import os
 

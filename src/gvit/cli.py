@@ -41,7 +41,7 @@ commands:
   train      train a model; with no argument, on handwritten digits
   predict    classify image files with a trained model
   evaluate   measure a trained model on its test images
-  models     the models that there are, and what they cost
+  models     list the models that can be trained, with their size and cost
 
 options:
   -h, --help     this text; 'gvit COMMAND --help' tells a command's options
@@ -368,12 +368,18 @@ def _evaluate(args: list[str]) -> int:
 
 @dataclass(frozen=True)
 class _Models:
-    """The models that there are, with parameters and multiply-adds.
+    """List the models that can be trained, with their size and cost.
 
-    Example: gvit models 'gvit_*'
+    Tokens: the Gaussians or patches that the classifier reads.
+
+    Parameters: in millions, the classifier's without its head for 1000 classes.
+
+    GMACs: 1e9 multiply-adds, for one image going forward.
+
+    Example: gvit models 'vit_*'
 
     Attributes:
-        pattern: names to list, shell-style.
+        pattern: names to list; * stands for anything.
         json: print JSON.
     """
 
@@ -382,27 +388,28 @@ class _Models:
 
 
 def _models(args: list[str]) -> int:
-    from gvit.models.complexity import complexity
+    from gvit.models.complexity import model_complexity
     from gvit.models.registry import list_models
 
     options: _Models = _parse(_Models, args, "gvit models")
     names = list_models(options.pattern)
     if not names:
-        raise InputError(f"no model is called {options.pattern!r}; there are: {', '.join(list_models())}")
-    costs = [complexity(name) for name in names]
+        raise unknown_name("model", options.pattern, list_models())
+    costs = [model_complexity(name) for name in names]
     if options.json:
         print(json.dumps([asdict(cost) for cost in costs], indent=2))
         return 0
-    print(f"{'':<20}{'image':>6}{'tokens':>8}{'million parameters':>20}{'GMACs':>18}")
-    print(f"{'':<20}{'px':>6}{'':>8}{'encoder':>10}{'classif.':>10}{'encoder':>9}{'classif.':>9}")
+    print(f"{'':30} {'million parameters':>27} {'GMACs':>20}")
+    print(
+        f"{'model':18} {'px':>4} {'tokens':>6}"
+        f" {'encoder':>8} {'classifier':>10} {'head':>7} {'encoder':>9} {'classifier':>10}"
+    )
     for cost in costs:
-        encoder = [f"{cost.encoder_params / 1e6:.2f}", f"{cost.encoder_gmacs:.2f}"]
-        params, gmacs = encoder if cost.encoder_params else ["-", "-"]
         print(
-            f"{cost.name:<20}{cost.img_size:>6}{cost.tokens:>8}{params:>10}{cost.classifier_params / 1e6:>10.2f}"
-            f"{gmacs:>9}{cost.classifier_gmacs:>9.2f}"
+            f"{cost.name:18} {cost.img_size:4} {cost.tokens:6} {cost.encoder_parameters / 1e6:8.2f}"
+            f" {cost.classifier_parameters / 1e6:10.2f} {cost.head_parameters / 1e6:7.2f}"
+            f" {cost.encoder_gmacs:9.3f} {cost.classifier_gmacs:10.3f}"
         )
-    print("A multiply-add counts once. Drawing the Gaussians is not part of a prediction.")
     return 0
 
 

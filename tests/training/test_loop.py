@@ -389,7 +389,7 @@ def test_transfer_keeps_the_body_and_starts_a_head_for_the_new_classes(finished,
     for group in trainer.optimizers["classifier"].param_groups:
         rates |= {id(p): group["lr_scale"] for p in group["params"]}
     scale = {name: rates[id(p)] for name, p in trainer.model.classifier.named_parameters()}
-    assert scale["head.weight"] == 1
+    assert scale["head.weight"] == scale["norm.weight"] == 1
     assert scale["blocks.2.attn.qkv.weight"] == 0.5
     assert scale["blocks.0.attn.qkv.weight"] == 0.125
     assert scale["patch_embed.proj.weight"] == 0.0625

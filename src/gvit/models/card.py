@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 
@@ -39,3 +39,7 @@ class ModelCard:
     kwargs: dict[str, Any]
     preprocessing: Preprocessing
     class_names: Sequence[str] = field(default_factory=tuple)
+
+    def with_classes(self, num_classes: int) -> ModelCard:
+        """The card of the same model with a new head, whose classes have no names yet."""
+        return replace(self, kwargs={**self.kwargs, "num_classes": num_classes}, class_names=())

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from gvit.gaussians import NUM_FIELDS, Gaussians, canonical_features, num_canonical_features
-from gvit.models.init import init_linear
+from gvit.models.vit import Pool, ViT
 
 TokenKind = Literal["canonical", "raw"]
 _NUM_FREQUENCIES = 4
@@ -49,7 +48,7 @@ class GaussianEmbed(nn.Module):
         return self.proj(canonical_features(gaussians, _NUM_FREQUENCIES))
 
 
-class GaussianClassifier(VisionTransformer):
+class GaussianClassifier(ViT):
     """timm's ``VisionTransformer`` over raw Gaussians [B, K, 9], with all of timm's methods.
 
     Position embeddings are learned, by index. What is not listed goes to timm's class (``drop_path_rate``, ...).
@@ -70,7 +69,7 @@ class GaussianClassifier(VisionTransformer):
         num_gaussians: int = 512,
         num_classes: int = 1000,
         tokens: TokenKind = "canonical",
-        pool: Literal["token", "avg"] = "token",
+        pool: Pool = "token",
         scale_factor: float = 1.0,
         embed_dim: int = 384,
         depth: int = 12,
@@ -81,13 +80,11 @@ class GaussianClassifier(VisionTransformer):
             return GaussianEmbed(num_gaussians, tokens=tokens, scale_factor=scale_factor, **arguments)
 
         super().__init__(
+            pool,
             num_classes=num_classes,
-            global_pool=pool,
-            class_token=pool == "token",
             embed_dim=embed_dim,
             depth=depth,
             num_heads=num_heads,
             embed_layer=embed_layer,
             **kwargs,
         )
-        self.apply(init_linear)

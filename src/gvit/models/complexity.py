@@ -1,12 +1,12 @@
-"""What a model costs: parameters and multiply-adds."""
+"""What a model costs: parameters and arithmetic, counted without computing anything."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -17,64 +17,71 @@ from gvit.models.registry import create_model
 
 @dataclass(frozen=True)
 class Complexity:
-    """Cost of one model. A patch ViT has no encoder.
+    """Size of a model, and arithmetic of one image's forward pass.
+
+    One MAC is one multiply-add, so half of what PyTorch counts as floating-point operations; timm and papers call
+    that number (G)MACs or, loosely, FLOPs. Matrix products and convolutions are counted, what is done element by
+    element is not.
 
     Attributes:
         name: registered name.
-        img_size: height and width of the images, pixels.
-        tokens: Gaussians or patches that the classifier reads; the class token is not counted.
-        encoder_params: parameters of the encoder.
-        classifier_params: parameters of the classifier, its head included.
-        encoder_gmacs: 1e9 multiply-adds of one image's forward pass through the encoder. A multiply-add counts
-            once, as in timm's tables and most papers; drawing the Gaussians is not part of a prediction.
-        classifier_gmacs: the same of the classifier.
+        img_size: height and width of the input, pixels.
+        tokens: Gaussians or patches that the classifier reads; a class token comes on top.
+        encoder_parameters: 0 for a patch model.
+        classifier_parameters: without the head.
+        head_parameters: of the last linear layer.
+        encoder_gmacs: 1e9 MACs from the image to the Gaussians; 0 for a patch model.
+        classifier_gmacs: 1e9 MACs from the Gaussians or the image to the logits.
     """
 
     name: str
     img_size: int
     tokens: int
-    encoder_params: int
-    classifier_params: int
+    encoder_parameters: int
+    classifier_parameters: int
+    head_parameters: int
     encoder_gmacs: float
     classifier_gmacs: float
 
 
-def complexity(name: str, **kwargs: Any) -> Complexity:
-    """Count parameters and multiply-adds of a registered model, without computing or allocating anything.
+def model_complexity(name: str, **kwargs: Any) -> Complexity:
+    """Parameters and multiply-adds of a named model.
 
     Args:
         name: one of ``gvit.list_models()``.
         **kwargs: as for ``gvit.create_model``.
 
     Raises:
-        ValueError: an unknown name or unusable arguments.
+        InputError: an unknown name or unusable arguments.
     """
-    with torch.device("meta"):
+    with torch.device("meta"):  # shapes alone: no memory for weights, no arithmetic
         model = create_model(name, **kwargs).eval()
-        in_chans = (model.encoder if isinstance(model, GViT) else model).patch_embed.proj.in_channels
-        images = torch.empty(1, in_chans, model.img_size, model.img_size)
         if isinstance(model, GViT):
-            raw = torch.empty(1, model.encoder.num_gaussians, NUM_FIELDS)
-            encoder, tokens = model.encoder, model.encoder.num_gaussians
-            return Complexity(
-                name,
-                model.img_size,
-                tokens,
-                _params(encoder),
-                _params(model.classifier),
-                _gmacs(encoder, images),
-                _gmacs(model.classifier, raw),
-            )
-        patches = model.patch_embed.num_patches
-        return Complexity(name, model.img_size, patches, 0, _params(model), 0.0, _gmacs(model, images))
+            encoder, classifier = _parameters(model.encoder), _parameters(model.classifier)
+            tokens = model.encoder.num_gaussians
+            encoder_gmacs = _gmacs(model.encoder, _image(model.encoder.patch_embed, model.img_size))
+            classifier_gmacs = _gmacs(model.classifier, torch.empty(1, tokens, NUM_FIELDS))
+        else:
+            encoder, classifier = 0, _parameters(model)
+            tokens = model.patch_embed.num_patches
+            encoder_gmacs = 0.0
+            classifier_gmacs = _gmacs(model, _image(model.patch_embed, model.img_size))
+    head = _parameters(model.get_classifier())
+    return Complexity(
+        name, model.img_size, tokens, encoder, classifier - head, head, encoder_gmacs, classifier_gmacs
+    )
 
 
-def _params(module: nn.Module) -> int:
+def _image(patch_embed: PatchEmbed, img_size: int) -> Tensor:
+    return torch.empty(1, patch_embed.proj.in_channels, img_size, img_size)
+
+
+def _parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
 @torch.no_grad()
-def _gmacs(network: Callable[[Tensor], Tensor], inputs: Tensor) -> float:
+def _gmacs(network: nn.Module, argument: Tensor) -> float:
     with FlopCounterMode(display=False) as counter:
-        network(inputs)
+        network(argument)
     return counter.get_total_flops() / 2e9

@@ -61,10 +61,10 @@ class GaussianEncoder(nn.Module):
         if kind not in ("denoising", "queries"):
             raise ValueError(f"encoder kind must be 'denoising' or 'queries', got {kind!r}")
         self.kind = kind
-        self.grad_checkpointing = False
         self.num_gaussians = num_gaussians
         self.scale_factor = scale_factor
         self.noise_std = noise_std
+        self.grad_checkpointing = False
         self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
         self.patch_pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.num_patches, embed_dim))
         # for 'queries' the position embeddings are the queries
@@ -93,12 +93,13 @@ class GaussianEncoder(nn.Module):
             # training starts from g = g0; with queries all Gaussians would start as one
             nn.init.zeros_(last.weight)
 
-    def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute the blocks' activations again in the backward pass instead of keeping them."""
-        self.grad_checkpointing = enable
-
     def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay leaves alone."""
         return {"patch_pos_embed", "gaussian_pos_embed"}
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep one activation per block in training and compute the others again in the backward pass."""
+        self.grad_checkpointing = enable
 
     def forward(
         self, images: Float[Tensor, "batch c h w"], noise: Float[Tensor, "batch k 9"] | None = None
@@ -117,8 +118,7 @@ class GaussianEncoder(nn.Module):
             tokens = tokens + self.gaussian_embed(start)
         tokens = torch.cat((patches, tokens), 1)
         tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
-        tokens = tokens[:, patches.shape[1] :]
-        prediction = self.head(self.norm(tokens))
+        prediction = self.head(self.norm(tokens[:, patches.shape[1] :]))
         return prediction if start is None else start + prediction
 
     def gaussians(self, raw: Float[Tensor, "batch k 9"], aspect: float = 1.0) -> Gaussians:

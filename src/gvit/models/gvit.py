@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -12,8 +11,8 @@ from gvit.gaussians import Gaussians
 from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.classifier import GaussianClassifier, TokenKind
 from gvit.models.encoder import EncoderKind, GaussianEncoder
-from gvit.models.init import init_linear
-from gvit.models.patch import check_images
+from gvit.models.inputs import check_image_shape
+from gvit.models.vit import Pool
 
 
 class GViT(nn.Module):
@@ -42,6 +41,8 @@ class GViT(nn.Module):
 
     Attributes:
         card: name, arguments, preprocessing and class names, kept with the weights.
+        num_features: width of the tokens that ``forward_features`` gives.
+        head_hidden_size: width of what the head reads.
     """
 
     card: ModelCard
@@ -56,7 +57,7 @@ class GViT(nn.Module):
         scale_factor: float = 1.0,
         encoder: EncoderKind = "denoising",
         tokens: TokenKind = "canonical",
-        pool: Literal["token", "avg"] = "token",
+        pool: Pool = "token",
         encoder_dim: int = 384,
         encoder_depth: int = 12,
         encoder_heads: int = 6,
@@ -72,6 +73,7 @@ class GViT(nn.Module):
         self.card = ModelCard("", {}, Preprocessing(img_size))
         self.img_size = img_size
         self.num_classes = num_classes
+        self.num_features = self.head_hidden_size = embed_dim
         self.encoder = GaussianEncoder(
             img_size=img_size,
             patch_size=patch_size,
@@ -112,7 +114,7 @@ class GViT(nn.Module):
         Raises:
             ValueError: images of another size or number of channels.
         """
-        check_images(images, self.encoder.patch_embed.proj.in_channels, self.img_size)
+        check_image_shape(images, self.encoder.patch_embed.proj.in_channels, self.img_size)
         return self.encoder.gaussians(self.encoder(images, noise))
 
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
@@ -123,26 +125,16 @@ class GViT(nn.Module):
         """Logits of images with values in [0, 1]."""
         return self.classify(self.encode(images))
 
-    # What follows is timm's contract, so that its tools (layer decay, feature extraction, EMA, ...) work.
-
-    @property
-    def num_features(self) -> int:
-        """Width of the classifier's tokens."""
-        return self.classifier.num_features
-
-    @property
-    def head_hidden_size(self) -> int:
-        """Width of what the head reads."""
-        return self.classifier.head_hidden_size
+    # What follows is timm's contract for models, so that its tools take a GViT as they take its own.
 
     def forward_features(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch n d"]:
-        """The classifier's tokens after its last block, a class token first where it has one."""
+        """The classifier's normed tokens, the class token first where there is one."""
         return self.classifier.forward_features(self.encode(images).raw)
 
     def forward_head(
         self, features: Float[Tensor, "batch n d"], pre_logits: bool = False
-    ) -> Float[Tensor, "batch outputs"]:
-        """Logits from ``forward_features``, or with ``pre_logits`` what the last linear layer reads."""
+    ) -> Float[Tensor, "batch out"]:
+        """Logits from ``forward_features``, or what the head reads if ``pre_logits``."""
         return self.classifier.forward_head(features, pre_logits=pre_logits)
 
     def get_classifier(self) -> nn.Module:
@@ -150,34 +142,29 @@ class GViT(nn.Module):
         return self.classifier.get_classifier()
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new last layer for other classes (0: none); the card forgets the names of the old ones.
+        """A new head, with the card brought up to date; 0 classes for none.
 
-        Args:
-            num_classes: number of classes.
-            global_pool: ``token`` or ``avg``; None leaves it.
+        Raises:
+            InputError: a pool other than the model's own, for which it has its class token and its last norm.
         """
         self.classifier.reset_classifier(num_classes, global_pool)
-        self.get_classifier().apply(init_linear)
         self.num_classes = num_classes
-        changed = {"num_classes": num_classes} | ({} if global_pool is None else {"pool": global_pool})
-        self.card = replace(self.card, kwargs=self.card.kwargs | changed, class_names=())
+        self.card = self.card.with_classes(num_classes)
 
     def no_weight_decay(self) -> set[str]:
-        """Names of parameters without weight decay."""
-        encoder = {f"encoder.{name}" for name in self.encoder.no_weight_decay()}
-        return encoder | {f"classifier.{name}" for name in self.classifier.no_weight_decay()}
+        """Names of the parameters that weight decay leaves alone."""
+        return {f"encoder.{name}" for name in self.encoder.no_weight_decay()} | {
+            f"classifier.{name}" for name in self.classifier.no_weight_decay()
+        }
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Layers for timm's layer-wise decay: all that leads to the classifier's blocks, each block, the rest."""
+        """Layers for timm's ``param_groups_layer_decay``: those of the classifier, the encoder with the first."""
         return {
-            "stem": r"^encoder\.|^classifier\.(?:cls_token|pos_embed|patch_embed)",
-            "blocks": [
-                (r"^classifier\.blocks" if coarse else r"^classifier\.blocks\.(\d+)", None),
-                (r"^classifier\.norm", (99999,)),  # with the last block
-            ],
+            "stem": r"^(?:encoder\.|classifier\.(?:cls_token|pos_embed|patch_embed))",
+            "blocks": r"^classifier\.blocks\." if coarse else [(r"^classifier\.blocks\.(\d+)", None)],
         }
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Compute both networks' activations again in the backward pass instead of keeping them."""
+        """Trade time for memory in training: activations inside blocks are computed again when needed."""
         self.encoder.set_grad_checkpointing(enable)
         self.classifier.set_grad_checkpointing(enable)

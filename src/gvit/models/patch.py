@@ -1,28 +1,33 @@
-"""Patches -> class logits: the ViT that GViT is compared with."""
+"""The yardstick: the same transformer over patches of pixels, where GViT's reads Gaussians."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
 from gvit.models.card import ModelCard, Preprocessing
-from gvit.models.init import init_linear
+from gvit.models.inputs import check_image_shape
+from gvit.models.vit import Pool, ViT
 
 
-class PatchViT(VisionTransformer):
-    """timm's ``VisionTransformer`` over images [B, C, H, W] in [0, 1], with weights that start as GViT's do.
+class PatchViT(ViT):
+    """Image -> patches -> logits: timm's ``VisionTransformer`` on images in [0, 1].
 
-    What is not listed goes to timm's class (``embed_dim``, ``depth``, ``num_heads``, ``drop_path_rate``, ...).
+    Of timm's other methods, ``forward_intermediates`` goes past ``forward_features`` and takes images in [-1, 1].
 
     Args:
         img_size: height and width of the images, pixels.
         patch_size: side of a patch, pixels.
         in_chans: image channels.
         num_classes: 0 for features without a head.
-        pool: ``token`` for a class token, ``avg`` for the mean over patches.
+        pool: ``token`` or ``avg``.
+        embed_dim: width of the tokens.
+        depth: number of transformer blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of a block's MLP, in units of embed_dim.
+        drop_path_rate: stochastic depth.
 
     Attributes:
         card: name, arguments, preprocessing and class names, kept with the weights.
@@ -36,38 +41,45 @@ class PatchViT(VisionTransformer):
         patch_size: int = 16,
         in_chans: int = 3,
         num_classes: int = 1000,
-        pool: Literal["token", "avg"] = "token",
-        **kwargs: Any,
+        pool: Pool = "token",
+        embed_dim: int = 384,
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
     ) -> None:
         super().__init__(
+            pool,
             img_size=img_size,
             patch_size=patch_size,
             in_chans=in_chans,
             num_classes=num_classes,
-            global_pool=pool,
-            class_token=pool == "token",
-            **kwargs,
+            embed_dim=embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            drop_path_rate=drop_path_rate,
         )
-        self.img_size = img_size
         self.card = ModelCard("", {}, Preprocessing(img_size))
-        self.apply(init_linear)
+        self.img_size = img_size
 
     def forward_features(
         self, x: Float[Tensor, "batch c h w"], *args: Any, **kwargs: Any
     ) -> Float[Tensor, "batch n d"]:
-        """Tokens of images with values in [0, 1].
+        """Images with values in [0, 1], of the model's size, as normed tokens, the class token first.
+
+        Args:
+            x: the images.
+            *args: timm's attention masks.
+            **kwargs: the same.
 
         Raises:
             ValueError: images of another size or number of channels.
         """
-        check_images(x, self.patch_embed.proj.in_channels, self.img_size)
+        check_image_shape(x, self.in_chans, self.img_size)
         return super().forward_features(x * 2 - 1, *args, **kwargs)
 
-
-def check_images(images: Tensor, in_chans: int, img_size: int) -> None:
-    """Raise a ValueError unless the images are [B, in_chans, img_size, img_size]."""
-    expected = (in_chans, img_size, img_size)
-    if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-        raise ValueError(
-            f"images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}"
-        )
+    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
+        """A new head, with the card brought up to date; see ``ViT.reset_classifier``."""
+        super().reset_classifier(num_classes, global_pool)
+        self.card = self.card.with_classes(num_classes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from fnmatch import fnmatch
@@ -23,9 +24,9 @@ WEIGHTS_NAME = "model.safetensors"
 _METADATA_KEY = "gvit.model"
 
 ImageClassifier = GViT | PatchViT
+_Entrypoint = TypeVar("_Entrypoint", bound=Callable[..., ImageClassifier])
 
 _ENTRYPOINTS: dict[str, Callable[..., ImageClassifier]] = {}
-_Entrypoint = TypeVar("_Entrypoint", bound=Callable[..., ImageClassifier])
 
 
 def register_model(entrypoint: _Entrypoint) -> _Entrypoint:
@@ -44,8 +45,8 @@ def create_model(name: str, **kwargs: Any) -> ImageClassifier:
 
     Args:
         name: one of ``list_models()``.
-        **kwargs: arguments of ``gvit.models.gvit.GViT`` that replace the named model's own, for example
-            ``num_classes``, ``img_size``, ``num_gaussians``.
+        **kwargs: arguments of ``gvit.models.gvit.GViT``, or of ``gvit.models.patch.PatchViT`` for a patch model,
+            that replace the named model's own, for example ``num_classes``, ``img_size``, ``num_gaussians``.
 
     Raises:
         ValueError: an unknown name (the nearest ones are given) or unusable arguments.
@@ -55,7 +56,9 @@ def create_model(name: str, **kwargs: Any) -> ImageClassifier:
     try:
         model = _ENTRYPOINTS[name](**kwargs)
     except TypeError as error:
-        raise InputError(f"model {name}: {error}") from error
+        unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        reason = f"it has no argument {unexpected[1]!r}" if unexpected else first_line(error)
+        raise InputError(f"model {name}: {reason}") from error
     model.card = ModelCard(name, kwargs, Preprocessing(model.img_size))
     return model
 
@@ -138,30 +141,39 @@ def gvit_base(**kwargs: Any) -> GViT:
 
 @register_model
 def vit_tiny_patch8(**kwargs: Any) -> PatchViT:
-    """The classifier of ``gvit_tiny`` over 8 px patches of 32 px images."""
-    size = {"embed_dim": 96, "depth": 3, "num_heads": 3, "mlp_ratio": 2.0}
-    return PatchViT(**{"img_size": 32, "patch_size": 8, **size, **kwargs})
+    """The classifier of ``gvit_tiny`` over the 16 patches of a 32 px image."""
+    return PatchViT(
+        **{
+            "img_size": 32,
+            "patch_size": 8,
+            "embed_dim": 96,
+            "depth": 3,
+            "num_heads": 3,
+            "mlp_ratio": 2.0,
+            **kwargs,
+        }
+    )
 
 
 @register_model
 def vit_small_patch16(**kwargs: Any) -> PatchViT:
     """ViT-S/16 at 224 px."""
-    return PatchViT(**{"embed_dim": 384, "depth": 12, "num_heads": 6, **kwargs})
+    return PatchViT(**kwargs)
 
 
 @register_model
 def vit_small_patch32(**kwargs: Any) -> PatchViT:
     """ViT-S/32 at 224 px."""
-    return vit_small_patch16(**{"patch_size": 32, **kwargs})
+    return PatchViT(**{"patch_size": 32, **kwargs})
 
 
 @register_model
 def vit_base_patch16(**kwargs: Any) -> PatchViT:
     """ViT-B/16 at 224 px."""
-    return PatchViT(**{"embed_dim": 768, "depth": 12, "num_heads": 12, **kwargs})
+    return PatchViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})
 
 
 @register_model
 def vit_base_patch32(**kwargs: Any) -> PatchViT:
     """ViT-B/32 at 224 px."""
-    return vit_base_patch16(**{"patch_size": 32, **kwargs})
+    return PatchViT(**{"patch_size": 32, "embed_dim": 768, "num_heads": 12, **kwargs})
