@@ -55,11 +55,23 @@ def same_area(family: str, count: int) -> tuple:
     return batch, count, size, size, (low, high)
 
 
-def growth(area: dict[str, dict], family: str, direction: str, largest: int) -> float:
-    """By how much the time per pair differs over the counts up to ``largest``: slowest over fastest, less 1."""
+def flatness(area: dict[str, dict], family: str, direction: str, largest: int) -> str:
+    """How the time per pair differs over the counts up to ``largest``, from its mean and from fastest to slowest."""
     key = f"{direction}_in_operations"
     costs = [area[f"{family}, K={count}"][key] for count in COUNTS if count <= largest]
-    return max(costs) / min(costs) - 1
+    mean = statistics.mean(costs)
+    from_mean = f"{100 * (min(costs) / mean - 1):+.0f} to {100 * (max(costs) / mean - 1):+.0f} %"
+    return f"{direction} {from_mean} (slowest over fastest {max(costs) / min(costs):.2f})"
+
+
+def measure_fixed_area(rounds: int) -> dict[str, dict[str, float]]:
+    """Every family and count, in turns, so that a machine that slows down for a while slows all; medians."""
+    names = {f"{family}, K={count}": same_area(family, count) for family in AREAS for count in COUNTS}
+    turns = [{name: measure(case, 9) for name, case in names.items()} for _ in range(rounds)]
+    return {
+        name: {key: statistics.median(turn[name][key] for turn in turns) for key in turns[0][name]}
+        for name in names
+    }
 
 
 def scene(batch: int, count: int, height: int, width: int, scales: tuple[float, float]) -> list[Tensor]:
@@ -207,7 +219,7 @@ def main() -> None:
     results: dict[str, object] = {"machine": machine}
     repeats = {"high resolution": 7, "small images": 101, "small images, K=32": 101}
     cases = {name: measure(case, repeats.get(name, 15)) for name, case in CASES.items()}
-    area = {f"{family}, K={k}": measure(same_area(family, k), 9) for family in AREAS for k in COUNTS}
+    area = measure_fixed_area(rounds=3)
     results |= {"cases": cases, "fixed_area": area}
     memory, _ = in_fresh_process("import render; print(render.measure_memory())")
     results["memory_mb"] = float(memory)
@@ -244,8 +256,8 @@ def main() -> None:
         print("  ".join(cell.rjust(size) for cell, size in zip(row, widths, strict=True)))
     for family in AREAS:
         for largest in COUNTS[-2:]:
-            spread = [f"{100 * growth(area, family, way, largest):.0f} %" for way in ("forward", "backward")]
-            print(f"{family}: time per pair over K = {COUNTS[0]} to {largest} within {' and '.join(spread)}")
+            spread = ", ".join(flatness(area, family, way, largest) for way in ("forward", "backward"))
+            print(f"{family}, K = {COUNTS[0]} to {largest}, time per pair from its mean: {spread}")
     print(f"peak extra memory, high resolution: {results['memory_mb']:.0f} MB")
     print(f"compilation, once per machine: {results['compilation_s']:.1f} s")
     if not quick:

@@ -48,7 +48,7 @@ def test_the_commands_run(folder, monkeypatch):
         for line in block.splitlines()
         if line.startswith("gvit ")
     ]
-    assert {command[1] for command in commands} == {"predict", "evaluate", "train"}
+    assert {command[1] for command in commands} == {"predict", "evaluate", "train", "models"}
     for command in commands:
         if command[1] != "train":
             assert main(command[1:]) == 0, command
