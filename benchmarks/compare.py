@@ -3,8 +3,8 @@
     python benchmarks/compare.py digits --seeds 0 1 2
     python benchmarks/compare.py cifar10 --data-dir FOLDER --epochs 4
 
-Prints a table last and writes ``docs/results/compare_DATA.json``. Runs go to ``runs/compare``, ``--jobs`` at a
-time with an equal share of the cores; started again, it goes on where it stopped.
+Prints a table last, writes ``docs/results/compare_DATA.json``, and from all such files ``docs/results.md``. Runs go to
+``runs/compare``, ``--jobs`` at a time with an equal share of the cores; started again, it goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -75,6 +75,38 @@ def spread(values: list[float | None], digits: int = 2) -> str:
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
 
 
+def write_page() -> None:
+    """``docs/results.md`` from the JSON files: no number there is typed by hand."""
+    parts = [_PREFACE]
+    for path in sorted((ROOT / "docs" / "results").glob("compare_*.json"), reverse=True):
+        content = json.loads(path.read_text())
+        settings, rows_, name = content["settings"], content["rows"], content["settings"]["recipe"]
+        epochs = rows_[0]["epoch"]
+        command = f"python benchmarks/compare.py {name} --seeds {' '.join(map(str, settings['seeds']))}"
+        if settings["epochs"] is not None:
+            command += f" --epochs {settings['epochs']:g} --data-dir FOLDER"
+        guided = [row for row in rows_ if row["moved"] is not None]
+        moved = spread([100 * row["moved"] for row in guided if row["row"] == "GViT, guided"], 0)
+        parts.append(
+            f"## {name}\n\n`{command}`: {epochs:g} epochs, {rows_[0]['num_images']} test images; "
+            f"{describe(content['provenance'])}.\n\n{table(rows_)}\n\n"
+            f"Share of Gaussians that moved by more than a pixel in the guided phase: {moved} %.\n"
+        )
+    (ROOT / "docs" / "results.md").write_text("\n".join(parts))
+
+
+_PREFACE = """# Results
+
+Written by `benchmarks/compare.py` from the JSON files in `docs/results/`. Top-1 on the test images after the last epoch
+(no validation split, no choice of the best epoch), mean ± standard deviation over seeds. All rows of a table have the
+same data, augmentation, batch size, learning rate, weight decay and epochs. The patch ViT is GViT's classifier over
+patches of pixels; it learns to classify in all epochs, GViT's classifier in those after the first two phases only. "No
+guidance" gives the guided phase's epochs to the phase before it; "joint" lets the classifier's gradient into the
+encoder in every step of both.
+What the numbers say is discussed in [experiments](experiments.md).
+"""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("recipe", nargs="?", default="digits")
@@ -114,6 +146,7 @@ def main() -> None:
     path.parent.mkdir(exist_ok=True)
     content = {"settings": settings, "provenance": machine, "rows": results}
     path.write_text(json.dumps(content, indent=2) + "\n")
+    write_page()
     print(f"{options.recipe}, {describe(machine)}\n\n{table(results)}")
 
 
