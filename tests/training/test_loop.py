@@ -420,8 +420,8 @@ def test_gaussians_have_moved_when_they_lie_more_than_a_pixel_away():
     motion.begin()
     assert motion.moved() == 0
     with torch.no_grad():
-        model.encoder.noise[0, 0] += 0.5  # some pixels to the right
-        model.encoder.noise[1, 1] += 0.01  # a tenth of one
+        model.encoder.noise[0, 0] += 3.0  # some pixels to the right
+        model.encoder.noise[1, 1] += 0.05  # a tenth of one
     assert motion.moved() == 0.25
 
 

@@ -54,7 +54,7 @@ class GaussianEncoder(nn.Module):
         mlp_ratio: float = 4.0,
         kind: EncoderKind = "denoising",
         scale_factor: float = 1.0,
-        noise_std: float = 0.5,
+        noise_std: float = 0.1,
         noise_seed: int = 0,
     ) -> None:
         super().__init__()

@@ -66,7 +66,7 @@ class GViT(nn.Module):
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
-        noise_std: float = 0.5,
+        noise_std: float = 0.1,
         noise_seed: int = 0,
     ) -> None:
         super().__init__()

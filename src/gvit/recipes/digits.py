@@ -28,9 +28,9 @@ def digits() -> TrainConfig:
             zoom=0.1,
         ),
         schedule=ScheduleConfig(
-            reconstruct_epochs=10.0,
-            perceptual_epochs=10.0,
-            classify_epochs=40.0,
+            reconstruct_epochs=5.0,
+            perceptual_epochs=5.0,
+            classify_epochs=50.0,
             guide_epochs=20.0,
             guide_every=10,
             gamma=0.1,
