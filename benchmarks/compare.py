@@ -1,10 +1,11 @@
 """GViT beside the patch ViT of the same size, by one recipe and budget; guidance beside none.
 
     python benchmarks/compare.py digits --seeds 0 1 2
-    python benchmarks/compare.py cifar10 --data-dir FOLDER --epochs 4
+    python benchmarks/compare.py cifar10 --data-dir FOLDER --epochs 2 --warmup-epochs 0.2
 
 Prints a table last, writes ``docs/results/compare_DATA.json``, and from all such files ``docs/results.md``. Runs go to
 ``runs/compare``, ``--jobs`` at a time with an equal share of the cores; started again, it goes on where it stopped.
+Flags that it does not know itself (``--epochs``, ``--warmup-epochs``) go to ``gvit train``, for every row.
 """
 
 from __future__ import annotations
@@ -83,8 +84,9 @@ def write_page() -> None:
         settings, rows_, name = content["settings"], content["rows"], content["settings"]["recipe"]
         epochs = rows_[0]["epoch"]
         command = f"python benchmarks/compare.py {name} --seeds {' '.join(map(str, settings['seeds']))}"
-        if settings["epochs"] is not None:
-            command += f" --epochs {settings['epochs']:g} --data-dir FOLDER"
+        command += "".join(f" {word}" for word in settings["extra"])
+        if name != "digits":
+            command += " --data-dir FOLDER"
         guided = [row for row in rows_ if row["moved"] is not None]
         moved = spread([100 * row["moved"] for row in guided if row["row"] == "GViT, guided"], 0)
         parts.append(
@@ -115,14 +117,9 @@ def main() -> None:
         "--rows", type=int, nargs="+", help="positions of the rows, from 0; all of them when not given"
     )
     parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--epochs", type=float)
     parser.add_argument("--data-dir")
-    options = parser.parse_args()
-    shared = []
-    if options.epochs is not None:
-        shared += ["--epochs", str(options.epochs)]
-    if options.data_dir is not None:
-        shared += ["--data-dir", options.data_dir]
+    options, extra = parser.parse_known_args()
+    shared = extra + ([] if options.data_dir is None else ["--data-dir", options.data_dir])
     named = list(rows(options.recipe).items())
     chosen = named if options.rows is None else [named[i] for i in options.rows]
     threads = max(1, (os.cpu_count() or 1) // options.jobs)
@@ -138,7 +135,7 @@ def main() -> None:
         result["flags"] = [flag for flag in result["flags"] if flag not in ("--data-dir", options.data_dir)]
     settings = {
         "recipe": options.recipe,
-        "epochs": options.epochs,
+        "extra": extra,
         "seeds": options.seeds,
         "jobs": options.jobs,
     }
