@@ -76,6 +76,9 @@ class World:
         return gathered
 
 
+ALONE = World()
+
+
 @contextmanager
 def joined(device: str) -> Iterator[tuple[World, str]]:
     """The world that torchrun started this process in, and this process's device; alone without torchrun.
@@ -87,7 +90,7 @@ def joined(device: str) -> Iterator[tuple[World, str]]:
         InputError: more processes than GPUs on this machine.
     """
     if int(os.environ.get("WORLD_SIZE", 1)) == 1:
-        yield World(), device
+        yield ALONE, device
         return
     if device == "cuda":
         local = int(os.environ["LOCAL_RANK"])

@@ -36,6 +36,7 @@ from gvit.models.registry import save_model
 from gvit.training.build import build_model, build_optimizer
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import (
+    ALONE,
     World,
     distribute,
     load_optimizer,
@@ -98,7 +99,7 @@ class Trainer:
         config: TrainConfig,
         run: Run,
         device: str = "cpu",
-        world: World = World(),  # noqa: B008 (frozen)
+        world: World = ALONE,
         initialize: bool = True,
     ) -> None:
         self.config, self.run, self.device, self.world = config, run, torch.device(device), world
@@ -380,7 +381,7 @@ def train(
     *,
     overwrite: bool = False,
     device: str = "cpu",
-    world: World = World(),  # noqa: B008 (frozen)
+    world: World = ALONE,
 ) -> Evaluation:
     """Train a model into a new run folder.
 
@@ -412,7 +413,7 @@ def resume(
     observer: Observer,
     *,
     device: str = "cpu",
-    world: World = World(),  # noqa: B008 (frozen)
+    world: World = ALONE,
 ) -> Evaluation:
     """Go on with an interrupted run, to the same result as if it had not been interrupted.
 
