@@ -91,7 +91,7 @@ def write_page() -> None:
         moved = spread([100 * row["moved"] for row in guided if row["row"] == "GViT, guided"], 0)
         parts.append(
             f"## {name}\n\n`{command}`: {epochs:g} epochs, {rows_[0]['num_images']} test images; "
-            f"{describe(content['provenance'])}.\n\n{table(rows_)}\n\n"
+            f"{describe(content['provenance'])}. {settings['remark']}\n\n{table(rows_)}\n\n"
             f"Share of Gaussians that moved by more than a pixel in the guided phase: {moved} %.\n"
         )
     (ROOT / "docs" / "results.md").write_text("\n".join(parts))
@@ -118,6 +118,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--data-dir")
+    parser.add_argument("--remark", default="", help="what a reader of the table has to know about the data")
     options, extra = parser.parse_known_args()
     shared = extra + ([] if options.data_dir is None else ["--data-dir", options.data_dir])
     named = list(rows(options.recipe).items())
@@ -136,6 +137,7 @@ def main() -> None:
     settings = {
         "recipe": options.recipe,
         "extra": extra,
+        "remark": options.remark,
         "seeds": options.seeds,
         "jobs": options.jobs,
     }
