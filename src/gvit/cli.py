@@ -55,6 +55,16 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 for an interruption."""
+    code = _run(argv)
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # under torchrun PyTorch's threads have been seen to abort while the interpreter is taken down
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(argv: Sequence[str] | None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     if not args or args[0] in ("-h", "--help"):
         print(_HELP, end="")

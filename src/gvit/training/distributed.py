@@ -103,6 +103,7 @@ def joined(device: str) -> Iterator[tuple[World, str]]:
     dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
     try:
         yield World(dist.get_rank(), dist.get_world_size()), device
+        dist.barrier()  # nobody leaves while another still talks
     finally:
         dist.destroy_process_group()
 
