@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from jaxtyping import Float
@@ -19,7 +20,7 @@ from gvit.fitting.kanezaki import kanezaki_blobs
 from gvit.fitting.kmeans import kmeans_blobs
 from gvit.fitting.random import random_blobs
 from gvit.gaussians import Gaussians
-from gvit.losses import pixel_loss, psnr, ssim
+from gvit.losses import PixelLoss, pixel_loss, psnr, ssim
 from gvit.rendering import rasterize, render
 
 INITIALISERS: dict[str, Callable[[Tensor, int, torch.Generator], Blobs]] = {
@@ -106,7 +107,8 @@ def fit(
     Raises:
         InputError: an argument is out of its range, or an image can't be fitted.
     """
-    _check(images, num_gaussians, steps, init, loss, ssim_weight)
+    check_settings(num_gaussians, steps, init, loss, ssim_weight)
+    _check_images(images, ssim_weight)
     images = images.float()
     batch, _, height, width = images.shape
     factor = default_scale_factor(num_gaussians) if scale_factor is None else scale_factor
@@ -130,7 +132,9 @@ def fit(
     optimizer = _adam(scaled)
     for step in range(steps):
         if step in growth:
-            gaussians = _grow(gaussians.replace_raw(scaled.detach() * rates), images, growth[step], generators)
+            gaussians = _grow(
+                gaussians.replace_raw(scaled.detach() * rates), images, growth[step], generators
+            )
             scaled = (gaussians.raw / rates).requires_grad_()
             optimizer = _adam(scaled)
         for group in optimizer.param_groups:
@@ -150,24 +154,33 @@ def fit(
         return Fit(result, psnr(render(result, height, width), images))
 
 
-def _check(images: Tensor, num_gaussians: int, steps: int, init: str, loss: str, ssim_weight: float) -> None:
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
-        raise InputError(f"images must have shape [B, 3, H, W], got {list(images.shape)}")
-    low, high = images.aminmax()
-    if not (low >= 0 and high <= 1):  # NaN, too
-        raise InputError(f"images must have values in [0, 1], got {low.item():.3g} to {high.item():.3g}")
+def check_settings(num_gaussians: int, steps: int, init: str, loss: str, ssim_weight: float) -> None:
+    """What can be known before there is an image.
+
+    Raises:
+        InputError: an argument of ``fit`` is out of its range.
+    """
     if num_gaussians < 1 or steps < 0:
         raise InputError(
             f"num_gaussians must be at least 1 and steps at least 0, got {num_gaussians} and {steps}"
         )
     if init not in INITIALISERS:
         raise unknown_name("initialiser", init, INITIALISERS)
-    if loss not in ("mse", "bce"):
-        raise InputError(f"loss must be 'mse' or 'bce', got {loss!r}")
+    if loss not in get_args(PixelLoss):
+        raise unknown_name("loss", loss, get_args(PixelLoss))
     if not 0 <= ssim_weight < math.inf:
         raise InputError(f"ssim_weight must be a finite number, at least 0, got {ssim_weight}")
-    if ssim_weight and min(images.shape[-2:]) < 11:
-        raise InputError(f"SSIM needs images of at least 11x11 pixels, got {images.shape[-2]}x{images.shape[-1]}")
+
+
+def _check_images(images: Tensor, ssim_weight: float) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise InputError(f"images must have shape [B, 3, H, W], got {list(images.shape)}")
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):  # NaN, too
+        raise InputError(f"images must have values in [0, 1], got {low.item():.3g} to {high.item():.3g}")
+    height, width = images.shape[-2:]
+    if ssim_weight and min(height, width) < 11:
+        raise InputError(f"SSIM needs images of at least 11x11 pixels, got {height}x{width}")
 
 
 def _adam(parameter: Tensor) -> torch.optim.Adam:
@@ -193,7 +206,8 @@ def _growth_plan(steps: int, first: int, last: int) -> dict[int, int]:
     """At which step there are to be how many Gaussians."""
     parts = len(_GROWTH)
     return {
-        round(share * steps): first + (last - first) * (part + 1) // parts for part, share in enumerate(_GROWTH)
+        round(share * steps): first + (last - first) * (part + 1) // parts
+        for part, share in enumerate(_GROWTH)
     }
 
 

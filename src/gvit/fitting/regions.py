@@ -31,7 +31,7 @@ def region_blobs(
         count: of blobs.
         generator: for the random blobs.
     """
-    height, width = labels.shape
+    width = labels.shape[1]
     order = labels.ravel().argsort(kind="stable")
     starts = np.flatnonzero(np.diff(labels.ravel()[order], prepend=labels.min() - 1))
     regions = sorted(np.split(order, starts[1:]), key=len, reverse=True)[:count]
