@@ -129,9 +129,13 @@ def fit_files(
 
 def _fit_group(
     group: list[tuple[Target, Tensor]], fit_images: Callable[[Tensor], Fit], device: str
-) -> Iterator[FittedFile]:
+) -> Iterator[FittedFile | InputError]:
     begun = time.perf_counter()
-    result = fit_images(torch.stack([image for _, image in group]).to(device))
+    try:
+        result = fit_images(torch.stack([image for _, image in group]).to(device))
+    except InputError as error:  # SSIM of a tiny image: no reason to give up the others
+        yield from (InputError(f"{target.source}: {error}") for target, _ in group)
+        return
     gaussians, psnrs = result.gaussians.to("cpu"), result.psnr.tolist()
     seconds = (time.perf_counter() - begun) / len(group)
     for number, (target, image) in enumerate(group):
