@@ -7,7 +7,6 @@ from PIL import Image
 
 import gvit
 from gvit.cli import main
-from gvit.errors import InputError
 from gvit.fitting.files import plan_targets
 
 QUICK = ("--num-gaussians", 12, "--steps", 3)
@@ -103,9 +102,18 @@ def test_results_are_no_images_to_fit(tmp_path, capsys):
     out = tmp_path / "fits"
     assert run(tmp_path, "--out", out, *QUICK) == 0
     assert [target.source for target in plan_targets([tmp_path], out)] == [file]
-    assert "choose another --out folder" in fails(capsys, tmp_path, "--out", tmp_path)
-    with pytest.raises(InputError, match="choose another"):
-        plan_targets([out / "a.png"], out)
+    assert "holds the images" in fails(capsys, tmp_path, "--out", tmp_path)
+
+
+def test_no_image_is_replaced(tmp_path, capsys):
+    file = write(tmp_path / "a.png")
+    before = file.read_bytes()
+    assert fails(capsys, file, "--out", tmp_path).startswith(f"{file} is an image and would be replaced")
+    assert file.read_bytes() == before
+    # beside a file of another format there is room
+    assert [target.picture_file for target in plan_targets([write(tmp_path / "b.jpg")], tmp_path)] == [
+        tmp_path / "b.png"
+    ]
 
 
 def test_one_bad_file_does_not_cost_the_others(tmp_path, capsys):

@@ -71,24 +71,27 @@ def plan_targets(sources: Sequence[str | Path], out: Path) -> list[Target]:
     """Image files named by files, folders and patterns, each with its own files in ``out``.
 
     Images of a folder keep their place in it: ``gvit fit photos`` makes ``out/cat/1.png`` of ``photos/cat/1.jpg``.
-    What lies in ``out`` is a result and no image to fit.
+    Where ``out`` lies in that folder, what is in it is left alone.
 
     Raises:
-        InputError: nothing is found, or two images would be written to the same file.
+        InputError: nothing is found, or results would replace each other or an image.
     """
     targets: dict[Path, Target] = {}
     for source in sources:
         folder = Path(source)
+        inside = folder.is_dir()
+        if inside and folder.resolve() == out.resolve():
+            raise InputError(f"{out} holds the images; choose another --out folder for the results")
         for file in find_images([source]):
-            if out.resolve() in file.resolve().parents:
+            if inside and out.resolve() in file.resolve().parents:
                 continue
-            place = file.relative_to(folder) if folder.is_dir() else Path(file.name)
+            place = file.relative_to(folder) if inside else Path(file.name)
             targets.setdefault(file.resolve(), Target(file, out / place.with_suffix("")))
-    if not targets:
-        raise InputError(f"all images lie in {out}, which is for the results; choose another --out folder")
     owners: dict[Path, Path] = {}
     for target in targets.values():
         for file in (target.gaussians_file, target.picture_file, target.figure_file):
+            if file.resolve() in targets:
+                raise InputError(f"{file} is an image and would be replaced; choose another --out folder")
             other = owners.setdefault(file, target.source)
             if other != target.source:
                 raise InputError(

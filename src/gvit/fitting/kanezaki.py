@@ -21,6 +21,7 @@ LONGER_SIDE = 128
 CHANNELS = 48
 STEPS = 40
 _SUPERPIXELS = 400
+_SUPERPIXEL_SIZE = 16  # of small images, in pixels
 
 
 def kanezaki_blobs(image: Float[Tensor, "3 h w"], count: int, generator: torch.Generator) -> Blobs:
@@ -53,7 +54,8 @@ def _cluster(image: Float[Tensor, "3 h w"], generator: torch.Generator) -> Int[T
     from skimage.segmentation import slic
 
     pixels = image.permute(1, 2, 0).numpy().astype(np.float64)
-    superpixels = slic(pixels, n_segments=_SUPERPIXELS, compactness=10, start_label=0)
+    wanted = max(1, min(_SUPERPIXELS, pixels[..., 0].size // _SUPERPIXEL_SIZE))
+    superpixels = slic(pixels, n_segments=wanted, compactness=10, start_label=0)
     superpixel = torch.from_numpy(superpixels).flatten()
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
