@@ -54,10 +54,13 @@ class Blobs:
         order = variances.prod(-1).argsort(stable=True)
         variances, directions = variances[order], directions[order]
         pixel = 2 / max(height, width)  # in canvas units
+        # well below the bound: on it, a raw scale is far out and takes long to come back
+        largest = 0.9 * scale_factor * mean_spacing(height, width, nominal_count)
+        deviations = variances.sqrt().clamp(min(MIN_DEVIATION, largest), largest).float()
         extent = torch.tensor((width, height)) * (pixel / 2)
         return Gaussians.from_values(
             self.centers[order] * pixel - extent,
-            variances.clamp_min(MIN_DEVIATION**2).sqrt().flip(-1).float() * pixel,  # the long axis first
+            deviations.flip(-1) * pixel,  # the long axis first
             torch.atan2(directions[:, 1, 1], directions[:, 0, 1]).float(),
             self.colors[order],
             torch.full((len(self),), opacity),
