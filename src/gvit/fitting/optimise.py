@@ -74,6 +74,7 @@ def default_scale_factor(num_gaussians: int) -> float:
     return math.sqrt(num_gaussians) / 2
 
 
+@torch.enable_grad()
 def fit(
     images: Tensor,
     num_gaussians: int = 1000,
@@ -109,7 +110,7 @@ def fit(
     """
     check_settings(num_gaussians, steps, init, loss, ssim_weight)
     _check_images(images, ssim_weight)
-    images = images.float()
+    images = images.detach().float()
     batch, _, height, width = images.shape
     factor = default_scale_factor(num_gaussians) if scale_factor is None else scale_factor
     adaptive = adaptive and steps >= _MIN_ADAPTIVE_STEPS and num_gaussians > 1
