@@ -102,7 +102,7 @@ def test_growth_ends_with_exactly_the_wanted_number(count):
 def test_growth_beats_none_where_the_start_is_blind():
     images = F.interpolate(torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0)), (48, 64))
     grown = gvit.fit(images, 150, 80, "random").psnr.item()
-    assert grown > gvit.fit(images, 150, 80, "random", adaptive=False).psnr.item() + 1
+    assert grown > gvit.fit(images, 150, 80, "random", adaptive=False).psnr.item() + 0.5
 
 
 def test_painted_pixels_add_up_to_what_is_covered():

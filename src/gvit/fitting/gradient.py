@@ -24,10 +24,11 @@ def gradient_blobs(image: Float[Tensor, "3 h w"], count: int, generator: torch.G
     rows, columns = draw_pixels(density, count, generator)
     radius = max(1, round(mean_spacing(height, width, count)))
     window = 2 * min(radius, height, width) + 1
-    smooth = F.avg_pool2d(
-        density[None], window, stride=1, padding=window // 2, count_include_pad=False
-    ).squeeze(0)
-    deviations = SPREAD * smooth[rows, columns].rsqrt()
+    smooth = density[None]
+    for size in ((window, 1), (1, window)):  # a mean over a square, at the cost of two lines
+        padding = size[0] // 2, size[1] // 2
+        smooth = F.avg_pool2d(smooth, size, stride=1, padding=padding, count_include_pad=False)
+    deviations = SPREAD * smooth[0, rows, columns].rsqrt()
     return round_blobs(image, scatter_within(rows, columns, generator), deviations)
 
 
