@@ -373,13 +373,17 @@ def _evaluate(args: list[str]) -> int:
 
 @dataclass(frozen=True)
 class _Fit:
-    """Fit Gaussians to image files by optimisation; to a photograph when none are named.
+    """Fit Gaussians to image files by optimisation.
 
-    Writes NAME.safetensors (the Gaussians), NAME.png (drawn) and NAME-fit.png (beside the image, with ellipses).
+    When no image is named, to a photograph of an astronaut.
 
-    What is fitted already is skipped, so the same command goes on after an interruption.
+    Writes NAME.safetensors (the Gaussians), NAME.png (the drawing) and
 
-    Example: gvit fit photos/ 'more/*.png' --out fits --num-gaussians 5000
+    NAME-fit.png (image, drawing and ellipses side by side).
+
+    What is fitted already is skipped: after an interruption, it goes on.
+
+    Example: gvit fit photos/ 'more/*.png' --num-gaussians 5000 --out fits
 
     Attributes:
         images: image files, folders (searched recursively) or quoted patterns.
