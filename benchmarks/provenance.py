@@ -47,7 +47,10 @@ def write_results(name: str, settings: dict[str, Any], rows: list[dict[str, Any]
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     path.parent.mkdir(exist_ok=True)
     content = {"settings": settings, "provenance": provenance(), "rows": rows}
-    path.write_text(json.dumps(content, indent=2) + "\n")
+    # whole or not at all: some benchmarks go on from here
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(partial, path)
     return path
 
 

@@ -221,7 +221,7 @@ def test_bad_output_folders(run, tmp_path, capsys):
     assert "cannot write a run here" in fails(capsys, "train", "--out", tmp_path / "file" / "run")
 
 
-@pytest.mark.parametrize("args", [[], ["train"], ["predict"], ["evaluate"], ["models"]])
+@pytest.mark.parametrize("args", [[], ["train"], ["predict"], ["evaluate"], ["fit"], ["models"]])
 def test_help_fits_eighty_columns_and_gives_an_example(args):
     printed = subprocess.run(
         [sys.executable, "-m", "gvit", *args, "--help"],
@@ -297,6 +297,7 @@ def test_nothing_heavy_at_import_time():
         "numba",
         "triton",
         "sklearn",
+        "skimage",
         "matplotlib",
         "tyro",
         "rich",

@@ -48,7 +48,7 @@ def test_the_commands_run(folder, monkeypatch):
         for line in block.splitlines()
         if line.startswith("gvit ")
     ]
-    assert {command[1] for command in commands} == {"predict", "evaluate", "train", "models"}
+    assert {command[1] for command in commands} == {"predict", "evaluate", "train", "models", "fit"}
     for command in commands:
         if command[1] != "train":
             assert main(command[1:]) == 0, command
@@ -77,3 +77,11 @@ def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
     exec(compile(example, "training.md", "exec"), {"photos": tmp_path / "photos", "out": tmp_path / "run"})
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert float(capsys.readouterr().out.split()[0]) in (0.0, 0.5, 1.0)
+
+
+def test_the_example_of_fitting_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python", (ROOT / "docs" / "fitting.md").read_text())
+    exec(compile(example, "fitting.md", "exec"), {})
+    assert (tmp_path / "astronaut.safetensors").exists()
+    assert 20 < float(capsys.readouterr().out.split()[0]) < 40

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gvit.evaluation import evaluate as evaluate
+    from gvit.fitting.optimise import fit as fit
     from gvit.gaussians import Gaussians as Gaussians
     from gvit.gaussians import build_covariances as build_covariances
     from gvit.models.registry import create_model as create_model
@@ -33,6 +34,7 @@ _HOMES = {
     "load_images": "gvit.prediction",
     "predict": "gvit.prediction",
     "evaluate": "gvit.evaluation",
+    "fit": "gvit.fitting.optimise",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

@@ -110,6 +110,36 @@ def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequenc
     return figure
 
 
+def fit_figure(image: Float[Tensor, "3 h w"], gaussians: Gaussians) -> Figure:
+    """Side by side: an image, its Gaussians (raw [K, 9]) drawn, and their ellipses at 2 standard deviations."""
+    from matplotlib.figure import Figure
+
+    height, width = image.shape[-2:]
+    with torch.inference_mode():
+        drawn = render(gaussians, height, width)
+    # panels as large as can be read, whatever the aspect
+    panel = np.array((width, height)) * (5 / max(height, width))
+    figure = Figure(figsize=(3 * panel[0] + 0.4, panel[1] + 0.5), layout="constrained", dpi=110)
+    grid: Any = figure.subplots(1, 3)
+    titles = ("image", f"drawn, {psnr(drawn, image):.1f} dB", f"{len(gaussians)} Gaussians, 2 std")
+    for axes, title, shown in zip(grid, titles, (image, drawn, drawn * 0.35), strict=True):
+        axes.imshow(_as_picture(shown))
+        axes.set_title(title, fontsize=9)
+        axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    draw_ellipses(grid[2], gaussians, height, width)
+    return figure
+
+
+def save_picture(image: Float[Tensor, "3 h w"], path: Path) -> None:
+    """Write an image with values in [0, 1] as a PNG file of 8 bits, whole or not at all."""
+    from PIL import Image
+
+    partial = path.with_name(path.name + ".partial")
+    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    Image.fromarray(pixels).save(partial, format="png")
+    os.replace(partial, path)
+
+
 def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
     """Counts of predicted (columns) against true classes (rows), coloured by share of the row."""
     from matplotlib.figure import Figure

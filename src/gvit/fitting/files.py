@@ -1,0 +1,152 @@
+"""Fitting many image files: what each is called, which are done, and images of equal size together."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gvit.data.files import find_images, open_image
+from gvit.errors import InputError
+from gvit.fitting.optimise import Fit
+from gvit.gaussians import Gaussians
+
+
+@dataclass(frozen=True)
+class Target:
+    """An image file and the three files that its fit is written to.
+
+    Attributes:
+        source: the image file.
+        name: path without suffix, in the folder for results.
+    """
+
+    source: Path
+    name: Path
+
+    @property
+    def gaussians_file(self) -> Path:
+        return self._file(".safetensors")
+
+    @property
+    def picture_file(self) -> Path:
+        return self._file(".png")
+
+    @property
+    def figure_file(self) -> Path:
+        return self._file("-fit.png")
+
+    def _file(self, ending: str) -> Path:
+        return self.name.with_name(self.name.name + ending)
+
+
+@dataclass(frozen=True)
+class FittedFile:
+    """One fitted image.
+
+    Attributes:
+        target: where it came from and goes to.
+        image: [3, H, W] in [0, 1], on the CPU.
+        gaussians: raw [N, 9], on the CPU.
+        psnr: dB.
+        seconds: its share of the time that its batch took.
+    """
+
+    target: Target
+    image: Float[Tensor, "3 h w"]
+    gaussians: Gaussians
+    psnr: float
+    seconds: float
+
+
+def plan_targets(sources: Sequence[str | Path], out: Path) -> list[Target]:
+    """Image files named by files, folders and patterns, each with its own files in ``out``.
+
+    Images of a folder keep their place in it: ``gvit fit photos`` makes ``out/cat/1.png`` of ``photos/cat/1.jpg``.
+    Where ``out`` lies in that folder, what is in it is left alone.
+
+    Raises:
+        InputError: nothing is found, or results would replace each other or an image.
+    """
+    targets: dict[Path, Target] = {}
+    for source in sources:
+        folder = Path(source)
+        inside = folder.is_dir()
+        if inside and folder.resolve() == out.resolve():
+            raise InputError(f"{out} holds the images; choose another --out folder for the results")
+        for file in find_images([source]):
+            if inside and out.resolve() in file.resolve().parents:
+                continue
+            place = file.relative_to(folder) if inside else Path(file.name)
+            targets.setdefault(file.resolve(), Target(file, out / place.with_suffix("")))
+    owners: dict[Path, Path] = {}
+    for target in targets.values():
+        for file in (target.gaussians_file, target.picture_file, target.figure_file):
+            if file.resolve() in targets:
+                raise InputError(f"{file} is an image and would be replaced; choose another --out folder")
+            other = owners.setdefault(file, target.source)
+            if other != target.source:
+                raise InputError(
+                    f"{other} and {target.source} would both be written to {file}; fit them with two --out folders"
+                )
+    return list(targets.values())
+
+
+def fit_files(
+    targets: Sequence[Target],
+    fit_images: Callable[[Tensor], Fit],
+    batch_size: int = 8,
+    device: str = "cpu",
+) -> Iterator[FittedFile | InputError]:
+    """Each image as it is fitted, ``batch_size`` images of equal size at a time, or what is wrong with a file.
+
+    Args:
+        targets: what to fit.
+        fit_images: [B, 3, H, W] in [0, 1] to a fit of B images.
+        batch_size: the most images at a time.
+        device: where the images are put.
+    """
+    waiting: dict[tuple[int, ...], list[tuple[Target, Tensor]]] = defaultdict(list)
+    for target in targets:
+        try:
+            pixels = np.array(open_image(target.source))
+        except InputError as error:
+            yield error
+            continue
+        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+        group = waiting[tuple(image.shape)]
+        group.append((target, image))
+        if len(group) == batch_size:
+            yield from _fit_group(waiting.pop(tuple(image.shape)), fit_images, device)
+    for group in waiting.values():
+        yield from _fit_group(group, fit_images, device)
+
+
+def _fit_group(
+    group: list[tuple[Target, Tensor]], fit_images: Callable[[Tensor], Fit], device: str
+) -> Iterator[FittedFile | InputError]:
+    begun = time.perf_counter()
+    try:
+        result = fit_images(torch.stack([image for _, image in group]).to(device))
+    except InputError as error:  # SSIM of a tiny image: no reason to give up the others
+        yield from (InputError(f"{target.source}: {error}") for target, _ in group)
+        return
+    gaussians, psnrs = result.gaussians.to("cpu"), result.psnr.tolist()
+    seconds = (time.perf_counter() - begun) / len(group)
+    for number, (target, image) in enumerate(group):
+        yield FittedFile(target, image, gaussians[number], psnrs[number], seconds)
+
+
+def save_gaussians(gaussians: Gaussians, path: Path) -> None:
+    """``Gaussians.save``, whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    gaussians.save(partial)
+    os.replace(partial, path)

@@ -1,0 +1,250 @@
+"""``fit``: Gaussians that draw given images, by gradient descent through the renderer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gvit.errors import InputError, unknown_name
+from gvit.fitting.blobs import Blobs, draw_pixels, mean_spacing, round_blobs, scatter_within
+from gvit.fitting.felzenszwalb import felzenszwalb_blobs
+from gvit.fitting.gradient import gradient_blobs
+from gvit.fitting.grid import grid_blobs
+from gvit.fitting.kanezaki import kanezaki_blobs
+from gvit.fitting.kmeans import kmeans_blobs
+from gvit.fitting.random import random_blobs
+from gvit.gaussians import Gaussians
+from gvit.losses import PixelLoss, pixel_loss, psnr, ssim
+from gvit.rendering import rasterize, render
+
+INITIALISERS: dict[str, Callable[[Tensor, int, torch.Generator], Blobs]] = {
+    "random": random_blobs,
+    "grid": grid_blobs,
+    "kmeans": kmeans_blobs,
+    "felzenszwalb": felzenszwalb_blobs,
+    "kanezaki": kanezaki_blobs,
+    "gradient": gradient_blobs,
+}
+START_OPACITY = 0.7
+
+# How far Adam moves a raw number in a step, about. Centres are counted in spacings; with `default_scale_factor` the
+# raw scales are logarithms, but for the largest Gaussians.
+_RATES = {"center": 0.1, "scale": 0.15, "angle": 0.1, "color": 0.1, "opacity": 0.1}
+# What the cosine decay leaves of them: fits are stopped long before they have converged.
+_LAST_RATE = 0.2
+# Without noise from mini-batches, shorter averages than Adam's usual ones converge faster.
+_BETAS = (0.8, 0.99)
+
+# Adaptive fits begin with this share of the Gaussians; the others come in equal parts after these shares of the steps.
+_FIRST_SHARE = 0.5
+_GROWTH = (0.1, 0.2, 0.3, 0.4)
+# Size of the new ones, as SPREAD for the first ones: they are for details.
+_NEW_SPREAD = 0.2
+# Fewer steps than this leave new Gaussians no time to settle.
+_MIN_ADAPTIVE_STEPS = 20
+# A Gaussian that paints less than this many pixels, all in all, draws nothing.
+_DEAD = 0.05
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What ``fit`` found.
+
+    Attributes:
+        gaussians: raw [B, N, 9], on the images' device; ``gvit.render(fit.gaussians, H, W)`` draws the images.
+        psnr: [B], dB, of that drawing.
+    """
+
+    gaussians: Gaussians
+    psnr: Float[Tensor, " b"]
+
+
+def default_scale_factor(num_gaussians: int) -> float:
+    """The bound on the scales that stops nobody: half the side of the canvas, as its area's square root.
+
+    ``Gaussians`` bounds standard deviations by ``scale_factor * spacing``, which for a thousand Gaussians and a factor
+    of 1 would be a thirtieth of the side: background would be made of many. ``spacing * sqrt(N)`` is the side.
+    """
+    return math.sqrt(num_gaussians) / 2
+
+
+@torch.enable_grad()
+def fit(
+    images: Tensor,
+    num_gaussians: int = 1000,
+    steps: int = 500,
+    init: str = "gradient",
+    seed: int = 0,
+    *,
+    adaptive: bool = True,
+    loss: str = "mse",
+    ssim_weight: float = 0.0,
+    scale_factor: float | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Fit:
+    """Fit Gaussians to each of a batch of images with Adam and a cosine decay of its rate.
+
+    Each image is fitted as if it were alone: the batch only saves time. The same arguments give the same result.
+
+    Args:
+        images: [B, 3, H, W] in [0, 1]; they are fitted on the device they are on.
+        num_gaussians: N, per image.
+        steps: of Adam; with 0, the result is where the fit would start, without ``adaptive``.
+        init: a name in ``INITIALISERS``.
+        seed: of everything that is random.
+        adaptive: start with half of the Gaussians and put the others, and those that draw nothing, where the error
+            is largest (Image-GS, Zhang et al. 2025); from 20 steps on.
+        loss: ``"mse"`` or ``"bce"``, as in ``gvit.losses.pixel_loss``.
+        ssim_weight: of ``1 - SSIM``, added to the loss.
+        scale_factor: of the ``Gaussians``; ``default_scale_factor`` when None.
+        progress: is called after each step with the number of steps done and the mean PSNR before the step.
+
+    Raises:
+        InputError: an argument is out of its range, or an image can't be fitted.
+    """
+    check_settings(num_gaussians, steps, init, loss, ssim_weight)
+    _check_images(images, ssim_weight)
+    images = images.detach().float()
+    batch, _, height, width = images.shape
+    factor = default_scale_factor(num_gaussians) if scale_factor is None else scale_factor
+    adaptive = adaptive and steps >= _MIN_ADAPTIVE_STEPS and num_gaussians > 1
+    first = round(_FIRST_SHARE * num_gaussians) if adaptive else num_gaussians
+    growth = _growth_plan(steps, first, num_gaussians) if adaptive else {}
+    generators = [torch.Generator().manual_seed(seed) for _ in range(batch)]
+
+    starts = [
+        INITIALISERS[init](image.cpu(), first, generator).to_gaussians(
+            height, width, START_OPACITY, factor, num_gaussians
+        )
+        for image, generator in zip(images, generators, strict=True)
+    ]
+    like = starts[0]
+    rates = _rates(like).to(images.device)
+    gaussians = like.replace_raw(torch.stack([start.raw for start in starts]).to(images.device))
+
+    # Adam steps about as far in every coordinate: in units of the rates, each field goes at its own
+    scaled = (gaussians.raw / rates).requires_grad_()
+    optimizer = _adam(scaled)
+    for step in range(steps):
+        if step in growth:
+            gaussians = _grow(
+                gaussians.replace_raw(scaled.detach() * rates), images, growth[step], generators
+            )
+            scaled = (gaussians.raw / rates).requires_grad_()
+            optimizer = _adam(scaled)
+        for group in optimizer.param_groups:
+            group["lr"] = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
+        drawn = render(gaussians.replace_raw(scaled * rates), height, width)
+        # a sum over images, each by itself: what one gets doesn't depend on the others
+        total = torch.stack([pixel_loss(a, b, loss) for a, b in zip(drawn, images, strict=True)]).sum()
+        if ssim_weight:
+            total = total + ssim_weight * (1 - ssim(drawn, images)).sum()
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        if progress is not None:
+            progress(step + 1, psnr(drawn.detach(), images).mean().item())
+    result = gaussians.replace_raw(scaled.detach() * rates)
+    with torch.no_grad():
+        return Fit(result, psnr(render(result, height, width), images))
+
+
+def check_settings(num_gaussians: int, steps: int, init: str, loss: str, ssim_weight: float) -> None:
+    """What can be known before there is an image.
+
+    Raises:
+        InputError: an argument of ``fit`` is out of its range.
+    """
+    if num_gaussians < 1 or steps < 0:
+        raise InputError(
+            f"num_gaussians must be at least 1 and steps at least 0, got {num_gaussians} and {steps}"
+        )
+    if init not in INITIALISERS:
+        raise unknown_name("initialiser", init, INITIALISERS)
+    if loss not in get_args(PixelLoss):
+        raise unknown_name("loss", loss, get_args(PixelLoss))
+    if not 0 <= ssim_weight < math.inf:
+        raise InputError(f"ssim_weight must be a finite number, at least 0, got {ssim_weight}")
+
+
+def _check_images(images: Tensor, ssim_weight: float) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+        raise InputError(f"images must have shape [B, 3, H, W], got {list(images.shape)}")
+    low, high = images.aminmax()
+    if not (low >= 0 and high <= 1):  # NaN, too
+        raise InputError(f"images must have values in [0, 1], got {low.item():.3g} to {high.item():.3g}")
+    height, width = images.shape[-2:]
+    if ssim_weight and min(height, width) < 11:
+        raise InputError(f"SSIM needs images of at least 11x11 pixels, got {height}x{width}")
+
+
+def _adam(parameter: Tensor) -> torch.optim.Adam:
+    # gradients are as small as one over the number of pixels, and squared: the usual epsilon would drown them
+    return torch.optim.Adam([parameter], lr=1.0, betas=_BETAS, eps=1e-15)
+
+
+def _rates(like: Gaussians) -> Float[Tensor, " 9"]:
+    center = _RATES["center"] * like.spacing
+    extent_x, extent_y = like.extent
+    return torch.tensor(
+        [
+            *(center / extent_x, center / extent_y),
+            *(2 * [_RATES["scale"]]),
+            _RATES["angle"],
+            *(3 * [_RATES["color"]]),
+            _RATES["opacity"],
+        ]
+    )
+
+
+def _growth_plan(steps: int, first: int, last: int) -> dict[int, int]:
+    """At which step there are to be how many Gaussians."""
+    parts = len(_GROWTH)
+    return {
+        round(share * steps): first + (last - first) * (part + 1) // parts
+        for part, share in enumerate(_GROWTH)
+    }
+
+
+def painted_pixels(gaussians: Gaussians, height: int, width: int) -> Float[Tensor, "*batch k"]:
+    """How many pixels each Gaussian paints, counted by its share in them: the sum of ``T*a`` of the renderer."""
+    centers, covariances, colors, opacities = (t.detach() for t in gaussians.in_pixels(height, width))
+    # the image is linear in the colours: its derivative is the share
+    with torch.enable_grad():
+        ones = torch.ones_like(colors[..., :1]).requires_grad_()
+        image, _ = rasterize(centers, covariances, ones, opacities, height, width)
+        (shares,) = torch.autograd.grad(image.sum(), ones)
+    return shares.squeeze(-1)
+
+
+def _grow(
+    gaussians: Gaussians, images: Float[Tensor, "b 3 h w"], count: int, generators: list[torch.Generator]
+) -> Gaussians:
+    """``count`` Gaussians: those that draw something, and before them new ones where the squared error is largest.
+
+    A new Gaussian is in front, so that it is seen; in the image's colour, so that it helps; and small.
+    """
+    height, width = images.shape[-2:]
+    alive = painted_pixels(gaussians, height, width) > _DEAD
+    with torch.no_grad():
+        errors = (render(gaussians, height, width) - images).square().mean(1).cpu()
+    size = _NEW_SPREAD * mean_spacing(height, width, gaussians.nominal_count)
+    grown = []
+    for raw, keep, error, image, generator in zip(
+        gaussians.raw, alive, errors, images, generators, strict=True
+    ):
+        missing = count - int(keep.sum())
+        # an image that is drawn without an error has no place that is better than another
+        weights = error if error.sum() > 0 else torch.ones_like(error)
+        rows, columns = draw_pixels(weights, missing, generator)
+        new = round_blobs(image.cpu(), scatter_within(rows, columns, generator), size).to_gaussians(
+            height, width, START_OPACITY, gaussians.scale_factor, gaussians.nominal_count
+        )
+        grown.append(torch.cat((new.raw.to(raw.device), raw[keep])))
+    return gaussians.replace_raw(torch.stack(grown))

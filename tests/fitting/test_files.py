@@ -1,0 +1,144 @@
+"""``gvit fit`` as a person meets it."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gvit
+from gvit.cli import main
+from gvit.fitting.files import plan_targets
+
+QUICK = ("--num-gaussians", 12, "--steps", 3)
+
+
+def run(*args: object) -> int:
+    return main(["fit", *map(str, args)])
+
+
+def write(path, size=(20, 14), seed=0):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def fails(capsys, *args: object) -> str:
+    assert run(*args) == 2
+    printed = capsys.readouterr()
+    assert printed.err.startswith("gvit: error: ")
+    assert printed.err.count("\n") == 1, printed.err
+    return printed.err.removeprefix("gvit: error: ").strip()
+
+
+def test_three_files_per_image_and_a_line(tmp_path, capsys):
+    a, b = write(tmp_path / "in" / "a.png"), write(tmp_path / "in" / "cat" / "b.jpg", (14, 20))
+    out = tmp_path / "out"
+    assert run(tmp_path / "in", "--out", out, *QUICK) == 0
+    made = {str(file.relative_to(out)) for file in out.rglob("*.*")}
+    endings = (".safetensors", ".png", "-fit.png")
+    assert made == {name + ending for name in ("a", "cat/b") for ending in endings}
+    gaussians = gvit.Gaussians.load(out / "cat" / "b.safetensors")
+    assert gaussians.raw.shape == (12, 9)
+    assert gaussians.aspect == pytest.approx(20 / 14)
+    drawn = (gvit.render(gaussians, 20, 14) * 255).round().byte().permute(1, 2, 0).numpy()
+    with Image.open(out / "cat" / "b.png") as picture:
+        assert np.array_equal(np.asarray(picture), drawn)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [str(a), str(b)]
+    assert all(" dB  " in line and line.count(" s  ") == 1 for line in lines)
+
+
+def test_the_command_fits_as_the_function_does(tmp_path):
+    """Also in a batch with an image of the same size."""
+    files = [write(tmp_path / "in" / f"{seed}.png", seed=seed) for seed in range(3)]
+    assert run(*files, "--out", tmp_path, *QUICK, "--batch-size", 2, "--seed", 5, "--init", "grid") == 0
+    image = torch.from_numpy(np.array(Image.open(files[1]))).permute(2, 0, 1)[None] / 255
+    expected = gvit.fit(image, 12, 3, "grid", seed=5).gaussians[0].raw
+    torch.testing.assert_close(
+        gvit.Gaussians.load(tmp_path / "1.safetensors").raw, expected, rtol=1e-3, atol=1e-3
+    )
+
+
+def test_what_is_fitted_is_skipped_unless_overwritten(tmp_path, capsys):
+    first = write(tmp_path / "in" / "a.png")
+    out = tmp_path / "out"
+    assert run(first, "--out", out, *QUICK) == 0
+    before = (out / "a.safetensors").read_bytes()
+    second = write(tmp_path / "in" / "b.png", seed=1)
+    capsys.readouterr()
+    assert run(tmp_path / "in", "--out", out, *QUICK, "--seed", 1) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith(f"{first}  skipped: {out / 'a.safetensors'} is there")
+    assert lines[1].startswith(f"{second}  ")
+    assert (out / "a.safetensors").read_bytes() == before
+    assert run(first, "--out", out, *QUICK, "--seed", 1, "--overwrite") == 0
+    assert (out / "a.safetensors").read_bytes() != before
+
+
+def test_a_fit_without_its_gaussians_was_interrupted_and_is_done_again(tmp_path):
+    file = write(tmp_path / "in" / "a.png")
+    assert run(file, "--out", tmp_path, *QUICK) == 0
+    (tmp_path / "a.safetensors").unlink()
+    assert run(file, "--out", tmp_path, *QUICK) == 0
+    assert (tmp_path / "a.safetensors").exists()
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_images_that_would_overwrite_each_others_results(tmp_path, capsys):
+    a, b = write(tmp_path / "in" / "a.png"), write(tmp_path / "in" / "a.jpg")
+    out = tmp_path / "out"
+    message = fails(capsys, a, b, "--out", out)
+    assert str(a) in message
+    assert str(b) in message
+    assert "two --out folders" in message
+    c = write(tmp_path / "in" / "a-fit.png")  # the picture of one, the figure of the other
+    assert "a-fit.png" in fails(capsys, a, c, "--out", out)
+    assert not out.exists()
+
+
+def test_results_are_no_images_to_fit(tmp_path, capsys):
+    file = write(tmp_path / "a.png")
+    out = tmp_path / "fits"
+    assert run(tmp_path, "--out", out, *QUICK) == 0
+    assert [target.source for target in plan_targets([tmp_path], out)] == [file]
+    assert "holds the images" in fails(capsys, tmp_path, "--out", tmp_path)
+
+
+def test_no_image_is_replaced(tmp_path, capsys):
+    file = write(tmp_path / "a.png")
+    before = file.read_bytes()
+    assert fails(capsys, file, "--out", tmp_path).startswith(f"{file} is an image and would be replaced")
+    assert file.read_bytes() == before
+    # beside a file of another format there is room
+    assert [target.picture_file for target in plan_targets([write(tmp_path / "b.jpg")], tmp_path)] == [
+        tmp_path / "b.png"
+    ]
+
+
+def test_one_bad_file_does_not_cost_the_others(tmp_path, capsys):
+    write(tmp_path / "in" / "a.png")
+    bad = tmp_path / "in" / "b.png"
+    bad.write_text("text")
+    assert run(tmp_path / "in", "--out", tmp_path / "out", *QUICK) == 2
+    assert capsys.readouterr().err == f"gvit: error: {bad}: not an image file\n"
+    assert (tmp_path / "out" / "a.safetensors").exists()
+
+
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys):
+    file, out = write(tmp_path / "a.png"), tmp_path / "out"
+    assert "nearest: gradient" in fails(capsys, file, "--out", out, "--init", "gradiant")
+    assert fails(capsys, file, "--out", out, "--steps", 0) == "--steps must be at least 1, got 0"
+    assert "--num-gaussians must be" in fails(capsys, file, "--out", out, "--num-gaussians", 0)
+    assert "unknown loss" in fails(capsys, file, "--out", out, "--loss", "l2")
+    assert "no such file" in fails(capsys, tmp_path / "gone.png", "--out", out)
+    assert "11x11" in fails(capsys, write(tmp_path / "b.png", (8, 8)), "--out", out, "--ssim-weight", 0.1)
+    assert not out.exists()
+    (tmp_path / "file").touch()
+    assert "cannot write results here" in fails(capsys, file, "--out", tmp_path / "file" / "x", *QUICK)
+
+
+def test_without_an_image_a_photograph_is_fitted(tmp_path):
+    assert run("--out", tmp_path, "--num-gaussians", 30, "--steps", 1) == 0
+    with Image.open(tmp_path / "astronaut-fit.png") as figure:
+        assert figure.width > 2.5 * figure.height

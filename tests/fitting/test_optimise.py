@@ -1,0 +1,182 @@
+"""Fits whose outcome is known, or has to be the same however it is asked for."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+import gvit
+from gvit.errors import InputError
+from gvit.fitting.optimise import default_scale_factor, painted_pixels
+from gvit.gaussians import Gaussians
+from gvit.losses import psnr
+from gvit.rendering import rasterize
+
+
+def known(height: int, width: int) -> torch.Tensor:
+    """[3, H, W]: five Gaussians in front of a large one."""
+    gaussians = Gaussians.from_values(
+        torch.tensor([[-0.5, -0.3], [0.4, -0.2], [0.1, 0.4], [-0.4, 0.4], [0.6, 0.3], [0.0, 0.0]]),
+        torch.tensor([[0.2, 0.05], [0.1, 0.1], [0.15, 0.06], [0.08, 0.12], [0.05, 0.2], [1.5, 1.5]]),
+        torch.tensor([0.5, 0.0, 2.0, 1.0, 0.3, 0.0]),
+        torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0.4, 0.5, 0.6]]),
+        torch.tensor([0.9, 0.8, 0.95, 0.7, 0.9, 0.99]),
+        scale_factor=4.0,
+        aspect=height / width,
+    )
+    return gvit.render(gaussians, height, width)
+
+
+def test_a_picture_of_a_few_gaussians_is_found_again():
+    image = known(40, 56)[None]
+    start = gvit.fit(image, 24, steps=0)
+    result = gvit.fit(image, 24, steps=300)
+    assert result.psnr.item() > 36
+    assert result.psnr.item() > start.psnr.item() + 15
+    assert result.gaussians.aspect == pytest.approx(40 / 56)
+    drawn = gvit.render(result.gaussians, 40, 56)
+    torch.testing.assert_close(psnr(drawn, image), result.psnr)
+
+
+def test_a_blob_is_found_with_its_covariance():
+    """One Gaussian on black: centre, covariance, and what the ellipse of a figure is drawn from."""
+    covariance = gvit.build_covariances(torch.tensor([9.0, 3.0]), torch.tensor(0.6))
+    image, _ = rasterize(
+        *(
+            torch.tensor([[27.0, 20.0]]),
+            covariance[None],
+            torch.tensor([[0.9, 0.6, 0.3]]),
+            torch.tensor([0.9]),
+        ),
+        *(44, 56),
+    )
+    result = gvit.fit(image[None], 1, steps=400, init="grid", adaptive=False)
+    centers, covariances, _, _ = result.gaussians[0].in_pixels(44, 56)
+    assert result.psnr.item() > 45
+    torch.testing.assert_close(centers[0], torch.tensor([27.0, 20.0]), rtol=0, atol=0.1)
+    torch.testing.assert_close(covariances[0], covariance, rtol=0.03, atol=0.3)
+
+
+def test_a_constant_image_needs_one_gaussian():
+    image = torch.tensor([0.2, 0.5, 0.7])[:, None, None].expand(3, 24, 24)[None]
+    result = gvit.fit(image, 1, steps=300)
+    # it grows to the bound on the scale, half of the side: 12 pixels
+    assert result.gaussians.scales.min() * 12 > 11
+
+
+@pytest.mark.parametrize("init", ["gradient", "kmeans"])
+def test_the_same_seed_gives_the_same_result_and_another_another(init):
+    image = known(24, 32)[None]
+    first = gvit.fit(image, 20, 30, init, seed=1).gaussians.raw
+    assert torch.equal(first, gvit.fit(image, 20, 30, init, seed=1).gaussians.raw)
+    assert not torch.equal(first, gvit.fit(image, 20, 30, init, seed=2).gaussians.raw)
+
+
+def test_a_batch_gives_what_its_images_give_alone():
+    images = torch.stack((known(24, 32), known(24, 32).flip(-1), known(24, 32).mean(0).expand(3, -1, -1)))
+    together = gvit.fit(images, 21, 40, ssim_weight=0.1)
+    for number, image in enumerate(images):
+        alone = gvit.fit(image[None], 21, 40, ssim_weight=0.1)
+        torch.testing.assert_close(
+            together.gaussians[number : number + 1].raw, alone.gaussians.raw, rtol=1e-2, atol=1e-2
+        )
+        assert together.psnr[number].item() == pytest.approx(alone.psnr.item(), abs=0.05)
+
+
+def test_the_callers_random_numbers_stay_as_they_are():
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    gvit.fit(torch.full((1, 3, 12, 12), 0.3), 4, 2, "kanezaki")
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("count", [2, 17, 40])
+def test_growth_ends_with_exactly_the_wanted_number(count):
+    gaussians = gvit.fit(known(24, 32)[None], count, 24).gaussians
+    assert gaussians.raw.shape == (1, count, 9)
+    assert gaussians.nominal_count == count
+
+
+def test_growth_beats_none_where_the_start_is_blind():
+    images = F.interpolate(torch.rand(1, 3, 12, 16, generator=torch.Generator().manual_seed(0)), (48, 64))
+    grown = gvit.fit(images, 150, 80, "random").psnr.item()
+    assert grown > gvit.fit(images, 150, 80, "random", adaptive=False).psnr.item() + 0.5
+
+
+def test_painted_pixels_add_up_to_what_is_covered():
+    """One Gaussian, one behind it, and one that is transparent: sums over pixels are integrals, nearly."""
+    centers = torch.tensor([[0.0, 0.0], [0.0, 0.0], [0.5, 0.5]])
+    gaussians = Gaussians.from_values(
+        *(
+            centers,
+            torch.full((3, 2), 0.1),
+            torch.zeros(3),
+            torch.rand(3, 3),
+            torch.tensor([0.99, 0.99, 1e-3]),
+        ),
+        scale_factor=1.0,
+        nominal_count=4,
+    )
+    painted = painted_pixels(gaussians, 40, 40)
+    _, alpha = rasterize(*gaussians.in_pixels(40, 40), 40, 40)
+    assert painted.sum().item() == pytest.approx(alpha.sum().item(), rel=1e-4)
+    area = math.pi * (2.0**2 + 0.3)  # of a deviation of two pixels, and the renderer's blur
+    assert painted[0].item() == pytest.approx(2 * 0.99 * area, rel=0.01)
+    # the integral of a (1 - a)
+    assert painted[1].item() == pytest.approx((2 * 0.99 - 0.99**2) * area, rel=0.03)
+    assert painted[2] == 0
+
+
+def test_what_draws_nothing_is_moved_to_the_error():
+    from gvit.fitting.optimise import _grow
+
+    image = torch.zeros(1, 3, 32, 32)
+    image[:, :, 20:28, 4:12] = 1
+    dead = Gaussians.from_values(
+        *(torch.tensor([[[0.9, -0.9]]]), torch.full((1, 1, 2), 0.1), torch.zeros(1, 1), torch.zeros(1, 1, 3)),
+        torch.full((1, 1), 1e-3),
+        scale_factor=1.0,
+        nominal_count=4,
+    )
+    grown = _grow(dead, image, 3, [torch.Generator().manual_seed(0)])
+    centers, _, colors, opacities = grown[0].in_pixels(32, 32)
+    assert len(grown[0]) == 3
+    assert (
+        (centers[:, 0] >= 4) & (centers[:, 0] <= 12) & (centers[:, 1] >= 20) & (centers[:, 1] <= 28)
+    ).all()
+    assert (colors > 0.99).all()
+    assert (opacities > 0.5).all()
+
+
+def test_the_bound_on_the_scale_is_half_the_side_for_any_number():
+    for count in (1, 100, 10_000):
+        empty = Gaussians(torch.zeros(1, 9), default_scale_factor(count), count)
+        assert empty.scale_factor * empty.spacing == pytest.approx(1.0)  # of a canvas with sides of 2
+        assert math.isfinite(empty.spacing)
+
+
+def test_progress_tells_each_step():
+    seen = []
+    gvit.fit(known(16, 16)[None], 8, 25, progress=lambda done, quality: seen.append((done, quality)))
+    assert [done for done, _ in seen] == list(range(1, 26))
+    assert seen[-1][1] > seen[0][1]
+
+
+@pytest.mark.parametrize(
+    ("images", "options", "message"),
+    [
+        (torch.rand(3, 8, 8), {}, r"images must have shape \[B, 3, H, W\], got \[3, 8, 8\]"),
+        (255 * torch.ones(1, 3, 8, 8), {}, r"values in \[0, 1\], got 255 to 255"),
+        (torch.full((1, 3, 8, 8), torch.nan), {}, r"values in \[0, 1\], got nan"),
+        (torch.rand(1, 3, 8, 8), {"num_gaussians": 0}, "at least 1"),
+        (torch.rand(1, 3, 8, 8), {"steps": -1}, "at least 0"),
+        (torch.rand(1, 3, 8, 8), {"loss": "l1"}, "unknown loss 'l1'; there are: bce, mse"),
+        (torch.rand(1, 3, 8, 8), {"ssim_weight": 0.1}, "at least 11x11 pixels, got 8x8"),
+        (torch.rand(1, 3, 8, 8), {"ssim_weight": -1.0}, "ssim_weight must be"),
+    ],
+)
+def test_errors_say_what_would_be_right(images, options, message):
+    with pytest.raises(InputError, match=message):
+        gvit.fit(images, **options)
