@@ -14,10 +14,10 @@ from pathlib import Path
 
 import torch
 
-from digits import Silent
 from gvit.recipes import digits
 from gvit.training.config import TrainConfig
 from gvit.training.loop import Trainer
+from gvit.training.progress import ConsoleObserver
 from gvit.training.run import Run
 from provenance import describe, provenance, write_results
 
@@ -42,7 +42,7 @@ def measure(config: TrainConfig, patch_std: float | None, gaussian_std: float, f
         encoder.gaussian_pos_embed.normal_(std=gaussian_std)
         if patch_std is not None:
             encoder.patch_pos_embed.normal_(std=patch_std)
-    return trainer.fit(Silent()).psnr
+    return trainer.fit(ConsoleObserver(quiet=True)).psnr
 
 
 def main() -> None:
