@@ -1,45 +1,17 @@
-"""What has to stand beside a measured number: commit, machine, versions."""
+"""Where benchmarks leave their results."""
 
 from __future__ import annotations
 
 import json
 import os
-import platform
-import subprocess
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
+from gvit.provenance import describe, provenance
+
+__all__ = ["ROOT", "describe", "provenance", "write_results"]
 
 ROOT = Path(__file__).parents[1]
-
-
-def provenance() -> dict[str, Any]:
-    """Commit (with ``-dirty`` when code has changed since), machine and library versions."""
-    commit = _git("rev-parse", "--short=10", "HEAD").stdout.strip()
-    if _git("diff", "--quiet", "HEAD", "--", "src", "*.py").returncode:
-        commit += "-dirty"
-    return {
-        "commit": commit or "unknown",
-        "cpu": _cpu_name(),
-        "cores": os.cpu_count(),
-        "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "numba", "numpy", "timm")},
-    }
-
-
-def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True)
-
-
-def describe(machine: dict[str, Any]) -> str:
-    """One line for a table's caption."""
-    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
-    return f"commit {machine['commit']}, {where}, Python {machine['python']}, {versions}"
 
 
 def write_results(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
@@ -52,11 +24,3 @@ def write_results(name: str, settings: dict[str, Any], rows: list[dict[str, Any]
     partial.write_text(json.dumps(content, indent=2) + "\n")
     os.replace(partial, path)
     return path
-
-
-def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -46,6 +46,7 @@ commands:
   predict    classify image files with a trained model
   evaluate   measure a trained model on its test images
   fit        fit Gaussians to image files; with no argument, to a photograph
+  reproduce  regenerate a table or figure of the paper
   models     list the models that can be trained, with their size and cost
 
 options:
@@ -533,6 +534,89 @@ def _models(args: list[str]) -> int:
     return 0
 
 
+@dataclass(frozen=True)
+class _Reproduce:
+    """Regenerate a table or figure of the paper.
+
+    WHAT: table1a (scale factor), table1b (gamma), table1c (losses),
+    figure3 (number of Gaussians), comparison (beside the patch ViT).
+
+    Writes RECIPE/WHAT.json, .csv and .png, and a page over all results.
+
+    Runs are kept and shared: started again, it goes on where it stopped.
+
+    Example: gvit reproduce table1b --seeds 3
+
+    Attributes:
+        what: the table or figure.
+        recipe: which is varied: digits, cifar10, imagenette, ...
+        seeds: repetitions of every run, with seeds from 0 on.
+        data_dir: folder that holds the recipe's images.
+        epochs: of every run; a quarter of the recipe's when not given.
+        full: all of the recipe's epochs.
+        jobs: at a time; one a CPU core, or one on a GPU, when not given.
+        out: folder for the results; the page gets its name with .md.
+        runs: folder for the runs.
+        dry_run: tell what would be done, and how long it would take.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
+    recipe: str = "digits"
+    seeds: int = 3
+    data_dir: Path | None = None
+    epochs: float | None = None
+    full: bool = False
+    jobs: int | None = None
+    out: Path = Path("results")
+    runs: Path = Path("runs/reproduce")
+    dry_run: bool = False
+    device: str = "auto"
+
+
+def _reproduce(args: list[str]) -> int:
+    from rich.console import Console
+
+    from gvit.reproduction.execute import terminable
+    from gvit.reproduction.reproduce import plan, reproduce
+
+    options: _Reproduce = _parse(_Reproduce, args, "gvit reproduce")
+    device = _device(options.device)
+    parallel = options.jobs if options.jobs is not None else 1 if device != "cpu" else os.cpu_count() or 1
+    _at_least_one(seeds=options.seeds, jobs=parallel)
+    if options.epochs is not None and not options.epochs > 0:
+        raise InputError(f"--epochs must be above 0, got {options.epochs:g}")
+    shown = [f"--recipe {options.recipe}", f"--seeds {options.seeds}"]
+    shown += [f"--epochs {options.epochs:g}"] if options.epochs is not None else ["--full"] * options.full
+    shown += ["--data-dir FOLDER"] * (options.data_dir is not None)
+    target = plan(
+        options.what,
+        options.recipe,
+        options.seeds,
+        options.runs / options.recipe,
+        data_dir=options.data_dir,
+        epochs=options.epochs,
+        full=options.full,
+    )
+    try:
+        with terminable():
+            answer = reproduce(
+                target,
+                options.recipe,
+                f"gvit reproduce {options.what} {' '.join(shown)}",
+                options.out,
+                device=device,
+                parallel=parallel,
+                dry_run=options.dry_run,
+                console=Console(file=sys.stderr, highlight=False, soft_wrap=True),
+            )
+    except KeyboardInterrupt:
+        print("stopped, saved; the same command goes on", file=sys.stderr)
+        return 130
+    print(answer)
+    return 0
+
+
 def _at_least_one(**values: int) -> None:
     for name, value in values.items():
         if value < 1:
@@ -556,4 +640,11 @@ def _device(name: str) -> str:
     return name
 
 
-_COMMANDS = {"train": _train, "predict": _predict, "evaluate": _evaluate, "fit": _fit, "models": _models}
+_COMMANDS = {
+    "train": _train,
+    "predict": _predict,
+    "evaluate": _evaluate,
+    "fit": _fit,
+    "reproduce": _reproduce,
+    "models": _models,
+}

@@ -196,14 +196,19 @@ class Trainer:
         if self.world.is_main:
             self.run.forget_after(self.step)
 
-    def fit(self, observer: Observer) -> Evaluation:
+    def fit(self, observer: Observer, until: int | None = None) -> Evaluation:
         """Train from the current step to the last, evaluating and saving on the way.
+
+        Args:
+            observer: is told how it goes on.
+            until: stop, saved, when so many steps are done; ``resume`` goes on.
 
         Raises:
             Interrupted: by SIGINT or SIGTERM, after saving.
             InputError: training diverged (NaN or infinite losses); the last checkpoint stays as it was.
         """
         total = self.schedule.total
+        last = total if until is None else min(until, total)
         eval_steps = max(1, round(self.config.schedule.eval_every * self.steps_per_epoch))
         for note in self.notes:
             observer.note(note)
@@ -212,7 +217,7 @@ class Trainer:
         result = None
         with _stop_requests() as stop:
             started = time.perf_counter()
-            for parts in self.batches(self.step, total, self.config.data.workers):
+            for parts in self.batches(self.step, last, self.config.data.workers):
                 plan = self.schedule.plan(self.step)
                 measures = self.train_step(parts, plan)
                 speed = self.batch_size / (time.perf_counter() - started)
@@ -222,8 +227,9 @@ class Trainer:
                 result = None
                 if self.step % eval_steps == 0 or self.step == total:
                     result = self._evaluate(observer)
+                if result is not None or self.step == last:
                     self.save()
-                if self.world.any(stop.is_set()) and self.step < total:
+                if self.world.any(stop.is_set()) and self.step < last:
                     self.save()
                     raise Interrupted(self.step)
                 started = time.perf_counter()
@@ -414,8 +420,16 @@ def resume(
     *,
     device: str = "cpu",
     world: World = ALONE,
+    until: int | None = None,
 ) -> Evaluation:
     """Go on with an interrupted run, to the same result as if it had not been interrupted.
+
+    Args:
+        out: the run folder.
+        observer: is told how it goes on.
+        device: where to train.
+        world: the processes that train together.
+        until: stop again, saved, when so many steps are done in all.
 
     Raises:
         InputError: there is no run, or its checkpoint is damaged.
@@ -425,4 +439,4 @@ def resume(
     trainer = Trainer(run.load_config(), run, device, world, initialize=not run.checkpoint_file.exists())
     trainer.resume()
     world.barrier()
-    return trainer.fit(observer)
+    return trainer.fit(observer, until)

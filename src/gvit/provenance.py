@@ -1,0 +1,57 @@
+"""What has to stand beside a measured number: commit, machine, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gvit import __version__
+
+_SOURCE = Path(__file__).parent
+
+
+def provenance() -> dict[str, Any]:
+    """Version of gvit, commit where it runs from a clone (with ``-dirty`` when code has changed since), machine."""
+    commit = _git("rev-parse", "--short=10", "HEAD").stdout.strip()
+    if _git("ls-files", "--error-unmatch", __file__).returncode:
+        commit = ""  # some other repository holds the environment that gvit is installed in
+    elif _git("diff", "--quiet", "HEAD", "--", ":/src", ":/*.py").returncode:
+        commit += "-dirty"
+    return {
+        "commit": commit or "unknown",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "versions": {"gvit": __version__}
+        | {name: version(name) for name in ("torch", "numba", "numpy", "timm")},
+    }
+
+
+def describe(machine: dict[str, Any]) -> str:
+    """One line for a table's caption, from what ``provenance`` gave."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
+    return f"commit {machine['commit']}, {where}, Python {machine['python']}, {versions}"
+
+
+def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["git", *arguments], cwd=_SOURCE, capture_output=True, text=True)
+    except FileNotFoundError:  # no git here
+        return subprocess.CompletedProcess([], 1, "", "")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -1,0 +1,178 @@
+"""Jobs side by side in processes of their own, with progress, and an end in peace when interrupted."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from multiprocessing.synchronize import Event
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn
+
+from gvit.reproduction.jobs import Job
+from gvit.training.loop import Interrupted
+from gvit.training.progress import clock
+
+_POLL_SECONDS = 0.5
+
+# of a worker process
+_stop: Event
+_reports: Any
+
+
+def unfinished(jobs: Iterable[Job]) -> list[Job]:
+    """What has to be done for them, each once, needs first."""
+    found: dict[Job, None] = {}
+
+    def visit(job: Job) -> None:
+        if job.done or job in found:
+            return
+        for need in job.needs:
+            visit(need)
+        found[job] = None
+
+    for job in jobs:
+        visit(job)
+    return list(found)
+
+
+def execute(
+    jobs: Iterable[Job],
+    parallel: int,
+    device: str,
+    costs: Mapping[Job, float],
+    console: Console,
+) -> None:
+    """Do all that is not done, ``parallel`` jobs at a time, each on its share of the cores.
+
+    Args:
+        jobs: what is wanted; what they need is done, too.
+        parallel: at least 1.
+        device: where to compute.
+        costs: of the unfinished jobs, in any unit: what is left is told by them.
+        console: where progress is shown.
+
+    Raises:
+        KeyboardInterrupt: by SIGINT or SIGTERM; running trainings are saved, and the same call goes on with them.
+        InputError: a job's.
+    """
+    waiting = unfinished(jobs)
+    if not waiting:
+        return
+    context = multiprocessing.get_context("spawn")
+    stop, reports = context.Event(), context.Queue()
+    threads = max(1, (os.cpu_count() or 1) // parallel)
+    total, shares, started = (
+        sum(costs[job] for job in waiting),
+        {job.folder.name: 0.0 for job in waiting},
+        0.0,
+    )
+    by_name = {job.folder.name: job for job in waiting}
+    # read when a process loads its libraries
+    with _environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)), _bar(console) as bar:
+        pool = ProcessPoolExecutor(parallel, context, _start_worker, (stop, reports))
+        running: dict[Future[None], Job] = {}
+        started = time.perf_counter()
+        task = bar.add_task("", total=total, text=f"{len(waiting)} jobs")
+        try:
+            while waiting or running:
+                for job in [job for job in waiting if all(need.done for need in job.needs)]:
+                    if len(running) < parallel:
+                        waiting.remove(job)
+                        running[pool.submit(_work, job, device)] = job
+                finished, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
+                while not reports.empty():
+                    name, share = reports.get()
+                    shares[name] = max(shares[name], share)
+                for future in finished:
+                    job = running.pop(future)
+                    future.result()
+                    shares[job.folder.name] = 1.0
+                    console.print(f"{_summary(job)}  {len(waiting) + len(running)} left")
+                spent = sum(shares[name] * costs[job] for name, job in by_name.items())
+                bar.update(task, completed=spent, text=_left(spent, total, time.perf_counter() - started))
+        except BaseException:
+            stop.set()
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _left(spent: float, total: float, seconds: float) -> str:
+    if spent <= 0:
+        return f"{clock(seconds)} gone"
+    return f"{clock(seconds)} gone, {clock(seconds * (total - spent) / spent)} left"
+
+
+def _summary(job: Job) -> str:
+    result = job.result
+    parts = [job.folder.name]
+    if result.get("top1") is not None:
+        parts.append(f"top-1 {100 * result['top1']:.2f} %")
+    if result.get("psnr") is not None:
+        parts.append(f"{result['psnr']:.2f} dB")
+    return "  ".join(parts)
+
+
+def _bar(console: Console) -> Progress:
+    return Progress(
+        BarColumn(bar_width=24),
+        TextColumn("{task.percentage:.0f} %  {task.fields[text]}"),
+        console=console,
+        disable=not console.is_terminal,
+        transient=True,
+    )
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """SIGTERM is an interruption, as SIGINT is."""
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _start_worker(stop: Event, reports: Any) -> None:
+    global _stop, _reports
+    _stop, _reports = stop, reports
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process tells when to stop
+
+
+def _work(job: Job, device: str) -> None:
+    latest = 0.0
+
+    def progress(share: float) -> None:
+        nonlocal latest
+        if time.monotonic() - latest > _POLL_SECONDS:
+            latest = time.monotonic()
+            _reports.put((job.folder.name, share))
+        if _stop.is_set():
+            signal.raise_signal(signal.SIGTERM)  # what the trainer ends in peace at
+
+    try:
+        job.run(device, progress)
+    except Interrupted:
+        if not _stop.is_set():
+            raise
