@@ -472,7 +472,6 @@ def _photograph() -> Path:
 
 
 def _write_fit(fitted: "FittedFile") -> None:
-    from gvit.fitting.files import save_gaussians
     from gvit.rendering import render
     from gvit.viewing.figures import fit_figure, save_figure, save_picture
 
@@ -482,7 +481,7 @@ def _write_fit(fitted: "FittedFile") -> None:
         save_picture(render(gaussians, *fitted.image.shape[-2:]), target.picture_file)
         save_figure(fit_figure(fitted.image, gaussians), target.figure_file)
         # the last one: where it is, the others are, too
-        save_gaussians(gaussians, target.gaussians_file)
+        gaussians.save(target.gaussians_file)
     except OSError as error:
         raise InputError(f"{target.name.parent}: cannot write results here ({error.strerror})") from error
 
@@ -539,7 +538,14 @@ class _Reproduce:
     """Regenerate a table or figure of the paper.
 
     WHAT: table1a (scale factor), table1b (gamma), table1c (losses),
-    figure3 (number of Gaussians), comparison (beside the patch ViT).
+
+    table1d (source of the Gaussians), figure3 (their number),
+
+    table2 (models and transfer), leakage (cross-training),
+
+    table4 (Gaussians or pictures), figure4, figure5 (pictures),
+
+    comparison (beside the patch ViT: not of the paper).
 
     Writes RECIPE/WHAT.json, .csv and .png, and a page over all results.
 
@@ -552,6 +558,7 @@ class _Reproduce:
         recipe: which is varied: digits, cifar10, imagenette, ...
         seeds: repetitions of every run, with seeds from 0 on.
         data_dir: folder that holds the recipe's images.
+        transfer_dir: for table2: has folders cifar10, pets, ... of images.
         epochs: of every run; a quarter of the recipe's when not given.
         full: all of the recipe's epochs.
         jobs: at a time; one a CPU core, or one on a GPU, when not given.
@@ -565,6 +572,7 @@ class _Reproduce:
     recipe: str = "digits"
     seeds: int = 3
     data_dir: Path | None = None
+    transfer_dir: Path | None = None
     epochs: float | None = None
     full: bool = False
     jobs: int | None = None
@@ -589,12 +597,14 @@ def _reproduce(args: list[str]) -> int:
     shown = [f"--recipe {options.recipe}", f"--seeds {options.seeds}"]
     shown += [f"--epochs {options.epochs:g}"] if options.epochs is not None else ["--full"] * options.full
     shown += ["--data-dir FOLDER"] * (options.data_dir is not None)
+    shown += ["--transfer-dir FOLDER"] * (options.transfer_dir is not None)
     target = plan(
         options.what,
         options.recipe,
         options.seeds,
         options.runs / options.recipe,
         data_dir=options.data_dir,
+        transfer_dir=options.transfer_dir,
         epochs=options.epochs,
         full=options.full,
     )

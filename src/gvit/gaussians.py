@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -207,11 +208,16 @@ class Gaussians:
         return centers, covariances, lifted.colors, lifted.opacities
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file that ``load`` reads back bit by bit."""
+        """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all."""
         from safetensors.torch import save_file
 
+        partial = Path(f"{path}.partial")
+
         meta = {name: getattr(self, name) for name in ("scale_factor", "nominal_count", "aspect")}
-        save_file({"raw": self.raw.detach().cpu().contiguous()}, path, {"gvit.gaussians": json.dumps(meta)})
+        save_file(
+            {"raw": self.raw.detach().cpu().contiguous()}, partial, {"gvit.gaussians": json.dumps(meta)}
+        )
+        os.replace(partial, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Gaussians:

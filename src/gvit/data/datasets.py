@@ -6,6 +6,7 @@ import io
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -36,8 +37,11 @@ class LabelledImages:
         return len(self.labels)
 
 
-def digits(split: Split, data_dir: Path | None = None) -> LabelledImages:
-    """scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels, split 1,437 / 360 by class, always the same."""
+def digits(split: Split, data_dir: Path | None = None, classes: range = range(10)) -> LabelledImages:
+    """scikit-learn's 1,797 scans of handwritten digits, 8x8 pixels, split 1,437 / 360 by class, always the same.
+
+    ``classes`` keeps some of them: ``digits_0_4`` and ``digits_5_9`` are there to transfer from one to the other.
+    """
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -46,11 +50,11 @@ def digits(split: Split, data_dir: Path | None = None) -> LabelledImages:
         np.arange(len(data.target)), test_size=360, stratify=data.target, random_state=0
     )
     rows = train if split == "train" else test
+    rows = rows[np.isin(data.target[rows], classes)]
     grey = np.round(data.images[rows] * (255 / 16)).astype(np.uint8)
     images = [Image.fromarray(image).convert("RGB") for image in grey]
-    return LabelledImages(
-        images.__getitem__, data.target[rows].tolist(), [str(name) for name in data.target_names]
-    )
+    labels = (data.target[rows] - classes.start).tolist()
+    return LabelledImages(images.__getitem__, labels, [str(data.target_names[i]) for i in classes])
 
 
 def folder(split: Split, data_dir: Path | None = None) -> LabelledImages:
@@ -153,6 +157,8 @@ def parquet(split: Split, data_dir: Path | None = None) -> LabelledImages:
 
 DATASETS: dict[str, Callable[[Split, Path | None], LabelledImages]] = {
     "digits": digits,
+    "digits_0_4": partial(digits, classes=range(5)),
+    "digits_5_9": partial(digits, classes=range(5, 10)),
     "folder": folder,
     "parquet": parquet,
 }

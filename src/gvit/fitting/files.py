@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -143,10 +142,3 @@ def _fit_group(
     seconds = (time.perf_counter() - begun) / len(group)
     for number, (target, image) in enumerate(group):
         yield FittedFile(target, image, gaussians[number], psnrs[number], seconds)
-
-
-def save_gaussians(gaussians: Gaussians, path: Path) -> None:
-    """``Gaussians.save``, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    gaussians.save(partial)
-    os.replace(partial, path)

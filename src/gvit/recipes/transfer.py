@@ -36,6 +36,7 @@ _VALUES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "aircraft": ({"s": 4.8e-3, "b": 4.8e-3}, {"s": 100.0, "b": 80.0}),
     "cars": ({"s": 4.8e-3, "b": 4.8e-3}, {"s": 100.0, "b": 80.0}),
 }
+TRANSFER_DATA = tuple(_VALUES)
 
 
 def transfer(data: str, size: Literal["s", "b"]) -> TrainConfig:

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from contextlib import contextmanager
 from multiprocessing.synchronize import Event
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gvit.reproduction.jobs import Job
+from gvit.reproduction.jobs import Job, Training, share_trunks
 from gvit.training.loop import Interrupted
 from gvit.training.progress import clock
 
@@ -27,19 +28,24 @@ _reports: Any
 
 
 def unfinished(jobs: Iterable[Job]) -> list[Job]:
-    """What has to be done for them, each once, needs first."""
-    found: dict[Job, None] = {}
+    """What has to be done for them, each once, needs first, common beginnings only once."""
+    found: dict[Path, Job] = {}
 
     def visit(job: Job) -> None:
-        if job.done or job in found:
+        if job.done or job.folder in found:
             return
         for need in job.needs:
             visit(need)
-        found[job] = None
+        found[job.folder] = job
 
     for job in jobs:
         visit(job)
-    return list(found)
+    trainings = [job for job in found.values() if isinstance(job, Training)]
+    branches: dict[Path, Job] = {training.folder: training for training in share_trunks(trainings)}
+    single, found = found, {}
+    for folder, job in single.items():
+        visit(branches.get(folder, job))
+    return list(found.values())
 
 
 def execute(

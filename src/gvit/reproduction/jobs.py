@@ -6,24 +6,39 @@ stays done.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gvit.evaluation import Evaluation
+import torch
+from torch import Tensor
+
+from gvit.data.datasets import LabelledImages, Split, load_dataset
+from gvit.data.loading import EvaluationImages, eval_transform, evaluation_loader
+from gvit.evaluation import Evaluation, evaluate
+from gvit.fitting.optimise import fit
+from gvit.gaussians import Gaussians
+from gvit.losses import psnr
+from gvit.models.card import Preprocessing
+from gvit.models.gvit import GViT
+from gvit.models.registry import create_model, load_model
 from gvit.provenance import provenance
-from gvit.training.config import ScheduleConfig, TrainConfig
+from gvit.rendering import render
+from gvit.training.config import DataConfig, ScheduleConfig, TrainConfig
 from gvit.training.loop import resume
 from gvit.training.run import Run, write_atomically
 from gvit.training.schedule import Schedule, StepPlan
 
 Progress = Callable[[float], None]  # is called with the share of a job that is done, from 0 to 1
 
+_BATCH = 64  # images that are turned into Gaussians at a time
 _MEASURES = ("num_images", "top1", "psnr", "ssim", "moved")
 
 
@@ -92,7 +107,8 @@ class Training(Job):
 
     @classmethod
     def of(cls, store: Path, config: TrainConfig, *needs: Job) -> Training:
-        return cls(_folder(store, f"{config.model.model}-seed{config.seed}", config.to_json()), needs, config)
+        name = config.model.model or "transfer"
+        return cls(_folder(store, f"{name}-seed{config.seed}", config.to_json()), needs, config)
 
     def run(self, device: str, progress: Progress) -> None:
         _begin(self.folder, self.config, self.trunk)
@@ -100,6 +116,134 @@ class Training(Job):
         lines = [json.loads(line) for line in Run(self.folder).metrics_file.read_text().splitlines()]
         last = next(line for line in reversed(lines) if line["kind"] == "evaluation")
         self.finish(**{name: last.get(name) for name in _MEASURES}, epochs=last["epoch"])
+
+
+@dataclass(frozen=True)
+class Collection(Job):
+    """A frozen set of Gaussians: every image of a data set once, not augmented, in class folders.
+
+    Attributes:
+        config: whose images, at whose size, with whose number and bound of Gaussians.
+        source: the training whose encoder makes them; None fits each image by itself.
+        fit_steps: of those fits.
+    """
+
+    config: TrainConfig
+    source: Training | None = None
+    fit_steps: int = 300
+
+    @classmethod
+    def of(cls, store: Path, config: TrainConfig, source: Training | None = None) -> Collection:
+        if source is not None:
+            return cls(_folder(store, "gaussians", source.folder.name), (source,), config, source)
+        alike = TrainConfig(model=config.model, data=replace(config.data, batch_size=1))
+        return cls(_folder(store, "fits", f"{alike.to_json()}{cls.fit_steps}"), (), alike)
+
+    @property
+    def data_dir(self) -> Path:
+        return self.folder / "images"
+
+    def images(self, split: Split) -> tuple[LabelledImages, EvaluationImages]:
+        """The data set, and its images as the model wants them."""
+        data = self.config.data
+        images = load_dataset(data.dataset, split, data.data_dir)
+        size = gaussian_model(self.config).img_size
+        return images, EvaluationImages(
+            images, eval_transform(Preprocessing(size, data.crop_mode, data.crop_pct))
+        )
+
+    def run(self, device: str, progress: Progress) -> None:
+        encode = self._encoder(device)
+        splits: tuple[Split, ...] = ("train", "test")
+        loaded = {split: self.images(split) for split in splits}
+        total, done = sum(len(images) for images, _ in loaded.values()), 0
+        quality = []
+        for split, (labelled, prepared) in loaded.items():
+            names = labelled.class_names
+            files = [
+                self.data_dir / split / names[label] / f"{i:07}.safetensors"
+                for i, label in enumerate(labelled.labels)
+            ]
+            for folder in {file.parent for file in files}:
+                folder.mkdir(parents=True, exist_ok=True)
+            for first in range(0, len(files), _BATCH):
+                rows = range(first, min(first + _BATCH, len(files)))
+                if not all(files[row].exists() for row in rows):
+                    pictures = torch.stack([prepared[row][0] for row in rows])
+                    gaussians = encode(pictures)
+                    for row, single in zip(rows, gaussians.raw, strict=True):
+                        gaussians.replace_raw(single).save(files[row])
+                done += len(rows)
+                progress(done / total)
+            if split == "test":
+                quality = [self._psnr(file, prepared[row][0]) for row, file in enumerate(files)]
+        self.finish(psnr=sum(quality) / len(quality), num_images=total)
+
+    def estimate(self, device: str) -> float:
+        """Seconds, from a few steps of one batch's fit; an encoder's one pass over the images counts for nothing."""
+        if self.source is not None:
+            return 0.0
+        images, prepared = self.images("test")
+        few = torch.stack([prepared[row][0] for row in range(min(_BATCH, len(prepared)))]).to(device)
+        model, trial = gaussian_model(self.config).encoder, 10
+        fit(few, model.num_gaussians, 1)  # what happens only once
+        started = time.perf_counter()
+        fit(few, model.num_gaussians, trial, scale_factor=model.scale_factor)
+        each = (time.perf_counter() - started) / trial / len(few)
+        return each * self.fit_steps * (len(images) + len(self.images("train")[0]))
+
+    def _encoder(self, device: str) -> Callable[[Tensor], Gaussians]:
+        if self.source is None:
+            like = gaussian_model(self.config).encoder
+            return lambda images: fit(
+                images.to(device), like.num_gaussians, self.fit_steps, scale_factor=like.scale_factor
+            ).gaussians.to("cpu")
+        model = load_model(self.source.folder).to(device)
+        assert isinstance(model, GViT)
+
+        def encode(images: Tensor) -> Gaussians:
+            with torch.inference_mode():
+                return model.encode(images.to(device)).to("cpu")
+
+        return encode
+
+    def _psnr(self, file: Path, image: Tensor) -> float:
+        drawn = render(Gaussians.load(file), *image.shape[-2:])
+        return psnr(drawn.clamp(0, 1), image).item()
+
+
+@dataclass(frozen=True)
+class CrossEvaluation(Job):
+    """A classifier on test Gaussians that it was not trained on.
+
+    Attributes:
+        training: of the classifier.
+        collection: the Gaussians.
+    """
+
+    training: Training
+    collection: Collection
+
+    @classmethod
+    def of(cls, store: Path, training: Training, collection: Collection) -> CrossEvaluation:
+        names = training.folder.name + collection.folder.name
+        return cls(_folder(store, "evaluation", names), (training, collection), training, collection)
+
+    def run(self, device: str, progress: Progress) -> None:
+        self.folder.mkdir(exist_ok=True)
+        model = load_model(self.training.folder)
+        source = load_dataset("gaussians", "test", self.collection.data_dir)
+        loader = evaluation_loader(EvaluationImages(source, evaluation_transform(model)), _BATCH)
+        result = evaluate(model.to(device), loader)
+        self.finish(top1=result.top1, num_images=result.num_images, epochs=self.training.result["epochs"])
+
+
+def gaussian_model(config: TrainConfig) -> GViT:
+    """A GViT as the configuration has it, untrained."""
+    assert config.model.model is not None
+    model = create_model(config.model.model, **config.model.kwargs())
+    assert isinstance(model, GViT)
+    return model
 
 
 class _Watcher:
@@ -139,15 +283,17 @@ def _begin(folder: Path, config: TrainConfig, trunk: Trunk | None = None) -> Non
     os.replace(partial, folder)
 
 
-def share_trunks(trainings: Sequence[Training], steps_per_epoch: int) -> list[Training]:
+@functools.cache
+def _steps_per_epoch(data: DataConfig) -> int:
+    images = load_dataset(data.dataset, "train", data.data_dir)
+    return len(images) // min(data.batch_size, len(images))
+
+
+def share_trunks(trainings: Sequence[Training]) -> list[Training]:
     """The same trainings, those that begin alike from one trunk.
 
     Trainings begin alike when they differ in nothing but phases and guidance, up to the first step that one of them
     does in another way: the first phases don't depend on gamma.
-
-    Args:
-        trainings: whose ``trunk`` is None.
-        steps_per_epoch: of all of them.
     """
     groups: dict[TrainConfig, list[Training]] = {}
     for training in dict.fromkeys(trainings):
@@ -156,9 +302,12 @@ def share_trunks(trainings: Sequence[Training], steps_per_epoch: int) -> list[Tr
             groups.setdefault(alike, []).append(training)
     branches: dict[Training, Training] = {}
     for members in groups.values():
+        if len(members) == 1:
+            continue
+        steps_per_epoch = _steps_per_epoch(members[0].config.data)
         schedules = [Schedule.from_config(member.config.schedule, steps_per_epoch) for member in members]
         steps = _common_steps(schedules)
-        if len(members) == 1 or steps < steps_per_epoch:
+        if steps < steps_per_epoch:
             continue
         config, plans = members[0].config, [asdict(schedules[0].plan(step)) for step in range(steps)]
         identity = replace(config, schedule=ScheduleConfig()).to_json() + json.dumps(

@@ -3,26 +3,51 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from gvit.data.datasets import load_dataset
 from gvit.errors import InputError, unknown_name
 from gvit.recipes import load_recipe
 from gvit.reproduction.execute import execute, unfinished
-from gvit.reproduction.jobs import Job, Training, Trunk, share_trunks
+from gvit.reproduction.jobs import Collection, Job, Training, Trunk
 from gvit.reproduction.report import collect, table, write_page, write_target
-from gvit.reproduction.targets import TARGETS, Study, Target, change, with_budget
+from gvit.reproduction.targets import (
+    PATCH_MODELS,
+    Study,
+    Target,
+    change,
+    comparison,
+    figure3,
+    leakage,
+    table1a,
+    table1b,
+    table1c,
+    table1d,
+    table4,
+    with_budget,
+)
+from gvit.reproduction.transfer import table2
 from gvit.training.config import TrainConfig
 from gvit.training.dry_run import DryRun, dry_run
 from gvit.training.loop import Trainer
 from gvit.training.progress import clock
 from gvit.training.run import Run
 
+TARGETS: dict[str, Callable[[Study], Target]] = {
+    "comparison": comparison,
+    "table1a": table1a,
+    "table1b": table1b,
+    "table1c": table1c,
+    "table1d": table1d,
+    "figure3": figure3,
+    "table2": table2,
+    "leakage": leakage,
+    "table4": table4,
+}
 REDUCED = 0.25  # of the recipe's epochs, unless the whole is asked for
 
 
@@ -33,10 +58,11 @@ def plan(
     store: Path,
     *,
     data_dir: Path | None = None,
+    transfer_dir: Path | None = None,
     epochs: float | None = None,
     full: bool = False,
 ) -> Target:
-    """A target's rows, those that begin alike with a common trunk.
+    """A target's rows.
 
     Raises:
         InputError: an unknown name, a recipe that trains no GViT of its own, or its data are not there.
@@ -53,14 +79,7 @@ def plan(
     whole = sum(config.schedule.phase_epochs())
     if not full or epochs is not None:
         config = with_budget(config, REDUCED * whole if epochs is None else epochs)
-    target = TARGETS[what](Study(config, range(seeds), store.absolute()))
-    images = load_dataset(config.data.dataset, "train", config.data.data_dir)
-    steps_per_epoch = len(images) // min(config.data.batch_size, len(images))
-    jobs = [row.job for row in target.rows]
-    shared = share_trunks([job for job in jobs if isinstance(job, Training)], steps_per_epoch)
-    by_folder: dict[Path, Job] = {job.folder: job for job in shared}
-    rows = [replace(row, job=by_folder.get(row.job.folder, row.job)) for row in target.rows]
-    return replace(target, rows=rows)
+    return TARGETS[what](Study(config, range(seeds), store.absolute(), transfer_dir))
 
 
 def estimate(jobs: Sequence[Job], device: str, threads: int) -> dict[Job, float]:
@@ -69,25 +88,48 @@ def estimate(jobs: Sequence[Job], device: str, threads: int) -> dict[Job, float]
     torch.set_num_threads(threads)
     known: dict[TrainConfig, DryRun] = {}
 
-    def cost(config: TrainConfig, first: int, last: int | None) -> float:
+    def trial(config: TrainConfig) -> DryRun:
         like = change(replace(config, seed=0), schedule={"gamma": 0.1})
         if like not in known:
             known[like] = dry_run(Trainer(like, Run(Path()), device))
-        seconds, start = 0.0, 0
-        for phase in known[like].phases:
-            stop = start + phase.steps
-            own = min(stop, last or stop) - max(start, first)
-            seconds, start = seconds + max(0, own) * phase.step_seconds, stop
-        return seconds + (known[like].evaluations * known[like].evaluation_seconds if last is None else 0.0)
+        return known[like]
 
-    costs: dict[Job, float] = {}
-    for job in jobs:
+    def steps(plan: DryRun, first: int, last: int | None) -> float:
+        seconds, start = 0.0, 0
+        for phase in plan.phases:
+            stop = start + phase.steps
+            own = min(stop, stop if last is None else last) - max(start, first)
+            seconds, start = seconds + max(0, own) * phase.step_seconds, stop
+        return seconds
+
+    def cost(job: Job) -> float:
         if isinstance(job, Trunk):
-            costs[job] = cost(job.config, 0, job.steps)
-        elif isinstance(job, Training):
-            costs[job] = cost(job.config, 0 if job.trunk is None else job.trunk.steps, None)
+            return steps(trial(job.config), 0, job.steps)
+        if isinstance(job, Training):
+            plan = trial(_stand_in(job))
+            own = steps(plan, 0 if job.trunk is None else job.trunk.steps, None)
+            return own + plan.evaluations * plan.evaluation_seconds
+        return job.estimate(device) if isinstance(job, Collection) else 0.0
+
+    costs = {job: cost(job) for job in jobs}
     torch.set_num_threads(before)
     return costs
+
+
+def _stand_in(job: Training) -> TrainConfig:
+    """A configuration of about the same cost that can be tried before what it needs is there."""
+    config = job.config
+    for need in job.needs:
+        if isinstance(need, Collection):
+            data = replace(need.config.data, batch_size=config.data.batch_size)
+            name = (config.model.model or "").replace("gaussian_vit", "gvit")
+            config = replace(
+                config, data=data, model=replace(config.model, model=PATCH_MODELS.get(name, name))
+            )
+        elif isinstance(need, Training):
+            model = need.config.model if config.model.model is None else replace(config.model, init=None)
+            config = replace(config, model=model)
+    return config
 
 
 def reproduce(
@@ -120,8 +162,8 @@ def reproduce(
     jobs = unfinished(row.job for row in target.rows)
     threads = max(1, (os.cpu_count() or 1) // parallel)
     costs: Mapping[Job, float] = estimate(jobs, device, threads)
-    wanted = {row.job for row in target.rows}
-    done = sum(job.done for job in wanted)
+    wanted = {row.job.folder: row.job for row in target.rows}
+    done = sum(job.done for job in wanted.values())
     seconds = sum(costs.values()) / parallel
     console.print(
         f"{target.name}, {target.title}: {len(wanted)} runs, {done} of them done; "
