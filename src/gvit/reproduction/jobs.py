@@ -239,9 +239,10 @@ class CrossEvaluation(Job):
 
 
 def gaussian_model(config: TrainConfig) -> GViT:
-    """A GViT as the configuration has it, untrained."""
+    """A GViT as the configuration has it, without weights: what it tells about itself."""
     assert config.model.model is not None
-    model = create_model(config.model.model, **config.model.kwargs())
+    with torch.device("meta"):
+        model = create_model(config.model.model, **config.model.kwargs())
     assert isinstance(model, GViT)
     return model
 
@@ -307,7 +308,7 @@ def share_trunks(trainings: Sequence[Training]) -> list[Training]:
         steps_per_epoch = _steps_per_epoch(members[0].config.data)
         schedules = [Schedule.from_config(member.config.schedule, steps_per_epoch) for member in members]
         steps = _common_steps(schedules)
-        if steps < steps_per_epoch:
+        if not steps:
             continue
         config, plans = members[0].config, [asdict(schedules[0].plan(step)) for step in range(steps)]
         identity = replace(config, schedule=ScheduleConfig()).to_json() + json.dumps(

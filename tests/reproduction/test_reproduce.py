@@ -1,0 +1,83 @@
+"""``gvit reproduce`` as a person meets it."""
+
+import csv
+import json
+import re
+
+import pytest
+
+from gvit.cli import main
+
+QUICK = ("--recipe", "debug", "--full", "--seeds", "2", "--jobs", "2")
+
+
+def reproduce(folder, *args: str) -> int:
+    return main(["reproduce", *args, "--out", str(folder / "results"), "--runs", str(folder / "runs")])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reproduce")
+    assert reproduce(folder, "table1b", *QUICK) == 0
+    return folder
+
+
+def test_a_table_is_written_with_all_that_stands_behind_it(finished):
+    name = finished / "results" / "debug" / "table1b"
+    content = json.loads(name.with_suffix(".json").read_text())
+    assert len(content["rows"]) == 10
+    for row in content["rows"]:
+        assert row["settings"]["seed"] == row["seed"]
+        assert row["settings"]["schedule"]["gamma"] == (row["x"] or 0.1)
+        assert {"commit", "cpu", "versions"} <= row["provenance"].keys()
+    with name.with_suffix(".csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [float(line["top1"]) for line in lines] == [row["top1"] for row in content["rows"]]
+    assert name.with_suffix(".png").stat().st_size > 1000
+    assert str(finished) not in name.with_suffix(".json").read_text()
+
+
+def test_the_page_shows_the_numbers_of_the_files_and_judges_the_claims(finished):
+    page = (finished / "results.md").read_text()
+    content = json.loads((finished / "results" / "debug" / "table1b.json").read_text())
+    best = [100 * row["top1"] for row in content["rows"] if row["label"] == "gamma = 0.1"]
+    assert f"| gamma = 0.1 | 2 | {sum(best) / 2:.2f} ±" in page
+    assert "`gvit reproduce table1b --recipe debug --seeds 2 --full`" in page
+    assert len(re.findall(r"\| (agrees|disagrees|too small to tell) \|", page)) == len(content["claims"])
+    assert "(results/debug/table1b.png)" in page
+
+
+def test_started_again_it_does_nothing_twice(finished, capsys):
+    runs = {file: file.stat().st_mtime_ns for file in (finished / "runs").rglob("*") if file.is_file()}
+    assert reproduce(finished, "table1b", *QUICK) == 0
+    assert "10 runs, 10 of them done; 0 jobs left" in capsys.readouterr().err
+    assert {file: file.stat().st_mtime_ns for file in runs} == runs
+
+
+def test_the_plan_is_told_beforehand_and_writes_nothing(tmp_path, capsys):
+    assert reproduce(tmp_path, "table1b", *QUICK, "--dry-run") == 0
+    printed = capsys.readouterr()
+    assert re.search(r"10 runs, 0 of them done; 12 jobs left, 2 at a time, about \d+:\d\d", printed.err)
+    assert len(printed.out.splitlines()) == 12
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["table1"], "unknown target 'table1'; nearest: table1"),
+        (["table1a", "--recipe", "digit"], "unknown recipe 'digit'; nearest: digits"),
+        (["table1a", "--recipe", "transfer_pets_s"], "starts from another run"),
+        (["table1a", "--recipe", "imagenette"], "needs --data-dir FOLDER"),
+        (["table1a", "--seeds", "0"], "--seeds must be at least 1, got 0"),
+        (["table1a", "--epochs", "0"], "--epochs must be above 0, got 0"),
+        (["table1a", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(args, message, tmp_path, capsys):
+    assert reproduce(tmp_path, *args) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("gvit: error: ")
+    assert message in printed
+    assert printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())
