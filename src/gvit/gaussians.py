@@ -207,6 +207,44 @@ class Gaussians:
         covariances = lifted.covariances * pixels.unsqueeze(-1) * pixels
         return centers, covariances, lifted.colors, lifted.opacities
 
+    def transform(self, matrix: Float[Tensor, "2 2"], shift: Float[Tensor, 2]) -> Gaussians:
+        """The Gaussians of a picture that is mapped by ``position -> matrix @ position + shift``, canvas units.
+
+        Exact but for the bounds: a Gaussian whose centre leaves the canvas, where no raw number can put it, fades to an
+        opacity of 0, and standard deviations stay below ``scale_factor * spacing``. The first axis is the short one
+        after that, whatever it was before.
+
+        Args:
+            matrix: invertible.
+            shift: (x, y).
+        """
+        centers = self.centers @ matrix.mT + shift
+        variances, axes = torch.linalg.eigh(matrix @ self.covariances @ matrix.mT)
+        inside = (centers.abs() < centers.new_tensor(self.extent)).all(-1)
+        return Gaussians.from_values(
+            centers,
+            variances.clamp_min(0).sqrt(),
+            torch.atan2(axes[..., 1, 0], axes[..., 0, 0]),
+            self.colors,
+            self.opacities * inside,
+            scale_factor=self.scale_factor,
+            nominal_count=self.nominal_count,
+            aspect=self.aspect,
+        )
+
+    def rebound(self, scale_factor: float, nominal_count: int) -> Gaussians:
+        """The same picture in raw numbers for another bound on the scales, as far as that allows them."""
+        return Gaussians.from_values(
+            self.centers,
+            self.scales,
+            self.angles,
+            self.colors,
+            self.opacities,
+            scale_factor=scale_factor,
+            nominal_count=nominal_count,
+            aspect=self.aspect,
+        )
+
     def save(self, path: str | Path) -> None:
         """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all."""
         from safetensors.torch import save_file

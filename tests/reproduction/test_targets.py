@@ -52,7 +52,12 @@ def test_table1_has_the_papers_values(tmp_path):
     def settings(what, read) -> dict:
         return {read(row.job.config): row.paper for row in TARGETS[what](study).rows}
 
-    assert settings("table1a", lambda c: c.model.scale_factor) == {0.5: 73.4, 0.75: 74.6, 1.0: 75.2, 2.0: 73.7}
+    assert settings("table1a", lambda c: c.model.scale_factor) == {
+        0.5: 73.4,
+        0.75: 74.6,
+        1.0: 75.2,
+        2.0: 73.7,
+    }
     gammas = settings("table1b", lambda c: c.schedule.guide_epochs and c.schedule.gamma)
     assert gammas == {0.0: None, 0.025: 72.3, 0.05: 73.6, 0.075: 74.2, 0.1: 75.2}
     losses = settings("table1c", lambda c: (c.objective.pixel_loss, c.objective.perceptual_weight))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +15,7 @@ from PIL import Image
 
 from gvit.data.files import EXTENSIONS, open_image, to_rgb
 from gvit.errors import InputError, first_line, unknown_name
+from gvit.gaussians import Gaussians
 
 Split = Literal["train", "test"]
 
@@ -24,12 +25,12 @@ class LabelledImages:
     """One split of a data set.
 
     Attributes:
-        load: the i-th image, 8-bit RGB.
+        load: the i-th image, 8-bit RGB, or the Gaussians that stand for it, raw [K, 9].
         labels: class index of each image.
         class_names: in the order of the indices.
     """
 
-    load: Callable[[int], Image.Image]
+    load: Callable[[int], Image.Image | Gaussians]
     labels: Sequence[int]
     class_names: Sequence[str]
 
@@ -58,6 +59,40 @@ def digits(split: Split, data_dir: Path | None = None, classes: range = range(10
 
 
 def folder(split: Split, data_dir: Path | None = None) -> LabelledImages:
+    """Photographs in class folders; see ``_class_folders``."""
+    files, names = _class_folders(split, _existing(data_dir, "folder"), EXTENSIONS)
+    return LabelledImages(lambda i: open_image(files[i][0]), [label for _, label in files], names)
+
+
+def gaussians(split: Split, data_dir: Path | None = None) -> LabelledImages:
+    """Images that ``gvit fit FOLDER`` turned into Gaussians, one file each, in class folders as for photographs.
+
+    Raises:
+        InputError: as for photographs; a file is damaged, or has another number of Gaussians than the first one.
+    """
+    files, names = _class_folders(split, _existing(data_dir, "gaussians"), {".safetensors"})
+    count = len(_load_gaussians(files[0][0]))
+
+    @cache  # small, and opening a file takes longer than reading it
+    def load(i: int) -> Gaussians:
+        loaded = _load_gaussians(files[i][0])
+        if len(loaded) != count:
+            raise InputError(f"{files[i][0]}: has {len(loaded)} Gaussians, {files[0][0]} has {count}")
+        return loaded
+
+    return LabelledImages(load, [label for _, label in files], names)
+
+
+def _load_gaussians(file: Path) -> Gaussians:
+    try:
+        return Gaussians.load(file)
+    except ValueError as error:
+        raise InputError(str(error)) from error
+
+
+def _class_folders(
+    split: Split, root: Path, extensions: Container[str]
+) -> tuple[list[tuple[Path, int]], list[str]]:
     """Photographs in class folders: ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg`` (or ``test/``, ``validation/``).
 
     Where there are class folders only, a fifth of each class, always the same images, is the test split. Classes are
@@ -66,7 +101,10 @@ def folder(split: Split, data_dir: Path | None = None) -> LabelledImages:
     Raises:
         InputError: no folder is given, or it holds no such folders, or a class of the test split is not in training.
     """
-    root = _existing(data_dir, "folder")
+
+    def find(folder: Path) -> list[Path]:
+        return sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
+
     held_out = next((root / name for name in ("val", "test", "validation") if (root / name).is_dir()), None)
     if (root / "train").is_dir():
         if held_out is None:
@@ -76,17 +114,17 @@ def folder(split: Split, data_dir: Path | None = None) -> LabelledImages:
         unknown = set(_class_names(source)) - set(names)
         if unknown:
             raise InputError(f"{source}: classes that train/ does not have: {', '.join(sorted(unknown))}")
-        return _from_files(
-            [(file, label) for label, name in enumerate(names) for file in _images(source / name)], names
+        return _checked(
+            [(file, label) for label, name in enumerate(names) for file in find(source / name)], names
         )
     names = _class_names(root)
-    chosen = []
+    chosen: list[tuple[Path, int]] = []
     for label, name in enumerate(names):
-        files = _images(root / name)
+        files = find(root / name)
         order = np.random.default_rng(0).permutation(len(files))
         held = set(order[: max(1, len(files) // 5)].tolist())
         chosen += [(file, label) for i, file in enumerate(files) if (i in held) == (split == "test")]
-    return _from_files(chosen, names)
+    return _checked(chosen, names)
 
 
 def _existing(data_dir: Path | None, dataset: str) -> Path:
@@ -104,18 +142,13 @@ def _class_names(root: Path) -> list[str]:
     return names
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-
-
-def _from_files(files: list[tuple[Path, int]], names: list[str]) -> LabelledImages:
-    labels = [label for _, label in files]
-    empty = set(range(len(names))) - set(labels)
+def _checked(files: list[tuple[Path, int]], names: list[str]) -> tuple[list[tuple[Path, int]], list[str]]:
+    empty = set(range(len(names))) - {label for _, label in files}
     if empty:
         raise InputError(
             f"class folders without images: {', '.join(names[label] for label in sorted(empty))}"
         )
-    return LabelledImages(lambda i: open_image(files[i][0]), labels, names)
+    return files, names
 
 
 def parquet(split: Split, data_dir: Path | None = None) -> LabelledImages:
@@ -160,6 +193,7 @@ DATASETS: dict[str, Callable[[Split, Path | None], LabelledImages]] = {
     "digits_0_4": partial(digits, classes=range(5)),
     "digits_5_9": partial(digits, classes=range(5, 10)),
     "folder": folder,
+    "gaussians": gaussians,
     "parquet": parquet,
 }
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gvit.gaussians import NUM_FIELDS
+from gvit.models.classifier import GaussianViT
 from gvit.models.gvit import GViT
 from gvit.models.registry import create_model
 
@@ -65,7 +66,13 @@ def model_complexity(name: str, **kwargs: Any) -> Complexity:
             encoder, classifier = 0, _parameters(model)
             tokens = model.patch_embed.num_patches
             encoder_gmacs = 0.0
-            classifier_gmacs = _gmacs(model, _image(model.patch_embed, model.img_size))
+            reads_gaussians = isinstance(model, GaussianViT)
+            argument = (
+                torch.empty(1, tokens, NUM_FIELDS)
+                if reads_gaussians
+                else _image(model.patch_embed, model.img_size)
+            )
+            classifier_gmacs = _gmacs(model, argument)
     head = _parameters(model.get_classifier())
     return Complexity(
         name, model.img_size, tokens, encoder, classifier - head, head, encoder_gmacs, classifier_gmacs

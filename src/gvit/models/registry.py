@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,13 +17,14 @@ from torch import Tensor
 
 from gvit.errors import InputError, first_line, unknown_name
 from gvit.models.card import ModelCard, Preprocessing
+from gvit.models.classifier import GaussianViT
 from gvit.models.gvit import GViT
 from gvit.models.patch import PatchViT
 
 WEIGHTS_NAME = "model.safetensors"
 _METADATA_KEY = "gvit.model"
 
-ImageClassifier = GViT | PatchViT
+ImageClassifier = GViT | PatchViT | GaussianViT
 _Entrypoint = TypeVar("_Entrypoint", bound=Callable[..., ImageClassifier])
 
 _ENTRYPOINTS: dict[str, Callable[..., ImageClassifier]] = {}
@@ -45,7 +46,8 @@ def create_model(name: str, **kwargs: Any) -> ImageClassifier:
 
     Args:
         name: one of ``list_models()``.
-        **kwargs: arguments of ``gvit.models.gvit.GViT``, or of ``gvit.models.patch.PatchViT`` for a patch model,
+        **kwargs: arguments of ``gvit.models.gvit.GViT``, of ``gvit.models.patch.PatchViT`` for a patch model, or of
+            ``gvit.models.classifier.GaussianViT`` for one that reads Gaussians,
             that replace the named model's own, for example ``num_classes``, ``img_size``, ``num_gaussians``.
 
     Raises:
@@ -59,7 +61,7 @@ def create_model(name: str, **kwargs: Any) -> ImageClassifier:
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         reason = f"it has no argument {unexpected[1]!r}" if unexpected else first_line(error)
         raise InputError(f"model {name}: {reason}") from error
-    model.card = ModelCard(name, kwargs, Preprocessing(model.img_size))
+    model.card = replace(model.card, name=name, kwargs=kwargs)
     return model
 
 
@@ -137,6 +139,32 @@ def gvit_small(**kwargs: Any) -> GViT:
 def gvit_base(**kwargs: Any) -> GViT:
     """GViT-B: ViT-S encoder and ViT-B classifier, 512 Gaussians at 224 px (paper, Section 3)."""
     return GViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})
+
+
+@register_model
+def gaussian_vit_tiny(**kwargs: Any) -> GaussianViT:
+    """The classifier of ``gvit_tiny`` over Gaussians that are there already."""
+    sizes = {
+        "img_size": 32,
+        "num_gaussians": 32,
+        "embed_dim": 96,
+        "depth": 3,
+        "num_heads": 3,
+        "mlp_ratio": 2.0,
+    }
+    return GaussianViT(**{**sizes, **kwargs})
+
+
+@register_model
+def gaussian_vit_small(**kwargs: Any) -> GaussianViT:
+    """The classifier of ``gvit_small`` over Gaussians that are there already."""
+    return GaussianViT(**kwargs)
+
+
+@register_model
+def gaussian_vit_base(**kwargs: Any) -> GaussianViT:
+    """The classifier of ``gvit_base`` over Gaussians that are there already."""
+    return GaussianViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})
 
 
 @register_model

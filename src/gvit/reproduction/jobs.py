@@ -233,7 +233,7 @@ class CrossEvaluation(Job):
         self.folder.mkdir(exist_ok=True)
         model = load_model(self.training.folder)
         source = load_dataset("gaussians", "test", self.collection.data_dir)
-        loader = evaluation_loader(EvaluationImages(source, evaluation_transform(model)), _BATCH)
+        loader = evaluation_loader(EvaluationImages(source, eval_transform(model.card.preprocessing)), _BATCH)
         result = evaluate(model.to(device), loader)
         self.finish(top1=result.top1, num_images=result.num_images, epochs=self.training.result["epochs"])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -9,14 +10,17 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from gvit.errors import InputError
-from gvit.models.card import ModelCard, Preprocessing
+from gvit.models.card import ModelCard
 from gvit.models.encoder import GaussianEncoder
 from gvit.models.gvit import GViT
-from gvit.models.patch import PatchViT
-from gvit.models.registry import ImageClassifier, create_model, list_models, load_model
+from gvit.models.registry import ImageClassifier, create_model, load_model
 from gvit.training.config import OptimizerConfig, TrainConfig
 
-_GAUSSIAN = {"num_gaussians", "scale_factor", "encoder", "noise_std", "tokens"}
+# by the first part of a model's name, what its kind has no use for
+_UNUSED = {
+    "vit": {"num_gaussians", "scale_factor", "encoder", "noise_std", "tokens"},
+    "gaussian": {"encoder", "noise_std"},
+}
 
 
 def build_model(
@@ -44,13 +48,15 @@ def build_model(
     if name is None:
         assert initial is not None
         name, kwargs = initial.card.name, initial.card.kwargs | kwargs
-    if name in list_models("vit_*"):
-        kwargs = {key: value for key, value in kwargs.items() if key not in _GAUSSIAN}
+    unused = _UNUSED.get(name.partition("_")[0], set())
+    kwargs = {key: value for key, value in kwargs.items() if key not in unused}
     kwargs["num_classes"] = len(class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = create_model(name, **kwargs)
-    preprocessing = Preprocessing(model.img_size, config.data.crop_mode, config.data.crop_pct)
+    preprocessing = replace(
+        model.card.preprocessing, crop_mode=config.data.crop_mode, crop_pct=config.data.crop_pct
+    )
     model.card = ModelCard(name, kwargs, preprocessing, class_names)
     notes = []
     if source is not None and initial is not None and initialize:
@@ -67,7 +73,7 @@ def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -
     Raises:
         InputError: another kind of model or encoder.
     """
-    if isinstance(model, PatchViT) or isinstance(initial, PatchViT):
+    if not isinstance(model, GViT) or not isinstance(initial, GViT):
         if type(model) is not type(initial):
             raise InputError(
                 f"--init {source}: is {initial.card.name}, which {model.card.name} cannot start from"
