@@ -29,13 +29,21 @@ from provenance import ROOT, describe, provenance, write_results
 RESULTS = ROOT / "benchmarks" / "results" / "kodak.json"
 
 
-def measure(file: Path, count: int, init: str, steps: int, seed: int) -> dict:
+def measure(file: Path, count: int, init: str, adaptive: bool, steps: int, seed: int) -> dict:
     image = torch.from_numpy(np.array(open_image(file))).permute(2, 0, 1)[None].float() / 255
     begun = time.perf_counter()
-    result = gvit.fit(image, count, steps, init, seed)
+    result = gvit.fit(image, count, steps, init, seed, adaptive=adaptive)
     seconds = time.perf_counter() - begun
-    row = {"image": file.name, "count": count, "init": init, "steps": steps, "seed": seed}
-    return row | {"psnr": result.psnr.item(), "seconds": seconds, "commit": provenance()["commit"]}
+    row = {
+        "image": file.name,
+        "count": count,
+        "init": init,
+        "adaptive": adaptive,
+        "steps": steps,
+        "seed": seed,
+    }
+    measured = {"psnr": result.psnr.item(), "seconds": seconds, "threads": torch.get_num_threads()}
+    return row | measured | {"commit": provenance()["commit"]}
 
 
 def main() -> None:
@@ -45,6 +53,7 @@ def main() -> None:
     parser.add_argument("--data-dir", type=Path, required=True)
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 5000, 10000])
     parser.add_argument("--inits", nargs="+", choices=list(INITIALISERS), default=["gradient", "random"])
+    parser.add_argument("--no-adaptive", action="store_true", help="all Gaussians from the start, none moved")
     parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
@@ -56,7 +65,9 @@ def main() -> None:
     table = []
     for count in options.counts:
         for init in options.inits:
-            setting = {"count": count, "init": init, "steps": options.steps, "seed": options.seed}
+            adaptive = not options.no_adaptive
+            setting = {"count": count, "init": init, "adaptive": adaptive}
+            setting |= {"steps": options.steps, "seed": options.seed}
             found = {row["image"]: row for row in rows if setting.items() <= row.items()}
             for file in files:
                 if file.name not in found:

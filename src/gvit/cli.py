@@ -559,7 +559,7 @@ class _Reproduce:
         seeds: repetitions of every run, with seeds from 0 on.
         data_dir: folder that holds the recipe's images.
         transfer_dir: for table2: has folders cifar10, pets, ... of images.
-        epochs: of every run; a quarter of the recipe's when not given.
+        epochs: of every run; a sixth of the recipe's when not given.
         full: all of the recipe's epochs.
         jobs: at a time; one a CPU core, or one on a GPU, when not given.
         out: folder for the results; the page gets its name with .md.
