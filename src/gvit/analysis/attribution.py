@@ -34,7 +34,7 @@ def cdam(
 
     was_training = classifier.training
     classifier.eval()
-    handle = classifier.blocks[-1].norm1.register_forward_hook(start_here)
+    handle = classifier.blocks[-1].get_submodule("norm1").register_forward_hook(start_here)
     try:
         with torch.inference_mode(False), torch.enable_grad():
             logits = classifier(gaussians.raw.detach().clone())

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import math
-import os
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,6 +16,7 @@ from gvit.provenance import describe
 from gvit.reproduction.jobs import Training
 from gvit.reproduction.targets import Claim, Target
 from gvit.training.run import write_atomically
+from gvit.viewing.figures import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,8 +68,8 @@ def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return Verdict(claim.text, mean, margin, "agrees" if mean > 0 else "disagrees")
 
 
-def collect(target: Target, recipe: str, command: str) -> dict[str, Any]:
-    """All that is known about a target whose jobs are done."""
+def collect(target: Target, recipe: str, command: str) -> tuple[dict[str, Any], Figure]:
+    """All that is known about a target whose jobs are done, and its plot or picture."""
     rows = []
     for row in target.rows:
         result = dict(row.job.result)
@@ -77,7 +77,8 @@ def collect(target: Target, recipe: str, command: str) -> dict[str, Any]:
         entry = {"label": row.label, "seed": row.seed, "x": row.x, "series": row.series, "paper": row.paper}
         config = _settings(row.job) if isinstance(row.job, Training) else None
         rows.append(entry | result | {"settings": config, "provenance": machine})
-    return {
+    picture, measured = (None, []) if target.picture is None else target.picture()
+    content = {
         "target": target.name,
         "title": target.title,
         "recipe": recipe,
@@ -85,8 +86,10 @@ def collect(target: Target, recipe: str, command: str) -> dict[str, Any]:
         "axis": target.axis,
         "paper_data": target.paper_data,
         "claims": [asdict(claim) for claim in target.claims],
+        "measured": [asdict(number) for number in measured],
         "rows": rows,
     }
+    return content, picture or plot(content)
 
 
 def _settings(job: Training) -> dict[str, Any]:
@@ -98,7 +101,7 @@ def _settings(job: Training) -> dict[str, Any]:
     return settings
 
 
-def write_target(content: Mapping[str, Any], folder: Path) -> Path:
+def write_target(content: Mapping[str, Any], figure: Figure, folder: Path) -> Path:
     """``RECIPE/TARGET.json``, ``.csv`` and ``.png`` in the folder; gives the path without suffix."""
     name = folder / content["recipe"] / content["target"]
     name.parent.mkdir(parents=True, exist_ok=True)
@@ -108,10 +111,7 @@ def write_target(content: Mapping[str, Any], folder: Path) -> Path:
     writer.writeheader()
     writer.writerows(content["rows"])
     write_atomically(name.with_suffix(".csv"), text.getvalue())
-    picture = name.with_suffix(".png")
-    partial = picture.with_name(picture.name + ".partial")
-    plot(content).savefig(partial, format="png")
-    os.replace(partial, picture)
+    save_figure(figure, name.with_suffix(".png"))
     return name
 
 
@@ -189,14 +189,13 @@ def write_page(folder: Path, order: Sequence[str]) -> Path:
     """The Markdown page beside the folder, from all JSON files in it: no number there is typed by hand."""
     page = folder.with_suffix(".md")
     parts = [_PREFACE]
-    contents = [json.loads(path.read_text()) for path in sorted(folder.glob("*/*.json"))]
+    contents = [
+        json.loads(path.read_text()) for name in order for path in sorted(folder.glob(f"*/{name}.json"))
+    ]
     recipes = sorted({content["recipe"] for content in contents}, key=lambda name: (name != "digits", name))
     for recipe in recipes:
         parts.append(f"\n## {recipe}\n")
-        mine = [content for content in contents if content["recipe"] == recipe]
-        parts += [
-            _section(content, folder.name) for content in sorted(mine, key=lambda c: order.index(c["target"]))
-        ]
+        parts += [_section(content, folder.name) for content in contents if content["recipe"] == recipe]
     write_atomically(page, "\n".join(parts))
     return page
 
@@ -217,6 +216,8 @@ def _section(content: Mapping[str, Any], folder: str) -> str:
         for verdict in verdicts:
             margin = "" if verdict.margin is None else f" ± {verdict.margin:.2f}"
             lines.append(f"| {verdict.claim} | {verdict.difference:+.2f}{margin} | {verdict.judgement} |")
+    for number in content["measured"]:
+        lines.append(f"\n{number['text']}: {spread(number['values'])}.")
     lines.append(f"\n![{content['title']}]({folder}/{content['recipe']}/{content['target']}.png)\n")
     return "\n".join(lines)
 

@@ -14,6 +14,7 @@ from gvit.errors import InputError, unknown_name
 from gvit.recipes import load_recipe
 from gvit.reproduction.execute import execute, unfinished
 from gvit.reproduction.jobs import Collection, Job, Training, Trunk
+from gvit.reproduction.pictures import figure4, figure5
 from gvit.reproduction.report import collect, table, write_page, write_target
 from gvit.reproduction.targets import (
     PATCH_MODELS,
@@ -47,6 +48,8 @@ TARGETS: dict[str, Callable[[Study], Target]] = {
     "table2": table2,
     "leakage": leakage,
     "table4": table4,
+    "figure4": figure4,
+    "figure5": figure5,
 }
 REDUCED = 1 / 6  # of the recipe's epochs, unless the whole is asked for
 
@@ -172,9 +175,9 @@ def reproduce(
     if dry_run:
         return "\n".join(f"{clock(costs[job]):>8}  {job.folder.name}" for job in jobs)
     execute(jobs, parallel, device, costs, console)
-    content = collect(target, recipe, command)
+    content, figure = collect(target, recipe, command)
     try:
-        name = write_target(content, out)
+        name = write_target(content, figure, out)
         page = write_page(out, list(TARGETS))
     except OSError as error:
         raise InputError(f"{out}: cannot write results here ({error.strerror})") from error

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training, gaussian_model
 from gvit.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MINI = "mini-ImageNet-100"
 PATCH_MODELS = {
@@ -55,6 +58,19 @@ class Claim:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A number that is not a row's accuracy.
+
+    Attributes:
+        text: what it is.
+        values: of every seed.
+    """
+
+    text: str
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Target:
     """A table or figure.
 
@@ -65,6 +81,7 @@ class Target:
         claims: what the paper says about them.
         paper_data: where the paper's numbers are from.
         axis: what is on the plot's axis; empty for bars.
+        picture: draws it when the jobs are done, and measures what belongs to it; None for a plot of the rows.
     """
 
     name: str
@@ -73,6 +90,7 @@ class Target:
     claims: Sequence[Claim]
     paper_data: str = MINI
     axis: str = ""
+    picture: Callable[[], tuple[Figure, list[Measured]]] | None = None
 
 
 @dataclass(frozen=True)
