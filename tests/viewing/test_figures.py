@@ -18,25 +18,44 @@ def one_gaussian(angle: float, opacity: float = 0.99) -> Gaussians:
     )
 
 
-@pytest.mark.parametrize("angle", [0.0, 0.4, math.pi / 2, 2.5])
-def test_the_ellipse_encloses_two_standard_deviations(angle):
-    """Drawn filled and compared pixel by pixel with the quadratic form of the covariance."""
+def filled_ellipses(gaussians: Gaussians, height: int, width: int, pixels: int) -> np.ndarray:
+    """Which of ``pixels`` x ``pixels`` of a canvas that shows the whole image lie in an ellipse."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    size = 200
-    gaussians = one_gaussian(angle)
-    figure = Figure(figsize=(2, 2), dpi=size / 2)
+    figure = Figure(figsize=(2, 2), dpi=pixels / 2)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.imshow(np.zeros((size, size, 3)))
-    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+    axes.imshow(np.zeros((height, width, 3)), aspect="auto")
+    axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     axes.axis("off")
-    draw_ellipses(axes, gaussians, size, size)
+    draw_ellipses(axes, gaussians, height, width)
     (ellipses,) = axes.collections
     ellipses.set(facecolors="white", linewidths=0)
     canvas.draw()
-    drawn = np.asarray(canvas.buffer_rgba())[..., 0] > 128
+    return np.asarray(canvas.buffer_rgba())[..., 0] > 128
+
+
+def test_the_ellipse_of_a_fitted_blob_has_the_blobs_covariance():
+    """From pixels to pixels: a uniform ellipse of 2 standard deviations has the covariance as its second moments."""
+    size, pixels = 48, 480
+    center = torch.tensor([[26.0, 21.0]])
+    covariance = gvit.build_covariances(torch.tensor([8.0, 2.5]), torch.tensor(0.5))
+    colors, opacity = torch.tensor([[0.9, 0.6, 0.3]]), torch.tensor([0.9])
+    image, _ = gvit.rasterize(center, covariance[None], colors, opacity, size, size)
+    result = gvit.fit(image[None], 1, steps=300, init="grid", adaptive=False)
+    drawn = filled_ellipses(result.gaussians[0], size, size, pixels)
+    y, x = (np.argwhere(drawn).T + 0.5) * size / pixels
+    assert (x.mean(), y.mean()) == pytest.approx((26.0, 21.0), abs=0.15)
+    np.testing.assert_allclose(np.cov(x, y), covariance.numpy(), rtol=0.05, atol=0.4)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4, math.pi / 2, 2.5])
+def test_the_ellipse_encloses_two_standard_deviations(angle):
+    """Drawn filled and compared pixel by pixel with the quadratic form of the covariance."""
+    size = 200
+    gaussians = one_gaussian(angle)
+    drawn = filled_ellipses(gaussians, size, size, size)
 
     centers, covariances, _, _ = gaussians.in_pixels(size, size)
     y, x = np.mgrid[:size, :size] + 0.5
