@@ -48,9 +48,18 @@ def test_the_commands_run(folder, monkeypatch):
         for line in block.splitlines()
         if line.startswith("gvit ")
     ]
-    assert {command[1] for command in commands} == {"predict", "evaluate", "train", "models", "fit"}
+    assert {command[1] for command in commands} == {
+        "predict",
+        "evaluate",
+        "train",
+        "models",
+        "fit",
+        "reproduce",
+    }
     for command in commands:
-        if command[1] != "train":
+        if command[1] == "reproduce":
+            assert main([*command[1:], "--epochs", "0.2", "--dry-run"]) == 0, command
+        elif command[1] != "train":
             assert main(command[1:]) == 0, command
         elif "--resume" not in command:
             assert main([*command[1:], "--epochs", "0.2", "--num-gaussians", "4"]) == 0, command
@@ -77,6 +86,19 @@ def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
     exec(compile(example, "training.md", "exec"), {"photos": tmp_path / "photos", "out": tmp_path / "run"})
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert float(capsys.readouterr().out.split()[0]) in (0.0, 0.5, 1.0)
+
+
+def test_the_example_of_attribution_runs(capsys):
+    (example,) = blocks("python", (ROOT / "docs" / "reproduce.md").read_text())
+    exec(compile(example, "reproduce.md", "exec"), {})
+    assert "[2, 16, 16]" in capsys.readouterr().out
+
+
+def test_the_page_on_reproduction_names_every_target():
+    from gvit.reproduction.reproduce import TARGETS
+
+    page = (ROOT / "docs" / "reproduce.md").read_text()
+    assert set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)) == set(TARGETS)
 
 
 def test_the_example_of_fitting_runs(tmp_path, monkeypatch, capsys):

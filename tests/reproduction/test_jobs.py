@@ -8,9 +8,13 @@ import pytest
 import torch
 
 import gvit
+from gvit.data import datasets
+from gvit.data.datasets import LabelledImages, load_dataset
+from gvit.gaussians import Gaussians
 from gvit.recipes import load_recipe
+from gvit.reproduction import jobs
 from gvit.reproduction.execute import unfinished
-from gvit.reproduction.jobs import Collection, Training, Trunk, share_trunks
+from gvit.reproduction.jobs import Collection, CrossEvaluation, Training, Trunk, share_trunks
 from gvit.reproduction.targets import Study, change
 from gvit.training.loop import Interrupted, train
 from gvit.training.progress import ConsoleObserver
@@ -112,9 +116,73 @@ def test_needs_come_first_and_nothing_comes_twice(tmp_path):
         study.train(study.unguided, 0),
         study.read(study.collect(study.unguided, 0), 0, pictures=True),
     ]
-    jobs = unfinished(wanted)
-    places = {job.folder: place for place, job in enumerate(jobs)}
-    assert len(places) == len(jobs) == 7
-    assert all(places[need.folder] < places[job.folder] for job in jobs for need in job.needs)
-    assert [type(job) for job in jobs].count(Trunk) == 1
-    assert [type(job) for job in jobs].count(Collection) == 2
+    found = unfinished(wanted)
+    places = {job.folder: place for place, job in enumerate(found)}
+    assert len(places) == len(found) == 7
+    assert all(places[need.folder] < places[job.folder] for job in found for need in job.needs)
+    assert [type(job) for job in found].count(Trunk) == 1
+    assert [type(job) for job in found].count(Collection) == 2
+
+
+@pytest.fixture
+def few(monkeypatch):
+    """A study of thirty digits of three classes."""
+
+    def load(split, data_dir=None) -> LabelledImages:
+        whole = datasets.digits(split, classes=range(3))
+        return LabelledImages(whole.load, whole.labels[: {"train": 30, "test": 12}[split]], whole.class_names)
+
+    monkeypatch.setitem(datasets.DATASETS, "few_digits", load)
+    return change(DEBUG, data={"dataset": "few_digits", "batch_size": 10}, schedule={"epochs": 4.0})
+
+
+def test_a_frozen_set_is_what_the_encoder_makes_of_every_image(few, tmp_path):
+    study = Study(few, [0], tmp_path)
+    collection = study.collect(study.guided, 0)
+    for job in unfinished([collection]):
+        job.run("cpu", silent)
+    model = gvit.load_model(collection.source.folder)
+    for split, count in (("train", 30), ("test", 12)):
+        frozen = load_dataset("gaussians", split, collection.data_dir)
+        labelled, images = collection.images(split)
+        assert len(frozen) == count
+        assert sorted(frozen.labels) == sorted(labelled.labels)
+        files = sorted((collection.data_dir / split).rglob("*.safetensors"), key=lambda file: file.name)
+        with torch.no_grad():
+            expected = model.encode(torch.stack([images[row][0] for row in range(count)])).raw
+        found = torch.stack([Gaussians.load(file).raw for file in files])
+        torch.testing.assert_close(found, expected)
+        assert [int(file.parent.name) for file in files] == list(labelled.labels)
+
+
+def test_fits_go_on_where_they_stopped(few, tmp_path, monkeypatch):
+    monkeypatch.setattr(jobs, "_BATCH", 8)
+    collection = replace(Study(few, [0], tmp_path).collect(None, 0), fit_steps=30)
+
+    class Stop(Exception): ...
+
+    def stop(share: float) -> None:
+        if share > 0.3:
+            raise Stop
+
+    with pytest.raises(Stop):
+        collection.run("cpu", stop)
+    before = {file: file.stat().st_mtime_ns for file in collection.data_dir.rglob("*.safetensors")}
+    assert 0 < len(before) < 42
+    assert not collection.done
+    collection.run("cpu", silent)
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+    assert len(list(collection.data_dir.rglob("*.safetensors"))) == 42
+    assert collection.result["psnr"] > 20
+
+
+def test_crossed_with_its_own_set_a_classifier_is_as_good_as_it_was(few, tmp_path):
+    study = Study(few, [0], tmp_path)
+    own, other = study.collect(study.guided, 0), study.collect(study.queries, 0)
+    training = study.read(own, 0)
+    crossed = [CrossEvaluation.of(tmp_path, training, collection) for collection in (own, other)]
+    for job in unfinished(crossed):
+        job.run("cpu", silent)
+    assert crossed[0].result["top1"] == training.result["top1"]
+    assert crossed[1].result["num_images"] == 12
+    assert crossed[0].folder != crossed[1].folder
