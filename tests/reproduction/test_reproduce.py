@@ -2,10 +2,18 @@
 
 import csv
 import json
+import os
 import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
+import torch
 
+import gvit
 from gvit.cli import main
 
 QUICK = ("--recipe", "debug", "--full", "--seeds", "2", "--jobs", "2")
@@ -81,3 +89,31 @@ def test_bad_input_is_one_line_and_writes_nothing(args, message, tmp_path, capsy
     assert message in printed
     assert printed.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "terminated"])
+def test_interrupted_it_saves_and_goes_on(tmp_path, number):
+    long = ["table1b", "--recipe", "debug", "--epochs", "12", "--seeds", "1", "--jobs", "1"]
+    long += ["--out", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
+    environment = os.environ | {"PYTHONPATH": str(Path(gvit.__file__).parents[1])}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "gvit", "reproduce", *long], stderr=subprocess.PIPE, text=True, env=environment
+    )
+
+    def steps() -> int:
+        """That a run has logged so far."""
+        lines = [line for file in tmp_path.rglob("metrics.jsonl") for line in file.read_text().splitlines()]
+        return max((json.loads(line)["step"] for line in lines), default=0)
+
+    until = time.monotonic() + 120
+    while steps() < 30 and time.monotonic() < until:
+        time.sleep(0.2)
+    process.send_signal(number)
+    assert process.wait(timeout=60) == 130
+    assert process.stderr is not None
+    said = process.stderr.read()
+    assert said.endswith("stopped, saved; the same command goes on\n")
+    assert "Traceback" not in said
+    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 30
+    assert not (tmp_path / "results").exists()
