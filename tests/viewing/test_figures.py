@@ -47,6 +47,47 @@ def test_the_ellipse_encloses_two_standard_deviations(angle):
     assert (drawn & expected).sum() / (drawn | expected).sum() > 0.94
 
 
+def blob(center, covariance, size):
+    """A Gaussian bump on black, [1, 3, size, size], from its formula and not by the renderer."""
+    y, x = torch.meshgrid(torch.arange(size) + 0.5, torch.arange(size) + 0.5, indexing="ij")
+    offset = torch.stack((x, y), -1) - center
+    form = torch.einsum("hwi,ij,hwj->hw", offset, torch.linalg.inv(covariance), offset)
+    return (0.9 * (-form / 2).exp()).expand(1, 3, -1, -1)
+
+
+def test_the_ellipse_of_a_fitted_blob_has_its_covariance():
+    """On the pixels of the figure: a filled ellipse of 2 standard deviations has the covariance as its moments."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    size, zoom = 40, 8
+    # 5 px and 2 px, the long axis at 35 degrees from +x towards +y, down
+    center = torch.tensor([22.0, 18.0])
+    covariance = gvit.build_covariances(torch.tensor([5.0, 2.0]), torch.tensor(math.radians(35)))
+    found = gvit.fit(blob(center, covariance, size), num_gaussians=1, steps=150)
+    assert found.psnr.item() > 45
+
+    figure = Figure(figsize=(1, 1), dpi=size * zoom)
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(np.zeros((size, size, 3)))
+    axes.set(xlim=(-0.5, size - 0.5), ylim=(size - 0.5, -0.5))
+    axes.axis("off")
+    draw_ellipses(axes, found.gaussians[0], size, size)
+    (ellipses,) = axes.collections
+    ellipses.set(facecolors="white", linewidths=0)
+    canvas.draw()
+    weights = np.asarray(canvas.buffer_rgba())[..., 0].astype(float)
+    y, x = (np.mgrid[: size * zoom, : size * zoom] + 0.5) / zoom
+    points = np.stack((x.ravel(), y.ravel()))
+    assert weights.shape == x.shape
+    np.testing.assert_allclose(np.average(points, axis=1, weights=weights.ravel()), center, atol=0.1)
+    moments = np.cov(points, aweights=weights.ravel())
+    # what the renderer adds to a Gaussian isn't in its ellipse: 0.3 square pixels
+    expected = covariance.numpy() - 0.3 * np.eye(2)
+    np.testing.assert_allclose(moments, expected, atol=0.02 * expected.max())
+
+
 def test_determinant_map_of_one_gaussian_is_its_determinant():
     gaussians = one_gaussian(0.4)
     found = determinant_map(gaussians, 64, 64)

@@ -88,9 +88,9 @@ def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequenc
     low, high = (finite.quantile(0.02).item(), finite.quantile(0.98).item()) if len(finite) else (0.0, 1.0)
     for column in range(count):
         axes = grid[:, column]
-        axes[0].imshow(_as_picture(images[column]))
-        axes[1].imshow(_as_picture(drawn[column]))
-        axes[2].imshow(_as_picture(drawn[column] * 0.35))
+        axes[0].imshow(as_picture(images[column]))
+        axes[1].imshow(as_picture(drawn[column]))
+        axes[2].imshow(as_picture(drawn[column] * 0.35))
         draw_ellipses(axes[2], gaussians[column], height, width)
         shown = axes[3].imshow(determinants[column].cpu().numpy(), cmap="viridis", vmin=low, vmax=high)
         probability, predicted = probabilities[column].max(-1)
@@ -123,7 +123,7 @@ def fit_figure(image: Float[Tensor, "3 h w"], gaussians: Gaussians) -> Figure:
     grid: Any = figure.subplots(1, 3)
     titles = ("image", f"drawn, {psnr(drawn, image):.1f} dB", f"{len(gaussians)} Gaussians, 2 std")
     for axes, title, shown in zip(grid, titles, (image, drawn, drawn * 0.35), strict=True):
-        axes.imshow(_as_picture(shown))
+        axes.imshow(as_picture(shown))
         axes.set_title(title, fontsize=9)
         axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     draw_ellipses(grid[2], gaussians, height, width)
@@ -168,5 +168,6 @@ def save_figure(figure: Figure, path: Path) -> None:
     os.replace(partial, path)
 
 
-def _as_picture(image: Float[Tensor, "c h w"]) -> Any:
+def as_picture(image: Float[Tensor, "c h w"]) -> Any:
+    """An image with values in [0, 1] as the array [H, W, C] that ``imshow`` takes."""
     return image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
