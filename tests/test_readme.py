@@ -67,6 +67,17 @@ def test_links_lead_somewhere():
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
+def test_the_example_of_analysis_runs(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    (example,) = blocks("python", (ROOT / "docs" / "analysis.md").read_text())
+    names: dict = {}
+    exec(compile(example, "analysis.md", "exec"), names)
+    assert names["heat"].shape == (1, 16, 16)
+    assert capsys.readouterr().out.startswith("rank correlation ")
+    assert (folder / "explained.png").stat().st_size > 5000
+    assert (folder / "regimes.png").stat().st_size > 5000
+
+
 def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
     for number, name in enumerate(("cat", "dog")):
         (tmp_path / "photos" / name).mkdir(parents=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -27,9 +28,9 @@ def cdam(
 ) -> Float[Tensor, "batch k"]:
     """How much each Gaussian speaks for a class: ``S[i, c] = sum_j t[i, j] * d f_c / d t[i, j]``.
 
-    ``t`` are the tokens that the classifier's last attention reads (after the norm of its last block), ``f`` the logits,
-    as in evaluation mode. A score is what the logit would change by, to first order, for each time that the token is
-    added once more; below 0, the Gaussian speaks against the class. The class token has no score.
+    ``t`` are the tokens that the classifier's last attention reads (after the first norm of its last block), ``f`` the
+    logits, both as in evaluation mode. A score is the slope of the logit in the relative length of the token; below 0,
+    the Gaussian speaks against the class. The class token has no score.
 
     Whatever mode the model is in, training or evaluation, and whether gradients are recorded, makes no difference to
     the scores and is left as it was; parameters get no gradients.
@@ -55,7 +56,8 @@ def cdam(
 
     modes = [(module, module.training) for module in model.modules()]
     checkpointing = classifier.grad_checkpointing
-    handle = classifier.blocks[-1].norm1.register_forward_hook(start_here)
+    last_block: Any = classifier.blocks[-1]
+    handle = last_block.norm1.register_forward_hook(start_here)
     try:
         # tensors made in inference mode can't be differentiated
         with torch.inference_mode(False), torch.no_grad():
