@@ -76,6 +76,17 @@ def test_links_lead_somewhere():
         assert target.startswith("http") or (ROOT / target).exists(), target
 
 
+def test_the_example_of_analysis_runs(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    (example,) = blocks("python", (ROOT / "docs" / "analysis.md").read_text())
+    names: dict = {}
+    exec(compile(example, "analysis.md", "exec"), names)
+    assert names["heat"].shape == (1, 16, 16)
+    assert capsys.readouterr().out.startswith("rank correlation ")
+    assert (folder / "explained.png").stat().st_size > 5000
+    assert (folder / "regimes.png").stat().st_size > 5000
+
+
 def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
     for number, name in enumerate(("cat", "dog")):
         (tmp_path / "photos" / name).mkdir(parents=True)
@@ -86,12 +97,6 @@ def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
     exec(compile(example, "training.md", "exec"), {"photos": tmp_path / "photos", "out": tmp_path / "run"})
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert float(capsys.readouterr().out.split()[0]) in (0.0, 0.5, 1.0)
-
-
-def test_the_example_of_attribution_runs(capsys):
-    (example,) = blocks("python", (ROOT / "docs" / "reproduce.md").read_text())
-    exec(compile(example, "reproduce.md", "exec"), {})
-    assert "[2, 16, 16]" in capsys.readouterr().out
 
 
 def test_the_page_on_reproduction_names_every_target():

@@ -1,77 +1,190 @@
-"""Which Gaussians a class is decided by."""
+"""What a decision rests on: class-discriminative attention maps (CDAM), one score per Gaussian.
+
+From the GViT paper, "Explainability of the Gaussians", after Brocki et al. 2023, "Class-Discriminative Attention Maps
+for Vision Transformers".
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
+from torch.func import functional_call
 
-from gvit.gaussians import Gaussians
+from gvit.errors import InputError
+from gvit.gaussians import VISIBLE_OPACITY, Gaussians
 from gvit.models.gvit import GViT
 
 
 def cdam(
-    model: GViT, gaussians: Gaussians, classes: Int[Tensor, " batch"] | None = None
+    model: GViT,
+    inputs: Float[Tensor, "batch c h w"] | Gaussians,
+    classes: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch k"]:
-    """Class-discriminative attention maps (Brocki et al. 2023), a signed score for each Gaussian.
+    """How much each Gaussian speaks for a class: ``S[i, c] = sum_j t[i, j] * d f_c / d t[i, j]``.
 
-    ``S_i = sum_j t_ij * d f_c / d t_ij`` with t the tokens that go into the last block's attention, after its first
-    norm (GViT paper, Section 4); the class token has no score.
+    ``t`` are the tokens that the classifier's last attention reads (after the first norm of its last block), ``f`` the
+    logits, both as in evaluation mode. A score is the slope of the logit in the relative length of the token; below 0,
+    the Gaussian speaks against the class. The class token has no score.
+
+    Whatever mode the model is in, training or evaluation, and whether gradients are recorded, makes no difference to
+    the scores and is left as it was; parameters get no gradients.
 
     Args:
-        model: stays as it is, its mode included.
-        gaussians: raw [B, K, 9], as ``model.encode`` gives them.
-        classes: c of each image; the most probable class when None.
+        model: with images or Gaussians on its device.
+        inputs: images [B, C, H, W] in [0, 1], or Gaussians with raw [B, K, 9] as ``model.encode`` gives them.
+        classes: c, for all images or one each; the most probable class of each when None.
+
+    Returns:
+        Signed, unbounded scores [B, K], in logits.
+
+    Raises:
+        InputError: a class that the model doesn't have, or as many classes as there are no images.
+        ValueError: images of another size or number of channels.
     """
     classifier = model.classifier
-    tokens: list[Tensor] = []
+    read: list[Tensor] = []
 
-    def start_here(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-        tokens.append(output.detach().requires_grad_())
-        return tokens[0]
+    def start_here(_module: object, _inputs: object, output: Tensor) -> Tensor:
+        read.append(output.detach().requires_grad_())
+        return read[-1]
 
-    was_training = classifier.training
-    classifier.eval()
-    handle = classifier.blocks[-1].get_submodule("norm1").register_forward_hook(start_here)
+    modes = [(module, module.training) for module in model.modules()]
+    checkpointing = classifier.grad_checkpointing
+    last_block: Any = classifier.blocks[-1]
+    handle = last_block.norm1.register_forward_hook(start_here)
     try:
-        with torch.inference_mode(False), torch.enable_grad():
-            logits = classifier(gaussians.raw.detach().clone())
-            chosen = logits.argmax(-1) if classes is None else classes.to(logits.device)
-            (slopes,) = torch.autograd.grad(logits.gather(-1, chosen.unsqueeze(-1)).sum(), tokens[0])
+        # tensors made in inference mode can't be differentiated
+        with torch.inference_mode(False), torch.no_grad():
+            model.eval()
+            classifier.grad_checkpointing = False
+            gaussians = inputs if isinstance(inputs, Gaussians) else model.encode(inputs)
+            with torch.enable_grad():
+                # parameters without gradients: the graph has the last block and the head only
+                constants = {name: value.detach() for name, value in classifier.named_parameters()}
+                logits = functional_call(classifier, constants, (gaussians.raw.detach(),))
+                chosen = logits.gather(1, _class_per_image(classes, logits).unsqueeze(1))
+                (tokens,) = read
+                (gradients,) = torch.autograd.grad(chosen.sum(), tokens)
+            return (tokens.detach() * gradients).sum(-1)[:, classifier.num_prefix_tokens :]
     finally:
         handle.remove()
-        classifier.train(was_training)
-    scores = (tokens[0].detach() * slopes).sum(-1)
-    return scores[:, classifier.num_prefix_tokens :]
+        classifier.grad_checkpointing = checkpointing
+        for module, mode in modes:
+            module.training = mode
+
+
+def _class_per_image(
+    classes: int | Sequence[int] | Tensor | None, logits: Float[Tensor, "batch classes"]
+) -> Int[Tensor, " batch"]:
+    if classes is None:
+        return logits.argmax(1)
+    batch, count = logits.shape
+    chosen = torch.as_tensor(classes, device=logits.device)
+    if chosen.ndim == 0:
+        chosen = chosen.expand(batch)
+    if chosen.shape != (batch,) or chosen.is_floating_point():
+        raise InputError(f"classes must be one whole number, or {batch}, one per image, got {classes}")
+    if not ((chosen >= 0) & (chosen < count)).all():
+        raise InputError(f"classes must be from 0 to {count - 1}, got {classes}")
+    return chosen.long()
 
 
 def project_on_grid(
-    scores: Float[Tensor, "batch k"], gaussians: Gaussians, size: int = 16
-) -> Float[Tensor, "batch size size"]:
-    """The sum of the scores of the Gaussians with their centre in a cell, 0 where there is none (paper, Section 4).
+    scores: Float[Tensor, "*batch k"], gaussians: Gaussians, size: int = 16
+) -> Float[Tensor, "*batch size size"]:
+    """Scores per Gaussian as a picture of ``size`` x ``size`` equal cells that cover the image.
+
+    A cell has the sum of the scores of the Gaussians whose centres lie in it, so that the sum over the picture is the
+    sum over the Gaussians; 0 where there is none. (The paper assigns a score to the cell that contains the centre, and
+    leaves open what becomes of several.) Rows go down, columns to the right. The same input gives the same bits, on a
+    GPU, too.
 
     Args:
-        scores: one a Gaussian.
+        scores: one per Gaussian, any unit.
+        gaussians: raw of ``scores``' shape and 9.
+        size: cells along each side.
+
+    Raises:
+        InputError: there is not one score per Gaussian, or the size is below 1.
+    """
+    if scores.shape != gaussians.raw.shape[:-1]:
+        raise InputError(
+            f"there must be one score per Gaussian, got {list(scores.shape)} for {list(gaussians.raw.shape[:-1])}"
+        )
+    if size < 1:
+        raise InputError(f"size must be at least 1, got {size}")
+    centers = gaussians.centers.detach()
+    place = (centers / centers.new_tensor(gaussians.extent) + 1) * (size / 2)
+    # tanh reaches 1 in floating point: the far edges belong to the last cells
+    column, row = place.floor().long().clamp(0, size - 1).unbind(-1)
+    cells = torch.arange(size * size, device=scores.device)
+    inside = (row * size + column).unsqueeze(-1) == cells
+    # a masked sum and no scatter, whose order on a GPU is chance
+    return torch.where(inside, scores.unsqueeze(-1), 0).sum(-2).unflatten(-1, (size, size))
+
+
+@dataclass(frozen=True)
+class Relevance:
+    """What ``determinant_relevance`` found.
+
+    Attributes:
+        per_image: Spearman's rank correlation of each image, in [-1, 1]; NaN where it is undefined.
+        mean: over the images where it is defined; NaN if there is none.
+        std: standard deviation over them (of a sample); NaN below two.
+    """
+
+    per_image: tuple[float, ...]
+    mean: float
+    std: float
+
+    def __str__(self) -> str:
+        count = sum(math.isfinite(value) for value in self.per_image)
+        return f"rank correlation {self.mean:.3f}, standard deviation {self.std:.3f} over {count} images"
+
+
+def determinant_relevance(gaussians: Gaussians, scores: Float[Tensor, "batch k"]) -> Relevance:
+    """Do small Gaussians matter more? Spearman's correlation of ``-log det(Sigma)`` and ``abs(scores)``, per image.
+
+    A measured number for the GViT paper's claim that det(Sigma) is "a proxy for importance": 1 if the order by size,
+    from large to small, is the order by relevance, 0 if they have nothing to do with each other. Gaussians that are too
+    faint to be drawn have a covariance in name only and are left out.
+
+    Args:
         gaussians: raw [B, K, 9].
-        size: cells along each side of the canvas.
+        scores: of ``cdam``; the sign doesn't matter.
+
+    Returns:
+        A correlation per image, their mean and spread. It is undefined for an image with fewer than two Gaussians that
+        are drawn, or with all determinants, or all scores, equal.
+
+    Raises:
+        InputError: there is not one score per Gaussian.
     """
-    extent = gaussians.raw.new_tensor(gaussians.extent)
-    cells = ((gaussians.centers / extent + 1) / 2 * size).long().clamp(0, size - 1)
-    grid = scores.new_zeros(len(scores), size * size)
-    return grid.scatter_add(1, cells[..., 1] * size + cells[..., 0], scores).unflatten(1, (size, size))
+    from scipy.stats import spearmanr  # comes with scikit-learn
 
-
-def relevance_of_small_ones(
-    scores: Float[Tensor, "batch k"], gaussians: Gaussians
-) -> Float[Tensor, " batch"]:
-    """Spearman's rank correlation, over each image's Gaussians, of ``-det(Sigma)`` and ``|score|``.
-
-    The paper takes a small determinant for a sign of importance (Section 4): 1 where that holds without exception, 0
-    where the one says nothing about the other.
-    """
-    from scipy.stats import spearmanr
-
-    pairs = zip(-gaussians.determinants.detach().cpu(), scores.abs().cpu(), strict=True)
-    return torch.tensor([spearmanr(small.numpy(), score.numpy()).statistic for small, score in pairs])
+    if scores.ndim != 2 or scores.shape != gaussians.raw.shape[:-1]:
+        raise InputError(
+            f"there must be one score per Gaussian, got {list(scores.shape)} for {list(gaussians.raw.shape[:-1])}"
+        )
+    drawn = gaussians.detach().to("cpu", torch.float64)
+    # ranks are the same with and without the logarithm, but it can't underflow
+    sizes = drawn.scales.log().sum(-1)
+    correlations = []
+    for size, score, visible in zip(
+        -sizes, scores.detach().abs().cpu().double(), drawn.opacities >= VISIBLE_OPACITY, strict=True
+    ):
+        x, y = size[visible], score[visible]
+        defined = len(x) > 1 and x.min() < x.max() and y.min() < y.max()
+        correlations.append(float(spearmanr(x.numpy(), y.numpy()).statistic) if defined else math.nan)
+    values = torch.tensor([value for value in correlations if math.isfinite(value)], dtype=torch.float64)
+    return Relevance(
+        tuple(correlations),
+        values.mean().item() if len(values) else math.nan,
+        values.std().item() if len(values) > 1 else math.nan,
+    )

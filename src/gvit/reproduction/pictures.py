@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from gvit.analysis.attribution import cdam, relevance_of_small_ones
+from gvit.analysis.attribution import cdam, determinant_relevance
 from gvit.data.datasets import load_dataset
 from gvit.data.loading import EvaluationImages, eval_transform
 from gvit.fitting.optimise import fit
@@ -16,7 +16,7 @@ from gvit.models.gvit import GViT
 from gvit.models.registry import load_model
 from gvit.reproduction.jobs import Training
 from gvit.reproduction.targets import Measured, Row, Study, Target
-from gvit.viewing.paper import explanation_figure, regimes_figure
+from gvit.viewing.paper import explain_figure, regimes_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,8 +29,8 @@ def figure4(study: Study) -> Target:
     """Gaussians of the same images by three ways of making them (paper, Figure 4)."""
     seed = study.seeds[0]
     trainings = {
-        "no guidance": study.train(study.unguided, seed),
-        "guided": study.train(study.guided, seed),
+        "No guidance": study.train(study.unguided, seed),
+        "Gradient guidance": study.train(study.guided, seed),
     }
     rows = [Row(label, training, seed) for label, training in trainings.items()]
     title = "Gaussians by SGD, without and with guidance"
@@ -39,37 +39,45 @@ def figure4(study: Study) -> Target:
 
 def figure5(study: Study) -> Target:
     """Determinants, attribution and reconstruction (paper, Figure 5 and B.1)."""
-    rows = [Row("guided", study.train(study.guided, seed), seed) for seed in study.seeds]
-    trainings = [row.job for row in rows if isinstance(row.job, Training)]
+    settings = {"guided": study.guided, "no guidance": study.unguided}
+    rows = [
+        Row(label, study.train(config, seed), seed)
+        for label, config in settings.items()
+        for seed in study.seeds
+    ]
     title = "Determinants, class-discriminative attention, reconstruction"
-    return Target("figure5", title, rows, (), picture=partial(_draw_explanations, trainings))
+    return Target("figure5", title, rows, (), picture=partial(_draw_explanations, rows))
 
 
 def _draw_regimes(trainings: dict[str, Training]) -> tuple[Figure, list[Measured]]:
     models = {label: _gvit(training) for label, training in trainings.items()}
-    guided = models["guided"]
-    images, _ = _test_images(guided, trainings["guided"], _SHOWN)
+    guided = models["Gradient guidance"]
+    images, _ = _test_images(guided, trainings["Gradient guidance"], _SHOWN)
     fits = fit(images, guided.encoder.num_gaussians, _FIT_STEPS, scale_factor=guided.encoder.scale_factor)
     with torch.no_grad():
         learned = {label: model.encode(images) for label, model in models.items()}
-    return regimes_figure(images, {"SGD": fits.gaussians, **learned}), []
+    return regimes_figure(images, {"SGD Gaussians": fits.gaussians, **learned}), []
 
 
-def _draw_explanations(trainings: list[Training]) -> tuple[Figure, list[Measured]]:
-    correlations = []
-    for training in trainings:
-        model = _gvit(training)
-        images, _ = _test_images(model, training, None)
+def _draw_explanations(rows: list[Row]) -> tuple[Figure, list[Measured]]:
+    correlations: dict[str, list[float]] = {}
+    for row in rows:
+        assert isinstance(row.job, Training)
+        model = _gvit(row.job)
+        images, _ = _test_images(model, row.job, None)
         with torch.no_grad():
             gaussians = model.encode(images)
-        correlations.append(relevance_of_small_ones(cdam(model, gaussians), gaussians).mean().item())
-    model = _gvit(trainings[0])
-    images, labels = _test_images(model, trainings[0], _SHOWN)
+        relevance = determinant_relevance(gaussians, cdam(model, gaussians))
+        correlations.setdefault(row.label, []).append(relevance.mean)
+    assert isinstance(rows[0].job, Training)
+    model = _gvit(rows[0].job)
+    images, labels = _test_images(model, rows[0].job, _SHOWN)
     text = (
-        "rank correlation (Spearman) of -det and |CDAM| over an image's Gaussians, mean over all test images "
-        "(1: the smaller the more relevant, as the paper says)"
+        "rank correlation (Spearman) of -log det and |CDAM| over an image's Gaussians, mean over all test images "
+        "(1: the smaller the more relevant, as the paper says; 0: one has nothing to do with the other)"
     )
-    return explanation_figure(model, images, labels), [Measured(text, tuple(correlations))]
+    measured = [Measured(f"{label}: {text}", tuple(values)) for label, values in correlations.items()]
+    return explain_figure(model, images, labels), measured
 
 
 def _gvit(training: Training) -> GViT:

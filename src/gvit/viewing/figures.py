@@ -169,5 +169,5 @@ def save_figure(figure: Figure, path: Path) -> None:
 
 
 def as_picture(image: Float[Tensor, "c h w"]) -> Any:
-    """What ``imshow`` takes: [H, W, C] in [0, 1]."""
+    """An image with values in [0, 1] as the array [H, W, C] that ``imshow`` takes."""
     return image.clamp(0, 1).permute(1, 2, 0).cpu().numpy()
