@@ -17,18 +17,29 @@ ROOT = Path(__file__).parents[1]
 
 def provenance() -> dict[str, Any]:
     """Commit (with ``-dirty`` when code has changed since), machine and library versions."""
-    commit = _git("rev-parse", "--short=10", "HEAD").stdout.strip()
-    if _git("diff", "--quiet", "HEAD", "--", "src", "*.py").returncode:
-        commit += "-dirty"
+    libraries = ["torch", "numba", "numpy", "timm"]
+    if torch.cuda.is_available():
+        libraries.append("triton")
     return {
-        "commit": commit or "unknown",
+        "commit": _commit(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in ("torch", "numba", "numpy", "timm")},
+        "versions": {name: version(name) for name in libraries},
     }
+
+
+def _commit() -> str:
+    try:
+        commit = _git("rev-parse", "--short=10", "HEAD").stdout.strip()
+    except FileNotFoundError:
+        commit = ""
+    if not commit:  # a copy of the tree without its history: whoever made it knows
+        return os.environ.get("GVIT_COMMIT", "unknown")
+    changed = _git("diff", "--quiet", "HEAD", "--", "src", "*.py").returncode
+    return commit + "-dirty" if changed else commit
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -42,10 +53,12 @@ def describe(machine: dict[str, Any]) -> str:
     return f"commit {machine['commit']}, {where}, Python {machine['python']}, {versions}"
 
 
-def write_results(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    """``benchmarks/results/NAME.json``: settings, provenance and rows."""
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+def write_results(
+    name: str, settings: dict[str, Any], rows: list[dict[str, Any]], folder: Path | None = None
+) -> Path:
+    """``benchmarks/results/NAME.json``, or in another folder: settings, provenance and rows."""
+    path = (folder or ROOT / "benchmarks" / "results") / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings, "provenance": provenance(), "rows": rows}
     # whole or not at all: some benchmarks go on from here
     partial = path.with_suffix(".partial")
