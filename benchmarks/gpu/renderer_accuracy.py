@@ -6,7 +6,7 @@ Hardware: one GPU. Expected time: two or three minutes, most of it for the refer
 rounding may decide (an estimate, not measured). Aim: images within 1e-5, gradients within 1e-5 relative L2, two calls
 bit-identical; the bounds that the tests hold the CPU backend to.
 
-For K Gaussians of 64, 512 and 1,024 on canvases from 32 to 448 px, odd and non-square ones too, plus the tests' difficult
+For 64, 512 and 1,024 Gaussians on canvases from 32 to 448 px, odd and non-square ones too, plus the tests' difficult
 scenes. Errors are those of ``tests/rendering/scenes.py``: of a random linear loss, without the pixels where alpha lies
 so near a threshold that rounding decides, which have an error of their own (``near``). The reference is drawn in
 bands, whose gradients add up, in float64 on the GPU.
@@ -29,7 +29,14 @@ import scenes
 
 COUNTS = (64, 512, 1024)
 # batch, height, width, rows in a band
-CANVASES = ((8, 32, 32, 32), (4, 33, 47, 33), (2, 97, 61, 32), (1, 224, 224, 32), (1, 301, 447, 16), (1, 448, 448, 16))
+CANVASES = (
+    (8, 32, 32, 32),
+    (4, 33, 47, 33),
+    (2, 97, 61, 32),
+    (1, 224, 224, 32),
+    (1, 301, 447, 16),
+    (1, 448, 448, 16),
+)
 TOY_COUNTS, TOY_CANVASES = (5, 9), ((2, 8, 8, 8), (1, 9, 13, 5))
 BOUND = 1e-5
 
@@ -83,7 +90,9 @@ def table(rows: list[dict]) -> str:
         good = row["repeats"] and max(row["image"], *errors) <= BOUND and row["near"] <= scenes.ALPHA_MIN
         shown = [f"{error:.1e}" for error in (row["image"], *errors)]
         cosine = f"1 - {1 - min(row['cosine'].values()):.0e}"
-        lines.append([row["scene"], row["batch"], row["count"], row["size"], *shown, cosine, row["repeats"], good])
+        lines.append(
+            [row["scene"], row["batch"], row["count"], row["size"], *shown, cosine, row["repeats"], good]
+        )
     return markdown(header, lines)
 
 

@@ -24,6 +24,7 @@ import torch
 from session import Results, arguments, begin, forget_peak, markdown, milliseconds, peak_gib
 from torch import Tensor
 
+from gvit.errors import first_line
 from gvit.rendering import rasterize
 from render import SEED, pairs, scene
 
@@ -87,18 +88,27 @@ def measure(draw: Draw, inputs: list[Tensor], repeats: int, device: str) -> dict
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(SEED)).to(device)
     times: dict[str, list[float]] = {"forward": [], "backward": []}
     results: list[list[Tensor]] = []
+
+    def forward() -> None:
+        results.append([draw(*inputs)])
+
+    def backward() -> None:
+        results[-1].extend(torch.autograd.grad(results[-1][0], inputs, grad))
+
     forget_peak(device)
-    for turn in range(repeats + repeats // 4 + 1):
-        made: list[Tensor] = []
-        forward = milliseconds(device, lambda made=made: made.append(draw(*inputs)))
-        backward = milliseconds(device, lambda made=made: made.extend(torch.autograd.grad(made[0], inputs, grad)))
-        results = [*results[-1:], made]
-        if turn > repeats // 4:  # what comes before warms up
-            times["forward"].append(forward)
-            times["backward"].append(backward)
-    row: dict = {f"{name}_ms": statistics.median(series) for name, series in times.items()}
-    row |= {f"{name}_worst_ms": max(series) for name, series in times.items()}
-    return row | {"peak_gib": peak_gib(device), "repeats": all(map(torch.equal, *results))}
+    warm_up = repeats // 4 + 1
+    for turn in range(warm_up + repeats):
+        results.clear()
+        taken = {"forward": milliseconds(device, forward), "backward": milliseconds(device, backward)}
+        if turn >= warm_up:
+            for way, time in taken.items():
+                times[way].append(time)
+    row: dict = {f"{way}_ms": statistics.median(series) for way, series in times.items()}
+    row |= {f"{way}_worst_ms": max(series) for way, series in times.items()}
+    row["peak_gib"] = peak_gib(device)
+    forward()
+    backward()
+    return row | {"repeats": all(map(torch.equal, *results))}
 
 
 def contest(name: str, case: tuple[int, int, int], who: str, repeats: int, device: str) -> dict:
@@ -121,12 +131,28 @@ def contest(name: str, case: tuple[int, int, int], who: str, repeats: int, devic
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "gsplat"
         return row | {"problem": "not installed" if missing else f"cannot be imported: {error}"}
-    except (RuntimeError, TypeError) as error:  # no room, a build that fails, another version's arguments
-        return row | {"problem": f"{type(error).__name__}: {str(error).splitlines()[0]}"}
+    except (
+        RuntimeError,
+        TypeError,
+        AssertionError,
+        AttributeError,
+    ) as error:  # no room, or gsplat's own reasons
+        return row | {"problem": f"{type(error).__name__}: {first_line(error)}"}
 
 
 def table(rows: list[dict]) -> str:
-    header = ["case", "by", "B", "K", "px", "forward ms", "backward ms", "us an image", "peak GiB", "same bits"]
+    header = [
+        "case",
+        "by",
+        "B",
+        "K",
+        "px",
+        "forward ms",
+        "backward ms",
+        "us an image",
+        "peak GiB",
+        "same bits",
+    ]
     lines = []
     for row in rows:
         known = [row["case"], row["who"], row["batch"], row["count"], row["size"]]
