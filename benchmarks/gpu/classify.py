@@ -48,14 +48,18 @@ GUIDED = "GViT, guided"
 KEPT = ("num_images", "top1", "psnr", "ssim", "step", "epoch", "moved")
 
 
-def train(recipe: str, row: str, seed: int, flags: list[str], where: list[str], folder: Path) -> dict:
-    """One run from wherever it stands; ``flags`` decide its result, ``where`` only how it comes about."""
-    decides = hashlib.sha1(" ".join(flags).encode()).hexdigest()[:6]
-    name = row.lower().replace(",", "").replace(" ", "-")
-    out = folder / recipe / f"{name}-{seed}-{decides}"
+def train(
+    out: Path, recipe: str, row: str, seed: int, flags: list[str], where: list[str], deadline: float
+) -> dict | None:
+    """One run from wherever it stands; None where it is too late to begin.
+
+    ``flags`` decide its result, ``where`` only how it comes about.
+    """
     finished = out / "result.json"
     if finished.exists():
         return json.loads(finished.read_text())
+    if time.monotonic() > deadline:
+        return None
     out.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "gvit", "train"]
     if (out / "config.json").exists():
@@ -102,7 +106,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time")
     parser.add_argument("--workers", type=int, help="processes that load images, per run; by the cores")
     options, extra = parser.parse_known_args()
-    started = time.monotonic()
+    deadline = time.monotonic() + 60 * options.minutes
     device = begin(options)
     if not options.dry_run and options.data_dir is None:
         parser.error("--data-dir FOLDER is missing")
@@ -122,15 +126,17 @@ def main() -> None:
     flags = {row: named[row] + shared for row in order}
     results = Results(f"classify_{options.recipe}", options, flags=flags, workers_used=workers)
 
-    def in_time(row: str, seed: int) -> dict | None:
-        if time.monotonic() - started > 60 * options.minutes:
-            return None
-        return train(options.recipe, row, seed, flags[row], where, folder)
+    def job(row: str, seed: int) -> dict | None:
+        # runs with other flags lie elsewhere
+        decides = hashlib.sha1(" ".join(flags[row]).encode()).hexdigest()[:6]
+        name = row.lower().replace(",", "").replace(" ", "-")
+        out = folder / options.recipe / f"{name}-{seed}-{decides}"
+        return train(out, options.recipe, row, seed, flags[row], where, deadline)
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        waiting = [pool.submit(in_time, row, seed) for seed in options.seeds for row in order]
-        for job in as_completed(waiting):
-            result = job.result()
+        waiting = [pool.submit(job, row, seed) for seed in options.seeds for row in order]
+        for run in as_completed(waiting):
+            result = run.result()
             if result is not None:
                 results.add(result)
 
