@@ -76,7 +76,7 @@ def assemble(folder: Path, sources: dict[str, Path | None], dry: bool) -> None:
             images = load_dataset("digits" if dry else kind, split, sources[name])
             target = partial / place / name
             target.mkdir(parents=True, exist_ok=True)
-            for i in range(min(len(images), 8 if dry else count if split == "train" else len(images))):
+            for i in range(min(len(images), 4 if dry else count if split == "train" else len(images))):
                 images.load(i).save(target / f"{i:05}.ppm")
                 for again in range(1, times if split == "train" else 1):
                     (target / f"{i:05}-{again}.ppm").unlink(missing_ok=True)
@@ -90,7 +90,7 @@ def configuration(images: Path, epochs: float, workers: int, dry: bool) -> Train
         data=DataConfig(
             "folder",
             images,
-            batch_size=16 if dry else 256,
+            batch_size=8 if dry else 256,
             workers=0 if dry else workers,
             crop_pct=1.0,
             min_crop=0.5,

@@ -10,8 +10,8 @@ the same bits every time.
 Medians over turns after a warm-up, by CUDA events: from the first kernel's turn to the last one's end, so that waiting
 for the CPU counts, too. The scenes are those of ``benchmarks/render.py``. gsplat draws the same Gaussians as surfels
 that face a camera at distance 1, each a little behind the one before, so that its order is ours; it has no
-blur but a lower bound on what a pixel sees, so its picture differs a little: by how much, stands beside it. Dense
-PyTorch has room for few images: its time per image is what compares.
+blur but a lower bound on what a pixel sees, so its picture differs a little: by how much, stands beside it; and it
+always draws normals, too. Dense PyTorch has room for few images: its time per image is what compares.
 """
 
 from __future__ import annotations
@@ -65,8 +65,8 @@ def by_gsplat(size: int) -> Draw:
             scales * depth[..., None],
             opacities,
             colors,
-            torch.eye(4, device=centers.device).expand(batch, 1, 4, 4),
-            camera.expand(batch, 1, 3, 3),
+            torch.eye(4, device=centers.device).repeat(batch, 1, 1, 1),
+            camera.repeat(batch, 1, 1, 1),
             size,
             size,
         )[0]
