@@ -70,12 +70,12 @@ class Results:
     def add(self, row: dict[str, Any]) -> None:
         """Keep a row and say that it is there."""
         self.rows.append(row)
-        self.path = write_results(self.name, self.settings, self.rows, self.folder)
+        write_results(self.name, self.settings, self.rows, self.folder)
         print(", ".join(f"{key} {show(value)}" for key, value in row.items()), flush=True)
 
     def finish(self, table: str) -> None:
         """Print where the numbers are from, then the table."""
-        print(f"\n{self.path}\n{describe(provenance())}\n\n{table}")
+        print(f"\n{self.folder / self.name}.json, {describe(provenance())}\n\n{table}")
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -87,6 +87,12 @@ def test_classify_trains_nothing_twice_and_begins_nothing_too_late(tmp_path):
     assert "1 of 2 runs not begun" in printed
 
 
+def test_classify_without_time_has_an_empty_table(tmp_path):
+    ran = run("classify", "cifar10", "--dry-run", "--out", str(tmp_path), "--minutes", "0")
+    assert ran.returncode == 0, ran.stderr
+    assert "15 of 15 runs not begun" in ran.stdout
+
+
 def test_pretrain_publishes_an_encoder(tmp_path):
     content, _ = dry_run(tmp_path, "pretrain", "--publish", str(tmp_path / "published"))
     assert [row["set"] for row in content["rows"]] == ["cifar10", "imagenette"]
