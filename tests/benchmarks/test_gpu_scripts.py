@@ -80,7 +80,9 @@ def test_classify_trains_a_row(tmp_path):
 
 
 def test_classify_trains_nothing_twice(tmp_path):
-    content, _ = dry_run(tmp_path, "classify", "imagenette", "--rows", "0", "--seeds", "0", "0", "--jobs", "1")
+    content, _ = dry_run(
+        tmp_path, "classify", "imagenette", "--rows", "0", "--seeds", "0", "0", "--jobs", "1"
+    )
     first, second = content["rows"]
     assert first == second  # the seconds that it took, too
 
