@@ -14,10 +14,12 @@ __all__ = ["ROOT", "describe", "provenance", "write_results"]
 ROOT = Path(__file__).parents[1]
 
 
-def write_results(name: str, settings: dict[str, Any], rows: list[dict[str, Any]]) -> Path:
-    """``benchmarks/results/NAME.json``: settings, provenance and rows."""
-    path = ROOT / "benchmarks" / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+def write_results(
+    name: str, settings: dict[str, Any], rows: list[dict[str, Any]], folder: Path | None = None
+) -> Path:
+    """``benchmarks/results/NAME.json``, or in another folder: settings, provenance and rows."""
+    path = (folder or ROOT / "benchmarks" / "results") / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings, "provenance": provenance(), "rows": rows}
     # whole or not at all: some benchmarks go on from here
     partial = path.with_suffix(".partial")

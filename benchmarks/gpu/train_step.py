@@ -1,0 +1,171 @@
+"""What a training step of GViT-S costs on a GPU: images a second, each part's share, memory.
+
+    PYTHONPATH=src python benchmarks/gpu/train_step.py
+
+Hardware: one GPU of 80 GB or more. Expected time: about five minutes, most of it compilation (an estimate, not
+measured). Aim, at 224 px with 512 Gaussians, bf16, compiled: the renderer at most 10 % of the step, 3,000 images a
+second on an H200; and 1,024 Gaussians at 448 px train at all.
+
+The step is an ordinary one of the guided phase, in which all parts are at work, on random pixels that lie on the GPU
+already: loading is nobody's time. ``loop`` is the training loop's own step, from which the images a second are; the
+parts are those of ``benchmarks/train_step.py``, with the GPU brought to rest between them, so that their sum is a
+little more. The batch is halved until it fits.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from session import Results, arguments, begin, forget_peak, markdown, milliseconds, peak_gib
+
+from gvit.data.loading import Batch
+from gvit.gaussians import NUM_FIELDS
+from gvit.recipes import debug
+from gvit.training.config import ComputeConfig, TrainConfig
+from gvit.training.loop import Trainer
+from gvit.training.precision import autocast
+from gvit.training.run import Run
+from train_step import PARTS, Stopwatch, gvit_small, step_in_parts
+
+COMPUTED = PARTS[1:]  # all but the data
+AIM = {"renderer_share": 10, "images_per_second": 3000}
+SEED = 0
+
+
+class GpuStopwatch(Stopwatch):
+    """Seconds by part until the GPU is done with it; the networks' parts in the precision that they train in."""
+
+    def __init__(self, config: ComputeConfig, device: str) -> None:
+        super().__init__()
+        self.precision, self.device = config.precision, torch.device(device)
+
+    @contextmanager
+    def __call__(self, part: str) -> Iterator[None]:
+        networks = part in ("encoder", "classifier")
+        with super().__call__(part), autocast(self.precision, self.device) if networks else nullcontext():
+            yield
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+
+
+def cases(dry: bool) -> dict[str, tuple[TrainConfig, int]]:
+    """Configuration and largest batch by name."""
+    if dry:
+        tiny = replace(debug(), compute=ComputeConfig(precision="bf16"))
+        large = replace(tiny, model=replace(tiny.model, img_size=48, num_gaussians=24))
+        return {"tiny, 32 px, K=16": (tiny, 4), "tiny, 48 px, K=24": (large, 2)}
+    small = replace(gvit_small(), compute=ComputeConfig(precision="bf16", compile=True))
+    eager = replace(small, compute=ComputeConfig(precision="bf16"))
+    large = replace(small, model=replace(small.model, img_size=448, num_gaussians=1024))
+    return {
+        "GViT-S, 224 px, K=512": (small, 256),
+        "GViT-S, 448 px, K=1024": (large, 128),
+        "GViT-S, 224 px, K=512, not compiled": (eager, 256),
+    }
+
+
+def random_batch(trainer: Trainer, size: int) -> Batch:
+    """Pixels of no picture, on the device."""
+    torch.manual_seed(SEED)
+    model = trainer.model
+    return Batch(
+        torch.rand(size, 3, model.img_size, model.img_size, device=trainer.device),
+        torch.randint(model.num_classes, (size,), device=trainer.device),
+        torch.randn(size, model.encoder.num_gaussians, NUM_FIELDS, device=trainer.device),
+    )
+
+
+def measure(config: TrainConfig, batch_size: int, steps: int, device: str) -> dict:
+    """Medians over steps: milliseconds of the loop's step and of the parts."""
+    trainer = Trainer(config, Run(Path()), device)
+    trainer.model.train()
+    batch, step = random_batch(trainer, batch_size), trainer.schedule.steps_of("guide").start + 1
+    plan = trainer.schedule.plan(step)
+
+    def loop_step() -> None:
+        trainer.step = step
+        trainer.train_step([batch], plan)
+
+    warm_up = 3
+    for _ in range(warm_up):
+        loop_step()
+    forget_peak(device)
+    loop = statistics.median(milliseconds(device, loop_step) for _ in range(steps))
+    peak = peak_gib(device)
+    seconds: dict[str, list[float]] = defaultdict(list)
+    for turn in range(warm_up + steps):
+        watch = GpuStopwatch(config.compute, device)
+        step_in_parts(trainer, batch, watch)
+        if turn >= warm_up:
+            for part in COMPUTED:
+                seconds[part].append(watch.seconds[part])
+    parts = {part: 1e3 * statistics.median(times) for part, times in seconds.items()}
+    return {
+        "batch": batch_size,
+        "loop_ms": loop,
+        "images_per_second": 1e3 * batch_size / loop,
+        "peak_gib": peak,
+        "parts_ms": parts,
+        "renderer_share": 100 * parts["renderer"] / sum(parts.values()),
+    }
+
+
+def measure_what_fits(config: TrainConfig, batch_size: int, steps: int, device: str) -> dict:
+    """The first of the batch and its halves that has room."""
+    while batch_size:
+        torch.compiler.reset()  # another batch would be compiled for any size, and be slower
+        try:
+            return measure(config, batch_size, steps, device)
+        except torch.OutOfMemoryError:
+            batch_size //= 2
+    return {"problem": "one image does not fit"}
+
+
+def table(rows: list[dict]) -> str:
+    header = ["", "batch", "images/s", "step ms", "peak GiB", *(f"{part} %" for part in COMPUTED)]
+    lines = []
+    for row in rows:
+        if "problem" in row:
+            lines.append([row["case"], row["problem"], *[None] * (len(header) - 2)])
+            continue
+        total = sum(row["parts_ms"].values())
+        shares = [100 * row["parts_ms"][part] / total for part in COMPUTED]
+        lines.append(
+            [row["case"], row["batch"], row["images_per_second"], row["loop_ms"], row["peak_gib"], *shares]
+        )
+    return markdown(header, lines)
+
+
+def verdict(rows: list[dict]) -> str:
+    """The aims beside what was measured."""
+    first, large = rows[0], rows[1]
+    lines = []
+    if "problem" not in first:
+        lines = [
+            f"renderer: {first['renderer_share']:.1f} % of the step, aim at most {AIM['renderer_share']} %",
+            f"images a second: {first['images_per_second']:.0f}, aim {AIM['images_per_second']} on an H200",
+        ]
+    fits = large.get("problem") or f"trains with a batch of {large['batch']}"
+    return "\n".join([*lines, f"{large['case']}: {fits}"])
+
+
+def main() -> None:
+    parser = arguments(__doc__)
+    parser.add_argument("--steps", type=int, default=30, help="steps that are timed")
+    options = parser.parse_args()
+    device = begin(options)
+    steps = 1 if options.dry_run else options.steps
+    results = Results("train_step", options, seed=SEED, timed=steps)
+    for name, (config, batch_size) in cases(options.dry_run).items():
+        results.add({"case": name} | measure_what_fits(config, batch_size, steps, device))
+    results.finish(f"{table(results.rows)}\n\n{verdict(results.rows)}")
+
+
+if __name__ == "__main__":
+    main()

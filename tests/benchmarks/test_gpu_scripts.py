@@ -1,0 +1,115 @@
+"""The scripts for a GPU run through on the CPU at a toy size, so that no time on a GPU is lost to a typing error."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+SCRIPTS = ROOT / "benchmarks" / "gpu"
+RESULTS = ROOT / "benchmarks" / "results"
+
+
+def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "OMP_NUM_THREADS": "1",
+        "NUMBA_NUM_THREADS": "1",
+    }
+    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *arguments]
+    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+
+
+def dry_run(out: Path, script: str, *arguments: str) -> tuple[dict, str]:
+    """What a dry run writes and prints; it writes nowhere else."""
+    before = {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
+    ran = run(script, *arguments, "--dry-run", "--out", str(out))
+    assert ran.returncode == 0, ran.stderr
+    assert {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()} == before
+    (file,) = out.glob("gpu_*.json")
+    content = json.loads(file.read_text())
+    assert content["settings"]["dry_run"] is True
+    assert content["provenance"].keys() >= {"commit", "gpu", "versions"}
+    assert "\n| --- |" in ran.stdout
+    return content, ran.stdout
+
+
+def test_renderer_accuracy(tmp_path):
+    content, printed = dry_run(tmp_path, "renderer_accuracy")
+    for row in content["rows"]:
+        assert row["image"] <= 1e-5, row
+        assert max(row["relative_l2"].values()) <= 1e-5, row
+        assert row["repeats"], row
+    assert "| no |" not in printed
+
+
+def test_renderer_speed(tmp_path):
+    content, printed = dry_run(tmp_path, "renderer_speed")
+    assert [row["who"].split()[0] for row in content["rows"]] == [
+        "cuda",
+        "cuda",
+        "reference",
+        "gsplat",
+        "gsplat",
+    ]
+    for row in content["rows"]:
+        assert row.get("problem") == "not installed" or row["forward_ms"] > 0
+    assert "aim under 2 ms" in printed
+
+
+def test_train_step(tmp_path):
+    content, printed = dry_run(tmp_path, "train_step")
+    for row in content["rows"]:
+        assert set(row["parts_ms"]) == {"encoder", "renderer", "losses", "classifier", "optimizer"}
+        assert row["images_per_second"] > 0
+    assert "aim at most 10 %" in printed
+
+
+def test_classify_trains_a_row(tmp_path):
+    content, _ = dry_run(tmp_path, "classify", "cifar10", "--rows", "2", "--seeds", "0")
+    (row,) = content["rows"]
+    assert row["row"] == "GViT, guided"
+    assert row["psnr"] > 0
+    assert row["moved"] is not None
+
+
+def test_classify_trains_nothing_twice(tmp_path):
+    content, _ = dry_run(
+        tmp_path, "classify", "imagenette", "--rows", "0", "--seeds", "0", "0", "--jobs", "1"
+    )
+    first, second = content["rows"]
+    assert first == second  # the seconds that it took, too
+
+
+def test_classify_without_time_has_an_empty_table(tmp_path):
+    ran = run("classify", "cifar10", "--dry-run", "--out", str(tmp_path), "--minutes", "0")
+    assert ran.returncode == 0, ran.stderr
+    assert "15 of 15 runs not begun" in ran.stdout
+
+
+def test_pretrain_publishes_an_encoder(tmp_path):
+    content, _ = dry_run(tmp_path, "pretrain", "--publish", str(tmp_path / "published"))
+    assert [row["set"] for row in content["rows"]] == ["cifar10", "imagenette"]
+    assert content["settings"]["bytes"] <= 15_000_000
+    (weights,) = (tmp_path / "published").glob("*.safetensors")
+    assert weights.stat().st_size == content["settings"]["bytes"]
+    assert "ImageNet photographs" in weights.with_suffix(".md").read_text()
+    # another process, which knows nothing of the script, reads it
+    import gvit
+
+    model = gvit.load_model(weights)
+    assert model.encode(torch.rand(1, 3, 64, 64)).raw.shape == (1, 8, 9)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_one_line():
+    ran = run("renderer_speed")
+    assert ran.returncode == 2
+    assert len(ran.stderr.splitlines()) == 1
+    assert "needs a GPU" in ran.stderr
