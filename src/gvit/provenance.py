@@ -17,22 +17,25 @@ _SOURCE = Path(__file__).parent
 
 
 def provenance() -> dict[str, Any]:
-    """Version of gvit, commit where it runs from a clone (with ``-dirty`` when code has changed since), machine."""
-    commit = _git("rev-parse", "--short=10", "HEAD").stdout.strip()
-    if _git("ls-files", "--error-unmatch", __file__).returncode:
-        commit = ""  # some other repository holds the environment that gvit is installed in
-    elif _git("diff", "--quiet", "HEAD", "--", ":/src", ":/*.py").returncode:
-        commit += "-dirty"
+    """Commit where gvit runs from a clone (with ``-dirty`` when code has changed since), machine, versions."""
+    libraries = ["torch", "numba", "numpy", "timm", *["triton"] * torch.cuda.is_available()]
     return {
-        "commit": commit or "unknown",
+        "commit": _commit(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "python": platform.python_version(),
-        "versions": {"gvit": __version__}
-        | {name: version(name) for name in ("torch", "numba", "numpy", "timm")},
+        "versions": {"gvit": __version__} | {name: version(name) for name in libraries},
     }
+
+
+def _commit() -> str:
+    # some other repository may hold the environment that gvit is installed in
+    if _git("ls-files", "--error-unmatch", __file__).returncode:
+        return os.environ.get("GVIT_COMMIT", "unknown")  # a copy without its history: whoever made it knows
+    changed = _git("diff", "--quiet", "HEAD", "--", ":/src", ":/*.py").returncode
+    return _git("rev-parse", "--short=10", "HEAD").stdout.strip() + ("-dirty" if changed else "")
 
 
 def describe(machine: dict[str, Any]) -> str:
