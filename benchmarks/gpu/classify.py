@@ -12,7 +12,7 @@ CIFAR-10, 50 s at the least, and 100 epochs of 2,500 on Imagenette, 25 s at the 
 steps (97 and 19 an epoch) has not been measured; the models are small, so that starting kernels is likely to decide,
 which is why two rows are trained at a time. Five rows of one seed in 5 to 10 minutes, then.
 
-Rows are those of ``benchmarks/compare.py``, every row of a seed before the next seed, each a ``gvit train`` of its own
+Rows are those of ``gvit reproduce comparison`` and raw tokens, every row of a seed before the next seed, each a ``gvit train`` of its own
 in ``runs/gpu``. What is finished there is not trained again, what was cut off goes on from its last evaluation, and
 no new run begins once ``--minutes`` are over. Flags that are not this script's (``--epochs``, ``--compile``) go to
 ``gvit train``, for every row.
@@ -30,9 +30,10 @@ import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from compare import rows, table
 from session import Results, arguments, begin
 
+from gvit.recipes import load_recipe
+from gvit.reproduction.report import spread
 from provenance import ROOT
 
 # Batches that a GPU is worth starting for. The rate per image falls with the root of the batch's growth.
@@ -46,6 +47,31 @@ TOY_FLAGS = (
 )
 GUIDED = "GViT, guided"
 KEPT = ("num_images", "top1", "psnr", "ssim", "step", "epoch", "moved")
+
+
+def rows(recipe: str) -> dict[str, list[str]]:
+    """Name and flags of each row; without guidance its epochs go to the phase before."""
+    schedule = load_recipe(recipe).schedule
+    both = schedule.classify_epochs + schedule.guide_epochs
+    unguided = ["--classify-epochs", str(both), "--guide-epochs", "0"]
+    return {
+        "patch ViT": ["--model", "vit_tiny_patch8"],
+        "GViT, no guidance": unguided,
+        GUIDED: [],
+        "GViT, joint": [*unguided, "--gradient", "joint"],
+        "GViT, guided, raw tokens": ["--tokens", "raw"],
+    }
+
+
+def table(results: list[dict]) -> str:
+    """Markdown; mean and standard deviation over the seeds."""
+    lines = ["| | seeds | top-1 % | PSNR dB | SSIM |", "| --- | --- | --- | --- | --- |"]
+    for name in dict.fromkeys(result["row"] for result in results):
+        mine = [result for result in results if result["row"] == name]
+        cells = [spread([100 * r["top1"] for r in mine])]
+        cells += [spread([r[key] for r in mine], digits) for key, digits in (("psnr", 2), ("ssim", 3))]
+        lines.append(f"| {name} | {len(mine)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def train(
