@@ -12,10 +12,10 @@ CIFAR-10, 50 s at the least, and 100 epochs of 2,500 on Imagenette, 25 s at the 
 steps (97 and 19 an epoch) has not been measured; the models are small, so that starting kernels is likely to decide,
 which is why two rows are trained at a time. Five rows of one seed in 5 to 10 minutes, then.
 
-Rows are those of ``gvit reproduce comparison`` and raw tokens, every row of a seed before the next seed, each a ``gvit train`` of its own
-in ``runs/gpu``. What is finished there is not trained again, what was cut off goes on from its last evaluation, and
-no new run begins once ``--minutes`` are over. Flags that are not this script's (``--epochs``, ``--compile``) go to
-``gvit train``, for every row.
+Rows are those of ``gvit reproduce comparison`` and raw tokens, every row of a seed before the next seed, each a
+``gvit train`` of its own in ``runs/gpu``. What is finished there is not trained again, what was cut off goes on from
+its last evaluation, and no new run begins once ``--minutes`` are over. Flags that are not this script's (``--epochs``,
+``--compile``) go to ``gvit train``, for every row.
 """
 
 from __future__ import annotations
