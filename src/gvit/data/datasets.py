@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from gvit.data.files import EXTENSIONS, open_image, to_rgb
+from gvit.data.files import EXTENSIONS, GAUSSIAN_EXTENSIONS, open_gaussians, open_image, to_rgb
 from gvit.errors import InputError, first_line, unknown_name
+from gvit.gaussians import Gaussians
 
 Split = Literal["train", "test"]
 
@@ -23,14 +24,17 @@ class LabelledImages:
     """One split of a data set.
 
     Attributes:
-        load: the i-th image, 8-bit RGB.
+        load: the i-th image, 8-bit RGB, or its Gaussians, raw [K, 9].
         labels: class index of each image.
         class_names: in the order of the indices.
+        example: for a set of Gaussians, those of one image; all others have as many and the same bounds. None for a
+            set of images.
     """
 
-    load: Callable[[int], Image.Image]
+    load: Callable[[int], Image.Image | Gaussians]
     labels: Sequence[int]
     class_names: Sequence[str]
+    example: Gaussians | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -62,7 +66,45 @@ def folder(split: Split, data_dir: Path | None = None) -> LabelledImages:
     Raises:
         InputError: no folder is given, or it holds no such folders, or a class of the test split is not in training.
     """
-    root = _existing(data_dir, "folder")
+    files, names = _class_folders(split, _existing(data_dir, "folder"), EXTENSIONS)
+    return LabelledImages(lambda i: open_image(files[i][0]), [label for _, label in files], names)
+
+
+def gaussians(split: Split, data_dir: Path | None = None) -> LabelledImages:
+    """Gaussians in class folders, a ``.safetensors`` file of raw [K, 9] for each image, as ``gvit fit FOLDER`` writes
+    them; folders, classes and splits as in ``folder``.
+
+    Raises:
+        InputError: as ``folder``; also on loading a file that is damaged, or whose Gaussians differ in number or
+            bounds from those of the first training file.
+    """
+    root = _existing(data_dir, "gaussians")
+    files, names = _class_folders(split, root, GAUSSIAN_EXTENSIONS)
+    first = files[0][0] if split == "train" else _class_folders("train", root, GAUSSIAN_EXTENSIONS)[0][0][0]
+    example = open_gaussians(first)
+
+    def load(row: int) -> Gaussians:
+        file = files[row][0]
+        loaded = open_gaussians(file)
+        if _kind(loaded) != _kind(example):
+            raise InputError(f"{file}: holds {_kind(loaded)}, but {first} {_kind(example)}")
+        return loaded
+
+    return LabelledImages(load, [label for _, label in files], names, example)
+
+
+def _kind(gaussians: Gaussians) -> str:
+    """What the Gaussians of all images of a set have in common."""
+    return (
+        f"{len(gaussians)} Gaussians with scale_factor {gaussians.scale_factor:g}, "
+        f"nominal_count {gaussians.nominal_count}, aspect {gaussians.aspect:g}"
+    )
+
+
+def _class_folders(
+    split: Split, root: Path, extensions: frozenset[str]
+) -> tuple[list[tuple[Path, int]], list[str]]:
+    """The files of a split with their labels, and the names of the classes; see ``folder``."""
     held_out = next((root / name for name in ("val", "test", "validation") if (root / name).is_dir()), None)
     if (root / "train").is_dir():
         if held_out is None:
@@ -72,17 +114,24 @@ def folder(split: Split, data_dir: Path | None = None) -> LabelledImages:
         unknown = set(_class_names(source)) - set(names)
         if unknown:
             raise InputError(f"{source}: classes that train/ does not have: {', '.join(sorted(unknown))}")
-        return _from_files(
-            [(file, label) for label, name in enumerate(names) for file in _images(source / name)], names
+        chosen = [
+            (file, label) for label, name in enumerate(names) for file in _files(source / name, extensions)
+        ]
+    else:
+        names = _class_names(root)
+        chosen = []
+        for label, name in enumerate(names):
+            files = _files(root / name, extensions)
+            order = np.random.default_rng(0).permutation(len(files))
+            held = set(order[: max(1, len(files) // 5)].tolist())
+            chosen += [(file, label) for i, file in enumerate(files) if (i in held) == (split == "test")]
+    empty = set(range(len(names))) - {label for _, label in chosen}
+    if empty:
+        what = "Gaussians" if extensions == GAUSSIAN_EXTENSIONS else "images"
+        raise InputError(
+            f"class folders without {what}: {', '.join(names[label] for label in sorted(empty))}"
         )
-    names = _class_names(root)
-    chosen = []
-    for label, name in enumerate(names):
-        files = _images(root / name)
-        order = np.random.default_rng(0).permutation(len(files))
-        held = set(order[: max(1, len(files) // 5)].tolist())
-        chosen += [(file, label) for i, file in enumerate(files) if (i in held) == (split == "test")]
-    return _from_files(chosen, names)
+    return chosen, names
 
 
 def _existing(data_dir: Path | None, dataset: str) -> Path:
@@ -100,18 +149,8 @@ def _class_names(root: Path) -> list[str]:
     return names
 
 
-def _images(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
-
-
-def _from_files(files: list[tuple[Path, int]], names: list[str]) -> LabelledImages:
-    labels = [label for _, label in files]
-    empty = set(range(len(names))) - set(labels)
-    if empty:
-        raise InputError(
-            f"class folders without images: {', '.join(names[label] for label in sorted(empty))}"
-        )
-    return LabelledImages(lambda i: open_image(files[i][0]), labels, names)
+def _files(folder: Path, extensions: frozenset[str]) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
 
 
 def parquet(split: Split, data_dir: Path | None = None) -> LabelledImages:
@@ -154,6 +193,7 @@ def parquet(split: Split, data_dir: Path | None = None) -> LabelledImages:
 DATASETS: dict[str, Callable[[Split, Path | None], LabelledImages]] = {
     "digits": digits,
     "folder": folder,
+    "gaussians": gaussians,
     "parquet": parquet,
 }
 

@@ -17,13 +17,14 @@ from torch import Tensor
 
 from gvit.errors import InputError, first_line, unknown_name
 from gvit.models.card import ModelCard, Preprocessing
+from gvit.models.frozen import GaussianViT
 from gvit.models.gvit import GViT
 from gvit.models.patch import PatchViT
 
 WEIGHTS_NAME = "model.safetensors"
 _METADATA_KEY = "gvit.model"
 
-ImageClassifier = GViT | PatchViT
+ImageClassifier = GViT | PatchViT | GaussianViT
 _Entrypoint = TypeVar("_Entrypoint", bound=Callable[..., ImageClassifier])
 
 _ENTRYPOINTS: dict[str, Callable[..., ImageClassifier]] = {}
@@ -45,8 +46,9 @@ def create_model(name: str, **kwargs: Any) -> ImageClassifier:
 
     Args:
         name: one of ``list_models()``.
-        **kwargs: arguments of ``gvit.models.gvit.GViT``, or of ``gvit.models.patch.PatchViT`` for a patch model,
-            that replace the named model's own, for example ``num_classes``, ``img_size``, ``num_gaussians``.
+        **kwargs: arguments of ``gvit.models.gvit.GViT``, of ``gvit.models.patch.PatchViT`` for a patch model, or of
+            ``gvit.models.frozen.GaussianViT`` for one of Gaussians, that replace the named model's own, for example
+            ``num_classes``, ``img_size``, ``num_gaussians``.
 
     Raises:
         ValueError: an unknown name (the nearest ones are given) or unusable arguments.
@@ -137,6 +139,34 @@ def gvit_small(**kwargs: Any) -> GViT:
 def gvit_base(**kwargs: Any) -> GViT:
     """GViT-B: ViT-S encoder and ViT-B classifier, 512 Gaussians at 224 px (paper, Section 3)."""
     return GViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})
+
+
+@register_model
+def gaussian_vit_tiny(**kwargs: Any) -> GaussianViT:
+    """The classifier of ``gvit_tiny`` over given Gaussians."""
+    return GaussianViT(
+        **{
+            "img_size": 32,
+            "num_gaussians": 32,
+            "embed_dim": 96,
+            "depth": 3,
+            "num_heads": 3,
+            "mlp_ratio": 2.0,
+            **kwargs,
+        }
+    )
+
+
+@register_model
+def gaussian_vit_small(**kwargs: Any) -> GaussianViT:
+    """The classifier of ``gvit_small`` over given Gaussians."""
+    return GaussianViT(**kwargs)
+
+
+@register_model
+def gaussian_vit_base(**kwargs: Any) -> GaussianViT:
+    """The classifier of ``gvit_base`` over given Gaussians."""
+    return GaussianViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})
 
 
 @register_model
