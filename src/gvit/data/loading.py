@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import InterpolationMode, v2
@@ -17,7 +16,8 @@ from torchvision.transforms import InterpolationMode, v2
 from gvit.data.datasets import LabelledImages
 from gvit.models.card import Preprocessing
 
-Transform = Callable[[Image.Image], Tensor]
+# from what LabelledImages.load gives, an image or its Gaussians
+Transform = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Augmentation:
 
 
 class Batch(NamedTuple):
-    """Images [B, 3, H, W] in [0, 1], labels [B], and for each image a draw of g0 [B, K, 9]."""
+    """Images [B, 3, H, W] in [0, 1] or raw Gaussians [B, K, 9], labels [B], and for each a draw of g0 [B, K, 9]."""
 
     images: Tensor
     labels: Tensor
@@ -104,7 +104,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class TrainingImages(Dataset[Batch]):
-    """Augmented images and their g0, indexed by (epoch, sample index)."""
+    """Augmented images (or Gaussians) and their g0, indexed by (epoch, sample index)."""
 
     def __init__(
         self, source: LabelledImages, transform: Transform, noise_shape: tuple[int, ...], seed: int
@@ -123,7 +123,7 @@ class TrainingImages(Dataset[Batch]):
 
 
 class EvaluationImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels, nothing random."""
+    """Images (or Gaussians) and labels, nothing random."""
 
     def __init__(self, source: LabelledImages, transform: Transform) -> None:
         self.source, self.transform = source, transform

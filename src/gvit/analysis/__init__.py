@@ -1,0 +1,1 @@
+"""What was learned, looked at from outside: representations, leakage, attribution."""
