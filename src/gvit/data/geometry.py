@@ -36,7 +36,7 @@ class AffineMap:
 def eval_map(preprocessing: Preprocessing, extent: tuple[float, float]) -> AffineMap:
     """The geometry of ``eval_transform``, for a canvas of half width and half height ``extent``."""
     size = preprocessing.img_size
-    # as there, the crop is of whole pixels
+    # the share that is left after rounding to whole pixels, as there
     return _whole(preprocessing, extent, size / round(size / preprocessing.crop_pct))
 
 
