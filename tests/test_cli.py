@@ -249,7 +249,7 @@ def test_models_lists_sizes_and_costs(capsys):
 def test_models_takes_patterns(capsys):
     assert main(["models", "*tiny*"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines[2:]] == ["gvit_tiny", "vit_tiny_patch8"]
+    assert [line.split()[0] for line in lines[2:]] == ["gaussian_vit_tiny", "gvit_tiny", "vit_tiny_patch8"]
     assert fails(capsys, "models", "gvit_tinny").startswith("unknown model 'gvit_tinny'; nearest: gvit_tiny")
     assert fails(capsys, "models", "resnet*").startswith("unknown model 'resnet*'; ")
 

@@ -5,7 +5,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gvit.gaussians import Gaussians, build_covariances, canonical_features
+from gvit.gaussians import Gaussians, build_covariances, canonical_features, transform_gaussians
+from gvit.rendering import rasterize, render
 
 
 def random_raw(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> torch.Tensor:
@@ -163,3 +164,103 @@ def test_canonical_features_are_finite_for_extreme_raw_numbers():
     features.sum().backward()
     assert features.isfinite().all()
     assert raw.grad.isfinite().all()
+
+
+IDENTITY = torch.eye(2, dtype=torch.float64)
+NOWHERE = torch.zeros(2, dtype=torch.float64)
+
+
+def around_the_middle(*shape: int, seed: int = 0, aspect: float = 1.0) -> Gaussians:
+    """Centres within 0.5 of the middle, and scales that no map of these tests brings to the bound."""
+    raw = random_raw(*shape, seed=seed)
+    raw[..., :2] = raw[..., :2].clamp(-0.5, 0.5)
+    raw[..., 2:4] = raw[..., 2:4].clamp_max(1.0)
+    return Gaussians(raw, scale_factor=4.0, nominal_count=64, aspect=aspect)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds)
+def test_an_affine_map_moves_centres_and_covariances(seed):
+    gaussians = around_the_middle(3, 6, seed=seed)
+    generator = torch.Generator().manual_seed(seed)
+    matrices = IDENTITY + 0.25 * torch.rand(3, 2, 2, generator=generator, dtype=torch.float64) - 0.125
+    matrices[0, :, 0] *= -1  # a mirror image
+    shifts = 0.2 * torch.rand(3, 2, generator=generator, dtype=torch.float64) - 0.1
+    moved = transform_gaussians(gaussians, matrices, shifts)
+    for image, (matrix, shift) in enumerate(zip(matrices, shifts, strict=True)):
+        torch.testing.assert_close(moved.centers[image], gaussians.centers[image] @ matrix.T + shift)
+        expected = matrix @ gaussians.covariances[image] @ matrix.T
+        torch.testing.assert_close(moved.covariances[image], expected)
+    torch.testing.assert_close(moved.colors, gaussians.colors)
+    torch.testing.assert_close(moved.opacities, gaussians.opacities)
+    # half a turn of the axes, which draws the same, would be news to raw tokens
+    assert (moved.angles - gaussians.angles).abs().max() <= math.pi / 2 + 1e-9
+
+
+def test_the_identity_leaves_raw_numbers_alone():
+    gaussians = Gaussians(random_raw(2, 50), 0.7, 50, 0.8)
+    gaussians.raw[..., 4] *= 5  # over many turns
+    same = transform_gaussians(gaussians, IDENTITY, NOWHERE)
+    torch.testing.assert_close(same.raw, gaussians.raw, rtol=1e-5, atol=1e-5)
+    assert (same.scale_factor, same.nominal_count, same.aspect) == (0.7, 50, 0.8)
+
+
+def test_a_mirror_image_is_drawn_mirrored():
+    gaussians = around_the_middle(2, 6, aspect=0.75)
+    mirrored = transform_gaussians(gaussians, torch.diag(torch.tensor([-1.0, 1.0])), torch.zeros(2))
+    torch.testing.assert_close(render(mirrored, 12, 16), render(gaussians, 12, 16).flip(-1))
+
+
+def test_a_quarter_turn_is_drawn_turned():
+    gaussians = around_the_middle(6, aspect=0.75)
+    clockwise = torch.tensor([[0.0, -1.0], [1.0, 0.0]])
+    turned = transform_gaussians(gaussians, clockwise, torch.zeros(2), aspect=1 / 0.75)
+    expected = render(gaussians, 12, 16).rot90(-1, (-2, -1))
+    torch.testing.assert_close(render(turned, 16, 12), expected)
+
+
+def test_a_shift_by_whole_pixels_shifts_the_picture():
+    gaussians = around_the_middle(6)
+    moved = transform_gaussians(gaussians, IDENTITY, torch.tensor([3.0, -2.0]) * (2 / 16))
+    picture, shifted = render(gaussians, 16, 16), render(moved, 16, 16)
+    torch.testing.assert_close(shifted[:, :-2, 3:], picture[:, 2:, :-3])
+
+
+def test_a_magnified_corner_is_drawn_as_the_corner():
+    gaussians = around_the_middle(8)
+    # the lower right quarter becomes the canvas; without blur, a Gaussian is magnified as it is
+    quarter = transform_gaussians(gaussians, 2 * IDENTITY, NOWHERE - 1, nominal_count=16)
+    inside = ((gaussians.centers > 0) & (gaussians.centers < 1)).all(-1)
+    assert 0 < inside.sum() < 8
+    visible = gaussians.replace_raw(gaussians.raw.clone())
+    visible.raw[~inside, 8] = -20
+    drawn = [rasterize(*g.in_pixels(n, n), n, n, blur=0.0)[0] for g, n in ((quarter, 16), (visible, 32))]
+    torch.testing.assert_close(drawn[0], drawn[1][:, 16:, 16:], rtol=1e-4, atol=1e-5)
+
+
+def test_what_leaves_the_canvas_is_not_drawn_at_its_border():
+    gaussians = Gaussians(torch.zeros(2, 9, dtype=torch.float64), nominal_count=2)
+    gaussians.raw[1, 0] = -1.0
+    moved = transform_gaussians(gaussians, IDENTITY, torch.tensor([1.1, 0.0]))
+    assert moved.opacities[0] < 1 / 255
+    assert moved.opacities[1] == pytest.approx(0.5)
+    assert (canonical_features(moved)[0] == 0).all()
+
+
+def test_thin_gaussians_stay_thin_in_float32():
+    raw = torch.zeros(1, 9)
+    raw[0, 2], raw[0, 3], raw[0, 4] = 5.0, -9.0, 0.3
+    gaussians = Gaussians(raw, nominal_count=4)
+    turn = torch.tensor([[math.cos(1.0), -math.sin(1.0)], [math.sin(1.0), math.cos(1.0)]])
+    moved = transform_gaussians(gaussians, turn, torch.zeros(2))
+    torch.testing.assert_close(moved.scales, gaussians.scales, rtol=1e-3, atol=0)
+    torch.testing.assert_close(moved.angles, gaussians.angles + 1.0)
+
+
+def test_other_bounds_keep_what_they_can_hold():
+    gaussians = around_the_middle(20)
+    same = transform_gaussians(gaussians, IDENTITY, NOWHERE, scale_factor=9.0, nominal_count=20)
+    torch.testing.assert_close(same.covariances, gaussians.covariances)
+    cut = transform_gaussians(gaussians, IDENTITY, NOWHERE, scale_factor=1.0)
+    assert (gaussians.scales > cut.spacing).any()
+    torch.testing.assert_close(cut.scales, gaussians.scales.clamp_max(cut.spacing), rtol=1e-5, atol=0)

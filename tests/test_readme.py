@@ -93,7 +93,7 @@ def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
         for i in range(5):
             picture = np.full((40, 60, 3), 40 * i + 20 * number, np.uint8)
             Image.fromarray(picture).save(tmp_path / "photos" / name / f"{i}.jpg")
-    (example,) = blocks("python", (ROOT / "docs" / "training.md").read_text())
+    example, _ = blocks("python", (ROOT / "docs" / "training.md").read_text())
     exec(compile(example, "training.md", "exec"), {"photos": tmp_path / "photos", "out": tmp_path / "run"})
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert float(capsys.readouterr().out.split()[0]) in (0.0, 0.5, 1.0)
@@ -104,6 +104,14 @@ def test_the_page_on_reproduction_names_every_target():
 
     page = (ROOT / "docs" / "reproduce.md").read_text()
     assert set(re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)) == set(TARGETS)
+
+
+def test_the_example_of_frozen_gaussians_runs(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    _, example = blocks("python", (ROOT / "docs" / "training.md").read_text())
+    exec(compile(example, "training.md", "exec"), {})
+    assert len(list((folder / "frozen").rglob("*.safetensors"))) == 1797
+    assert main(["train", "gaussians", "--data-dir", "frozen", "--epochs", "0.5"]) == 0
 
 
 def test_the_example_of_fitting_runs(tmp_path, monkeypatch, capsys):

@@ -259,7 +259,7 @@ def _describe(config: "TrainConfig") -> str:
 
 
 def _write_report(run: "Run") -> Path | None:
-    """The picture of a dozen test images, spread over the test set; a patch ViT has none."""
+    """The picture of a dozen test images, spread over the test set; a model without an encoder has none."""
     import torch
 
     from gvit.models.gvit import GViT
@@ -278,13 +278,14 @@ def _write_report(run: "Run") -> Path | None:
 
 def _load_with_test_images(run: "Run") -> "tuple[ImageClassifier, EvaluationImages]":
     from gvit.data.datasets import load_dataset
-    from gvit.data.loading import EvaluationImages, eval_transform
+    from gvit.data.inputs import eval_input
+    from gvit.data.loading import EvaluationImages
     from gvit.models.registry import load_model
 
     data = run.load_config().data
     model = load_model(run.folder)
     source = load_dataset(data.dataset, "test", data.data_dir)
-    return model, EvaluationImages(source, eval_transform(model.card.preprocessing))
+    return model, EvaluationImages(source, eval_input(model, source))
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ class Evaluation:
         num_images: how many.
         top1: share classified correctly.
         top5: share with the true class among the five most probable; None with five classes or fewer.
-        psnr: of the drawn Gaussians against the image, dB, mean over images; None for a patch ViT.
+        psnr: of the drawn Gaussians against the image, dB, mean over images; None for a model without an encoder.
         ssim: the same, structural similarity.
         confusion: counts, ``confusion[true][predicted]``.
     """

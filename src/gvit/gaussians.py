@@ -207,44 +207,6 @@ class Gaussians:
         covariances = lifted.covariances * pixels.unsqueeze(-1) * pixels
         return centers, covariances, lifted.colors, lifted.opacities
 
-    def transform(self, matrix: Float[Tensor, "2 2"], shift: Float[Tensor, 2]) -> Gaussians:
-        """The Gaussians of a picture that is mapped by ``position -> matrix @ position + shift``, canvas units.
-
-        Exact but for the bounds: a Gaussian whose centre leaves the canvas, where no raw number can put it, fades to an
-        opacity of 0, and standard deviations stay below ``scale_factor * spacing``. The first axis is the short one
-        after that, whatever it was before.
-
-        Args:
-            matrix: invertible.
-            shift: (x, y).
-        """
-        centers = self.centers @ matrix.mT + shift
-        variances, axes = torch.linalg.eigh(matrix @ self.covariances @ matrix.mT)
-        inside = (centers.abs() < centers.new_tensor(self.extent)).all(-1)
-        return Gaussians.from_values(
-            centers,
-            variances.clamp_min(0).sqrt(),
-            torch.atan2(axes[..., 1, 0], axes[..., 0, 0]),
-            self.colors,
-            self.opacities * inside,
-            scale_factor=self.scale_factor,
-            nominal_count=self.nominal_count,
-            aspect=self.aspect,
-        )
-
-    def rebound(self, scale_factor: float, nominal_count: int) -> Gaussians:
-        """The same picture in raw numbers for another bound on the scales, as far as that allows them."""
-        return Gaussians.from_values(
-            self.centers,
-            self.scales,
-            self.angles,
-            self.colors,
-            self.opacities,
-            scale_factor=scale_factor,
-            nominal_count=nominal_count,
-            aspect=self.aspect,
-        )
-
     def save(self, path: str | Path) -> None:
         """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all."""
         from safetensors.torch import save_file
@@ -272,6 +234,67 @@ class Gaussians:
                 return cls(file.get_tensor("raw"), **meta)
         except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
             raise ValueError(f"{path}: not a file of Gaussians written by gvit ({error})") from error
+
+
+def transform_gaussians(
+    gaussians: Gaussians,
+    matrix: Float[Tensor, "*#batch 2 2"],
+    shift: Float[Tensor, "*#batch 2"],
+    *,
+    scale_factor: float | None = None,
+    nominal_count: int | None = None,
+    aspect: float | None = None,
+) -> Gaussians:
+    """Gaussians under an affine map of the plane: of ``picture(p)`` they become ``picture(matrix^-1 (p - shift))``.
+
+    Centres become ``matrix @ centre + shift``, covariances ``matrix @ covariance @ matrix^T``; colours and opacities
+    stay. Two things the bounds can't hold. Standard deviations above the bound on the scales are cut to it. A
+    Gaussian whose centre leaves the canvas gets an opacity of almost 0 and is not drawn: ``tanh`` would keep it at
+    the border, where it never was. Such of it as lay inside is lost.
+
+    The first axis stays the one nearest to where the map takes it, and the angle moves by no more than a quarter
+    turn (it has period pi), so that raw numbers, too, change as little as they can; the identity leaves them.
+
+    Args:
+        gaussians: any number of batch dimensions.
+        matrix: invertible, canvas units to canvas units (x right, y down, the origin in the middle); one for all
+            images, or one for each.
+        shift: canvas units.
+        scale_factor: of the result; None keeps it.
+        nominal_count: of the result; None keeps it.
+        aspect: of the result's canvas; None keeps it.
+    """
+    matrix, shift = matrix.to(gaussians.raw), shift.to(gaussians.raw)
+    canvas = replace(
+        gaussians,
+        scale_factor=gaussians.scale_factor if scale_factor is None else scale_factor,
+        nominal_count=gaussians.nominal_count if nominal_count is None else nominal_count,
+        aspect=gaussians.aspect if aspect is None else aspect,
+    )
+    centers = gaussians.centers @ matrix.mT + shift.unsqueeze(-2)
+    each = matrix.unsqueeze(-3)  # the same map for all Gaussians of an image
+    covariances = each @ gaussians.covariances @ each.mT
+    xx, xy, yy = covariances[..., 0, 0], covariances[..., 0, 1], covariances[..., 1, 1]
+    long = ((xx + yy) / 2 + torch.hypot((xx - yy) / 2, xy)).sqrt()
+    # from the determinant: in a difference of eigenvalues, the width of a thin Gaussian would drown
+    short = gaussians.scales.prod(-1) * torch.linalg.det(matrix).abs().unsqueeze(-1) / long
+    long_angle = torch.atan2(2 * xy, xx - yy) / 2
+    first = torch.stack((gaussians.angles.cos(), gaussians.angles.sin()), -1) @ matrix.mT
+    along = (first[..., 0] * long_angle.cos() + first[..., 1] * long_angle.sin()).square()
+    stays_long = along >= first.square().sum(-1) / 2
+    angles = torch.where(stays_long, long_angle, long_angle + math.pi / 2)
+    angles = angles + math.pi * ((gaussians.angles - angles) / math.pi).round()
+    outside = (centers.abs() > centers.new_tensor(canvas.extent)).any(-1)
+    return Gaussians.from_values(
+        centers,
+        torch.where(stays_long.unsqueeze(-1), torch.stack((long, short), -1), torch.stack((short, long), -1)),
+        angles,
+        gaussians.colors,
+        gaussians.opacities.masked_fill(outside, 0),
+        scale_factor=canvas.scale_factor,
+        nominal_count=canvas.nominal_count,
+        aspect=canvas.aspect,
+    )
 
 
 def num_canonical_features(num_frequencies: int) -> int:

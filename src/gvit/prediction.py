@@ -11,8 +11,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gvit.data.files import open_image
+from gvit.data.inputs import read_gaussians
 from gvit.data.loading import eval_transform
 from gvit.errors import InputError
+from gvit.models.frozen import GaussianViT
 from gvit.models.registry import ImageClassifier
 
 
@@ -25,18 +27,22 @@ class Guess:
     probability: float
 
 
-def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Tensor, "n c h w"]:
+def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Tensor, "n ..."]:
     """Image files as the model wants them: [N, 3, H, W] in [0, 1], resized and cropped as in its evaluation.
 
+    For a model of given Gaussians, files of those: raw [N, K, 9].
+
     Raises:
-        InputError: a file is missing, is not an image, or is damaged.
+        InputError: a file is missing, is not an image (or holds no fitting Gaussians), or is damaged.
     """
+    if isinstance(model, GaussianViT):
+        return torch.stack([read_gaussians(path, model) for path in paths])
     transform = eval_transform(model.card.preprocessing)
     return torch.stack([transform(open_image(path)) for path in paths])
 
 
 @torch.inference_mode()
-def predict(model: ImageClassifier, images: Float[Tensor, "n c h w"], top_k: int = 3) -> list[list[Guess]]:
+def predict(model: ImageClassifier, images: Float[Tensor, "n ..."], top_k: int = 3) -> list[list[Guess]]:
     """The most probable classes of each image, best first; fewer where the model has fewer classes."""
     device = next(model.parameters()).device
     probabilities = model(images.to(device)).float().softmax(-1).cpu()

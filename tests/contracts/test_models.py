@@ -9,13 +9,13 @@ from timm.optim import param_groups_layer_decay
 
 import gvit
 from gvit.gaussians import Gaussians
-from gvit.models.classifier import GaussianViT
+from gvit.models.frozen import GaussianViT
 from gvit.models.gvit import GViT
 
 # the named models at a size that a test can afford; what a name decides beyond sizes stays
 SMALL = {"img_size": 32, "patch_size": 16, "num_classes": 4, "depth": 2}
-SMALL_GAUSSIAN = {"img_size": 32, "num_classes": 4, "depth": 2, "num_gaussians": 6}
 SMALL_GVIT = SMALL | {"num_gaussians": 6, "encoder_depth": 2}
+SMALL_GAUSSIAN = {"img_size": 32, "num_gaussians": 6, "num_classes": 4, "depth": 2}
 NAMES = gvit.list_models()
 GVIT_NAMES = gvit.list_models("gvit_*")
 GAUSSIAN_NAMES = gvit.list_models("gaussian_vit_*")
@@ -23,16 +23,16 @@ GAUSSIAN_NAMES = gvit.list_models("gaussian_vit_*")
 
 def small_model(name: str, **kwargs):
     torch.manual_seed(0)
-    sizes = SMALL_GVIT if name in GVIT_NAMES else SMALL_GAUSSIAN if name in GAUSSIAN_NAMES else SMALL
-    return gvit.create_model(name, **sizes | kwargs).eval()
+    small = SMALL_GVIT if name in GVIT_NAMES else SMALL_GAUSSIAN if name in GAUSSIAN_NAMES else SMALL
+    return gvit.create_model(name, **small | kwargs).eval()
 
 
-def inputs(model, count: int) -> torch.Tensor:
-    """What the model reads: images of its size, or raw Gaussians."""
-    draw = torch.Generator().manual_seed(0)
+def two_inputs(model) -> torch.Tensor:
+    """What the model reads of two images."""
+    generator = torch.Generator().manual_seed(0)
     if isinstance(model, GaussianViT):
-        return torch.randn(count, model.card.preprocessing.num_gaussians, 9, generator=draw)
-    return torch.rand(count, 3, model.img_size, model.img_size, generator=draw)
+        return torch.randn(2, model.num_gaussians, 9, generator=generator)
+    return torch.rand(2, 3, model.img_size, model.img_size, generator=generator)
 
 
 @pytest.fixture(scope="module", params=NAMES)
@@ -61,8 +61,8 @@ def awake(model):
 def test_a_named_model_works_at_its_own_size(name):
     model = gvit.create_model(name).eval()
     with torch.inference_mode():
-        logits = model(inputs(model, 1))
-    assert logits.shape == (1, 1000)
+        logits = model(two_inputs(model))
+    assert logits.shape == (2, 1000)
     assert logits.isfinite().all()
 
 
@@ -94,7 +94,7 @@ def test_every_kind_of_gvit_learns_at_every_number_of_gaussians(encoder, tokens,
 
 
 def test_predictions_do_not_depend_on_the_rest_of_the_batch(model):
-    images = inputs(model, 2)
+    images = two_inputs(model)
     torch.testing.assert_close(model(images[1:]), model(images)[1:], rtol=1e-4, atol=1e-5)
 
 
@@ -107,14 +107,15 @@ def test_gaussians_can_be_drawn_at_any_size(gvit_model, images):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_learns(name):
     model = awake(small_model(name)).train()
-    model(inputs(model, 2)).square().sum().backward()
+    images = two_inputs(model)
+    model(images).square().sum().backward()
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not dead
     assert all(p.grad.abs().max() > 0 for p in model.parameters() if p.ndim > 1)
 
 
 def test_save_and_load_give_the_same_model(model, tmp_path):
-    images = inputs(model, 2)
+    images = two_inputs(model)
     gvit.save_model(model, tmp_path / "model.safetensors")
     for path in (tmp_path, tmp_path / "model.safetensors"):
         loaded = gvit.load_model(path)
@@ -141,7 +142,7 @@ def saved_and_gradients(model, images):
 @pytest.mark.parametrize("name", NAMES)
 def test_gradient_checkpointing_keeps_less_and_changes_nothing(name):
     model = awake(small_model(name)).train()
-    images = inputs(model, 2)
+    images = two_inputs(model)
     plain_saved, plain = saved_and_gradients(model, images)
     model.set_grad_checkpointing()
     saved, checkpointed = saved_and_gradients(model, images)
@@ -153,7 +154,7 @@ def test_gradient_checkpointing_keeps_less_and_changes_nothing(name):
 
 
 def test_features_and_head_make_the_whole(model):
-    images = inputs(model, 2)
+    images = two_inputs(model)
     features = model.forward_features(images)
     assert features.shape[0] == 2
     assert features.shape[2] == model.num_features
@@ -167,7 +168,7 @@ def test_features_and_head_make_the_whole(model):
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_with_a_new_head_can_be_saved(name, pool, tmp_path):
     model = small_model(name, pool=pool)
-    images = inputs(model, 2)
+    images = two_inputs(model)
     model.card = replace(model.card, class_names=("a", "b", "c", "d"))
     features = model.forward_features(images)
     model.reset_classifier(7, pool)
@@ -224,12 +225,30 @@ def test_weight_decay_leaves_embeddings_of_positions_alone(model):
     assert decayed == {id(p) for name, p in names.items() if p.ndim > 1 and name not in spared}
 
 
-def test_wrong_inputs_are_refused_with_the_right_shape(model):
-    if isinstance(model, GaussianViT):
-        with pytest.raises(ValueError, match=r"Gaussians must have shape \[B, 6, 9\], got \[2, 5, 9\]"):
-            model(torch.rand(2, 5, 9))
-        return
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(GAUSSIAN_NAMES)))
+def test_wrong_images_are_refused_with_the_right_shape(name):
+    model = small_model(name)
     with pytest.raises(ValueError, match=r"images must have shape \[B, 3, 32, 32\], got \[2, 3, 16, 16\]"):
         model(torch.rand(2, 3, 16, 16))
     with pytest.raises(ValueError, match=r"images must have shape \[B, 3, 32, 32\], got \[2, 1, 32, 32\]"):
         model(torch.rand(2, 1, 32, 32))
+
+
+@pytest.mark.parametrize("name", GAUSSIAN_NAMES)
+def test_wrong_gaussians_are_refused_with_the_right_shape(name):
+    for shape in ((2, 5, 9), (2, 6, 8)):
+        with pytest.raises(
+            ValueError, match=rf"must have shape \[B, 6, 9\], got \[2, {shape[1]}, {shape[2]}\]"
+        ):
+            small_model(name)(torch.randn(shape))
+
+
+@pytest.mark.parametrize("size", ["tiny", "small", "base"])
+def test_a_model_of_given_gaussians_is_the_classifier_of_its_gvit(size):
+    whole, given = gvit.create_model(f"gvit_{size}"), gvit.create_model(f"gaussian_vit_{size}")
+    whole.classifier.load_state_dict(given.state_dict())
+    images = torch.rand(1, 3, whole.img_size, whole.img_size)
+    with torch.inference_mode():
+        gaussians = whole.eval().encode(images)
+        torch.testing.assert_close(given.eval()(gaussians.raw), whole.classify(gaussians))
+    assert given.img_size == whole.img_size

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 import gvit
+from gvit.models.frozen import GaussianViT
 from gvit.models.gvit import GViT
 
 FILE = Path(__file__).with_name("tiny_models.json")
@@ -18,19 +19,23 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     f"gvit_tiny, {encoder}, {tokens}": ("gvit_tiny", {"encoder": encoder, "tokens": tokens})
     for encoder in ("denoising", "queries")
     for tokens in ("canonical", "raw")
-} | {"vit_tiny_patch8": ("vit_tiny_patch8", {})}
+} | {name: (name, {}) for name in ("vit_tiny_patch8", "gaussian_vit_tiny")}
 
 
 @torch.inference_mode()
 def outputs(case: str) -> dict[str, list]:
-    """Of a seeded model on two seeded images: the first Gaussians' raw numbers (where it has any) and the logits."""
+    """Of a seeded model on two seeded inputs: the first Gaussians' raw numbers (if it makes any) and the logits."""
     name, kwargs = CASES[case]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = gvit.create_model(name, num_classes=5, **kwargs).eval()
         for parameter in model.parameters():  # some start as zeros or ones, and would hide what they multiply
             parameter.add_(0.05 * torch.randn(parameter.shape))
-    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    given = isinstance(model, GaussianViT)
+    images = (
+        torch.randn(2, 32, 9, generator=generator) if given else torch.rand(2, 3, 32, 32, generator=generator)
+    )
     found = {"logits": model(images)}
     if isinstance(model, GViT):
         found["raw"] = model.encode(images).raw[:, :2]

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
-from gvit.data.files import EXTENSIONS, open_image, to_rgb
+from gvit.data.files import EXTENSIONS, GAUSSIAN_EXTENSIONS, open_gaussians, open_image, to_rgb
 from gvit.errors import InputError, first_line, unknown_name
 from gvit.gaussians import Gaussians
 
@@ -25,14 +25,17 @@ class LabelledImages:
     """One split of a data set.
 
     Attributes:
-        load: the i-th image, 8-bit RGB, or the Gaussians that stand for it, raw [K, 9].
+        load: the i-th image, 8-bit RGB, or its Gaussians, raw [K, 9].
         labels: class index of each image.
         class_names: in the order of the indices.
+        example: for a set of Gaussians, those of one image; all others have as many and the same bounds. None for a
+            set of images.
     """
 
     load: Callable[[int], Image.Image | Gaussians]
     labels: Sequence[int]
     class_names: Sequence[str]
+    example: Gaussians | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -59,40 +62,6 @@ def digits(split: Split, data_dir: Path | None = None, classes: range = range(10
 
 
 def folder(split: Split, data_dir: Path | None = None) -> LabelledImages:
-    """Photographs in class folders; see ``_class_folders``."""
-    files, names = _class_folders(split, _existing(data_dir, "folder"), EXTENSIONS)
-    return LabelledImages(lambda i: open_image(files[i][0]), [label for _, label in files], names)
-
-
-def gaussians(split: Split, data_dir: Path | None = None) -> LabelledImages:
-    """Images that ``gvit fit FOLDER`` turned into Gaussians, one file each, in class folders as for photographs.
-
-    Raises:
-        InputError: as for photographs; a file is damaged, or has another number of Gaussians than the first one.
-    """
-    files, names = _class_folders(split, _existing(data_dir, "gaussians"), {".safetensors"})
-    count = len(_load_gaussians(files[0][0]))
-
-    @cache  # small, and opening a file takes longer than reading it
-    def load(i: int) -> Gaussians:
-        loaded = _load_gaussians(files[i][0])
-        if len(loaded) != count:
-            raise InputError(f"{files[i][0]}: has {len(loaded)} Gaussians, {files[0][0]} has {count}")
-        return loaded
-
-    return LabelledImages(load, [label for _, label in files], names)
-
-
-def _load_gaussians(file: Path) -> Gaussians:
-    try:
-        return Gaussians.load(file)
-    except ValueError as error:
-        raise InputError(str(error)) from error
-
-
-def _class_folders(
-    split: Split, root: Path, extensions: Container[str]
-) -> tuple[list[tuple[Path, int]], list[str]]:
     """Photographs in class folders: ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg`` (or ``test/``, ``validation/``).
 
     Where there are class folders only, a fifth of each class, always the same images, is the test split. Classes are
@@ -101,10 +70,45 @@ def _class_folders(
     Raises:
         InputError: no folder is given, or it holds no such folders, or a class of the test split is not in training.
     """
+    files, names = _class_folders(split, _existing(data_dir, "folder"), EXTENSIONS)
+    return LabelledImages(lambda i: open_image(files[i][0]), [label for _, label in files], names)
 
-    def find(folder: Path) -> list[Path]:
-        return sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
 
+def gaussians(split: Split, data_dir: Path | None = None) -> LabelledImages:
+    """Gaussians in class folders, a ``.safetensors`` file of raw [K, 9] for each image, as ``gvit fit FOLDER`` writes
+    them; folders, classes and splits as in ``folder``.
+
+    Raises:
+        InputError: as ``folder``; also on loading a file that is damaged, or whose Gaussians differ in number or
+            bounds from those of the first training file.
+    """
+    root = _existing(data_dir, "gaussians")
+    files, names = _class_folders(split, root, GAUSSIAN_EXTENSIONS)
+    first = files[0][0] if split == "train" else _class_folders("train", root, GAUSSIAN_EXTENSIONS)[0][0][0]
+    example = open_gaussians(first)
+
+    def load(row: int) -> Gaussians:
+        file = files[row][0]
+        loaded = open_gaussians(file)
+        if _kind(loaded) != _kind(example):
+            raise InputError(f"{file}: holds {_kind(loaded)}, but {first} {_kind(example)}")
+        return loaded
+
+    return LabelledImages(load, [label for _, label in files], names, example)
+
+
+def _kind(gaussians: Gaussians) -> str:
+    """What the Gaussians of all images of a set have in common."""
+    return (
+        f"{len(gaussians)} Gaussians with scale_factor {gaussians.scale_factor:g}, "
+        f"nominal_count {gaussians.nominal_count}, aspect {gaussians.aspect:g}"
+    )
+
+
+def _class_folders(
+    split: Split, root: Path, extensions: frozenset[str]
+) -> tuple[list[tuple[Path, int]], list[str]]:
+    """The files of a split with their labels, and the names of the classes; see ``folder``."""
     held_out = next((root / name for name in ("val", "test", "validation") if (root / name).is_dir()), None)
     if (root / "train").is_dir():
         if held_out is None:
@@ -114,17 +118,24 @@ def _class_folders(
         unknown = set(_class_names(source)) - set(names)
         if unknown:
             raise InputError(f"{source}: classes that train/ does not have: {', '.join(sorted(unknown))}")
-        return _checked(
-            [(file, label) for label, name in enumerate(names) for file in find(source / name)], names
+        chosen = [
+            (file, label) for label, name in enumerate(names) for file in _files(source / name, extensions)
+        ]
+    else:
+        names = _class_names(root)
+        chosen = []
+        for label, name in enumerate(names):
+            files = _files(root / name, extensions)
+            order = np.random.default_rng(0).permutation(len(files))
+            held = set(order[: max(1, len(files) // 5)].tolist())
+            chosen += [(file, label) for i, file in enumerate(files) if (i in held) == (split == "test")]
+    empty = set(range(len(names))) - {label for _, label in chosen}
+    if empty:
+        what = "Gaussians" if extensions == GAUSSIAN_EXTENSIONS else "images"
+        raise InputError(
+            f"class folders without {what}: {', '.join(names[label] for label in sorted(empty))}"
         )
-    names = _class_names(root)
-    chosen: list[tuple[Path, int]] = []
-    for label, name in enumerate(names):
-        files = find(root / name)
-        order = np.random.default_rng(0).permutation(len(files))
-        held = set(order[: max(1, len(files) // 5)].tolist())
-        chosen += [(file, label) for i, file in enumerate(files) if (i in held) == (split == "test")]
-    return _checked(chosen, names)
+    return chosen, names
 
 
 def _existing(data_dir: Path | None, dataset: str) -> Path:
@@ -142,13 +153,8 @@ def _class_names(root: Path) -> list[str]:
     return names
 
 
-def _checked(files: list[tuple[Path, int]], names: list[str]) -> tuple[list[tuple[Path, int]], list[str]]:
-    empty = set(range(len(names))) - {label for _, label in files}
-    if empty:
-        raise InputError(
-            f"class folders without images: {', '.join(names[label] for label in sorted(empty))}"
-        )
-    return files, names
+def _files(folder: Path, extensions: frozenset[str]) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in extensions)
 
 
 def parquet(split: Split, data_dir: Path | None = None) -> LabelledImages:

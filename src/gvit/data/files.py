@@ -1,4 +1,4 @@
-"""Image files: finding them, and opening whatever people have as 8-bit RGB."""
+"""Image files: finding them, and opening whatever people have as 8-bit RGB; and files of Gaussians."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gvit.errors import InputError
+from gvit.gaussians import Gaussians
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 )
+GAUSSIAN_EXTENSIONS = frozenset({".safetensors"})
 
 
 def find_images(sources: Sequence[str | Path]) -> list[Path]:
@@ -58,6 +61,22 @@ def open_image(path: str | Path) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read as an image ({reason})") from error
+
+
+def open_gaussians(path: str | Path) -> Gaussians:
+    """A file with the Gaussians of one image, raw [K, 9] and finite, as ``Gaussians.save`` writes it.
+
+    Raises:
+        InputError: the file is missing, is damaged, or holds something else.
+    """
+    try:
+        gaussians = Gaussians.load(path)
+    except ValueError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    if gaussians.raw.ndim != 2 or not gaussians.raw.isfinite().all():
+        shape = list(gaussians.raw.shape)
+        raise InputError(f"{path}: expected the Gaussians of one image, finite numbers [K, 9], got {shape}")
+    return gaussians.to(torch.float32)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

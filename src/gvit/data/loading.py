@@ -5,23 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchvision.transforms import InterpolationMode, v2
 
 from gvit.data.datasets import LabelledImages
-from gvit.errors import InputError
-from gvit.gaussians import Gaussians
 from gvit.models.card import Preprocessing
-from gvit.rendering import render
 
-# to what a model reads: [3, H, W] in [0, 1], or the raw numbers of Gaussians [K, 9]
-Transform = Callable[[Image.Image | Gaussians], Tensor]
+# from what LabelledImages.load gives, an image or its Gaussians
+Transform = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Augmentation:
 
 
 class Batch(NamedTuple):
-    """Images [B, 3, H, W] in [0, 1] or Gaussians [B, K, 9], labels [B], for each image a draw of g0 [B, K, 9]."""
+    """Images [B, 3, H, W] in [0, 1] or raw Gaussians [B, K, 9], labels [B], and for each a draw of g0 [B, K, 9]."""
 
     images: Tensor
     labels: Tensor
@@ -52,81 +48,7 @@ class Batch(NamedTuple):
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """The fixed way from an RGB image, or from Gaussians, to what a model reads."""
-    return _Transform(preprocessing, _eval_pixels(preprocessing), None)
-
-
-def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> Transform:
-    """The random way from an RGB image, or from Gaussians; draws from torch's global generator."""
-    return _Transform(preprocessing, _train_pixels(preprocessing, augmentation), augmentation)
-
-
-class _Transform:
-    """Images become pixels. Gaussians become raw numbers for a model that reads them, their drawing for another."""
-
-    def __init__(
-        self, preprocessing: Preprocessing, pixels: v2.Compose, augmentation: Augmentation | None
-    ) -> None:
-        self.preprocessing, self.pixels, self.augmentation = preprocessing, pixels, augmentation
-
-    def __call__(self, source: Image.Image | Gaussians) -> Tensor:
-        wanted = self.preprocessing.num_gaussians
-        if isinstance(source, Image.Image):
-            if wanted is not None:
-                raise InputError("the model reads Gaussians, not images: train it with --dataset gaussians")
-            return self.pixels(source)
-        if wanted not in (None, len(source)):
-            raise InputError(
-                f"the model reads {wanted} Gaussians, the data have {len(source)}: --num-gaussians {len(source)}"
-            )
-        size = self.preprocessing.img_size
-        source = transform_gaussians(source, size, self.augmentation)
-        if wanted is None:
-            return render(source, size, size).clamp(0, 1)
-        return source.rebound(self.preprocessing.scale_factor, wanted).raw
-
-
-def transform_gaussians(gaussians: Gaussians, size: int, augmentation: Augmentation | None) -> Gaussians:
-    """What an augmentation would do to an image of ``size`` x ``size`` pixels, done to its Gaussians.
-
-    Exact, where pixels would be interpolated; see ``Gaussians.transform``. None changes nothing but the order of axes.
-    Draws from torch's global generator, by the ranges that torchvision draws from for images.
-    """
-    canvas = [torch.empty(3, size, size, device="meta")]
-    matrix, shift = torch.eye(2), torch.zeros(2)
-
-    def then(linear: Tensor, offset: Tensor) -> None:
-        nonlocal matrix, shift
-        matrix, shift = linear @ matrix, linear @ shift + offset
-
-    if augmentation is not None:
-        if augmentation.min_crop < 1:
-            box = v2.RandomResizedCrop((size, size), (augmentation.min_crop, 1.0)).make_params(canvas)
-            zoom = size / torch.tensor([box["width"], box["height"]])
-            middle = torch.tensor([box["left"], box["top"]]) * 2 / size - 1 + 1 / zoom
-            then(zoom.diag(), -zoom * middle)
-        if augmentation.hflip and torch.rand(()) < 0.5:
-            then(torch.tensor([-1.0, 1.0]).diag(), torch.zeros(2))
-        if affine := _random_affine(augmentation):
-            drawn = affine.make_params(canvas)
-            angle = torch.deg2rad(torch.tensor(drawn["angle"]))
-            turn = torch.stack((angle.cos(), -angle.sin(), angle.sin(), angle.cos())).view(2, 2)
-            then(drawn["scale"] * turn, torch.tensor(drawn["translate"]) * 2 / size)
-    return gaussians.transform(matrix.to(gaussians.raw), shift.to(gaussians.raw))
-
-
-def _random_affine(augmentation: Augmentation) -> v2.RandomAffine | None:
-    if not (augmentation.rotate or augmentation.translate or augmentation.zoom):
-        return None
-    return v2.RandomAffine(
-        augmentation.rotate,
-        (augmentation.translate, augmentation.translate),
-        (1 - augmentation.zoom, 1 + augmentation.zoom),
-        interpolation=InterpolationMode.BILINEAR,
-    )
-
-
-def _eval_pixels(preprocessing: Preprocessing) -> v2.Compose:
+    """The fixed way from an RGB image to [3, H, W] in [0, 1]."""
     size, mode = preprocessing.img_size, InterpolationMode(preprocessing.interpolation)
     if preprocessing.crop_mode == "squash":
         geometry: list[torch.nn.Module] = [v2.Resize((size, size), mode, antialias=True)]
@@ -136,7 +58,8 @@ def _eval_pixels(preprocessing: Preprocessing) -> v2.Compose:
     return v2.Compose([*geometry, *_to_tensor()])
 
 
-def _train_pixels(preprocessing: Preprocessing, augmentation: Augmentation) -> v2.Compose:
+def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> Transform:
+    """The random way from an RGB image to [3, H, W] in [0, 1]; draws from torch's global generator."""
     size, mode = preprocessing.img_size, InterpolationMode(preprocessing.interpolation)
     geometry: list[torch.nn.Module] = []
     if augmentation.min_crop < 1:
@@ -148,8 +71,15 @@ def _train_pixels(preprocessing: Preprocessing, augmentation: Augmentation) -> v
         geometry += [v2.Resize(size, mode, antialias=True), v2.CenterCrop(size)]
     if augmentation.hflip:
         geometry.append(v2.RandomHorizontalFlip())
-    if affine := _random_affine(augmentation):
-        geometry.append(affine)
+    if augmentation.rotate or augmentation.translate or augmentation.zoom:
+        geometry.append(
+            v2.RandomAffine(
+                augmentation.rotate,
+                (augmentation.translate, augmentation.translate),
+                (1 - augmentation.zoom, 1 + augmentation.zoom),
+                interpolation=InterpolationMode.BILINEAR,
+            )
+        )
     return v2.Compose([*geometry, *_to_tensor()])
 
 
@@ -174,7 +104,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 class TrainingImages(Dataset[Batch]):
-    """Augmented images and their g0, indexed by (epoch, sample index)."""
+    """Augmented images (or Gaussians) and their g0, indexed by (epoch, sample index)."""
 
     def __init__(
         self, source: LabelledImages, transform: Transform, noise_shape: tuple[int, ...], seed: int
@@ -193,7 +123,7 @@ class TrainingImages(Dataset[Batch]):
 
 
 class EvaluationImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels, nothing random."""
+    """Images (or Gaussians) and labels, nothing random."""
 
     def __init__(self, source: LabelledImages, transform: Transform) -> None:
         self.source, self.transform = source, transform

@@ -16,16 +16,12 @@ class Preprocessing:
         crop_mode: ``center`` cuts a square from the middle, ``squash`` ignores the aspect ratio.
         crop_pct: share of the shorter side that the centre crop keeps.
         interpolation: of the resize.
-        num_gaussians: how many Gaussians the model reads instead of an image; None for an image.
-        scale_factor: the bound on their scales that it knows.
     """
 
     img_size: int
     crop_mode: Literal["center", "squash"] = "center"
     crop_pct: float = 0.875
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
-    num_gaussians: int | None = None
-    scale_factor: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvit.gaussians import NUM_FIELDS, Gaussians, canonical_features, num_canonical_features
-from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.vit import Pool, ViT
 
 TokenKind = Literal["canonical", "raw"]
@@ -89,50 +88,3 @@ class GaussianClassifier(ViT):
             embed_layer=embed_layer,
             **kwargs,
         )
-
-
-class GaussianViT(GaussianClassifier):
-    """The classifier alone, for Gaussians that are there already: raw [B, K, 9] -> logits.
-
-    Args:
-        img_size: height and width of the images that the Gaussians were made of, pixels.
-        num_gaussians: K.
-        scale_factor: c of the Gaussians.
-        **kwargs: of ``GaussianClassifier``.
-
-    Attributes:
-        card: name, arguments, preprocessing and class names, kept with the weights.
-    """
-
-    card: ModelCard
-
-    def __init__(
-        self, img_size: int = 224, num_gaussians: int = 512, scale_factor: float = 1.0, **kwargs: Any
-    ) -> None:
-        super().__init__(num_gaussians, scale_factor=scale_factor, **kwargs)
-        preprocessing = Preprocessing(img_size, num_gaussians=num_gaussians, scale_factor=scale_factor)
-        self.card = ModelCard("", {}, preprocessing)
-        self.img_size = img_size
-
-    def forward_features(
-        self, x: Float[Tensor, "batch k 9"], *args: Any, **kwargs: Any
-    ) -> Float[Tensor, "batch n d"]:
-        """Raw Gaussians as normed tokens, the class token first.
-
-        Args:
-            x: the Gaussians.
-            *args: timm's attention masks.
-            **kwargs: the same.
-
-        Raises:
-            ValueError: another number of Gaussians than the model's.
-        """
-        count = self.patch_embed.num_patches
-        if x.shape[1:] != (count, NUM_FIELDS):
-            raise ValueError(f"Gaussians must have shape [B, {count}, {NUM_FIELDS}], got {list(x.shape)}")
-        return super().forward_features(x, *args, **kwargs)
-
-    def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head, with the card brought up to date; see ``ViT.reset_classifier``."""
-        super().reset_classifier(num_classes, global_pool)
-        self.card = self.card.with_classes(num_classes)

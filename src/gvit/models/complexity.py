@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gvit.gaussians import NUM_FIELDS
-from gvit.models.classifier import GaussianViT
+from gvit.models.frozen import GaussianViT
 from gvit.models.gvit import GViT
 from gvit.models.registry import create_model
 
@@ -28,10 +28,10 @@ class Complexity:
         name: registered name.
         img_size: height and width of the input, pixels.
         tokens: Gaussians or patches that the classifier reads; a class token comes on top.
-        encoder_parameters: 0 for a patch model.
+        encoder_parameters: 0 for a model without one.
         classifier_parameters: without the head.
         head_parameters: of the last linear layer.
-        encoder_gmacs: 1e9 MACs from the image to the Gaussians; 0 for a patch model.
+        encoder_gmacs: 1e9 MACs from the image to the Gaussians; 0 for a model without an encoder.
         classifier_gmacs: 1e9 MACs from the Gaussians or the image to the logits.
     """
 
@@ -66,11 +66,9 @@ def model_complexity(name: str, **kwargs: Any) -> Complexity:
             encoder, classifier = 0, _parameters(model)
             tokens = model.patch_embed.num_patches
             encoder_gmacs = 0.0
-            reads_gaussians = isinstance(model, GaussianViT)
+            given = isinstance(model, GaussianViT)
             argument = (
-                torch.empty(1, tokens, NUM_FIELDS)
-                if reads_gaussians
-                else _image(model.patch_embed, model.img_size)
+                torch.empty(1, tokens, NUM_FIELDS) if given else _image(model.patch_embed, model.img_size)
             )
             classifier_gmacs = _gmacs(model, argument)
     head = _parameters(model.get_classifier())

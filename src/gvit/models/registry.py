@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gvit.errors import InputError, first_line, unknown_name
 from gvit.models.card import ModelCard, Preprocessing
-from gvit.models.classifier import GaussianViT
+from gvit.models.frozen import GaussianViT
 from gvit.models.gvit import GViT
 from gvit.models.patch import PatchViT
 
@@ -47,8 +47,8 @@ def create_model(name: str, **kwargs: Any) -> ImageClassifier:
     Args:
         name: one of ``list_models()``.
         **kwargs: arguments of ``gvit.models.gvit.GViT``, of ``gvit.models.patch.PatchViT`` for a patch model, or of
-            ``gvit.models.classifier.GaussianViT`` for one that reads Gaussians,
-            that replace the named model's own, for example ``num_classes``, ``img_size``, ``num_gaussians``.
+            ``gvit.models.frozen.GaussianViT`` for one of Gaussians, that replace the named model's own, for example
+            ``num_classes``, ``img_size``, ``num_gaussians``.
 
     Raises:
         ValueError: an unknown name (the nearest ones are given) or unusable arguments.
@@ -61,7 +61,7 @@ def create_model(name: str, **kwargs: Any) -> ImageClassifier:
         unexpected = re.search(r"unexpected keyword argument '(\w+)'", str(error))
         reason = f"it has no argument {unexpected[1]!r}" if unexpected else first_line(error)
         raise InputError(f"model {name}: {reason}") from error
-    model.card = replace(model.card, name=name, kwargs=kwargs)
+    model.card = ModelCard(name, kwargs, Preprocessing(model.img_size))
     return model
 
 
@@ -143,27 +143,29 @@ def gvit_base(**kwargs: Any) -> GViT:
 
 @register_model
 def gaussian_vit_tiny(**kwargs: Any) -> GaussianViT:
-    """The classifier of ``gvit_tiny`` over Gaussians that are there already."""
-    sizes = {
-        "img_size": 32,
-        "num_gaussians": 32,
-        "embed_dim": 96,
-        "depth": 3,
-        "num_heads": 3,
-        "mlp_ratio": 2.0,
-    }
-    return GaussianViT(**{**sizes, **kwargs})
+    """The classifier of ``gvit_tiny`` over given Gaussians."""
+    return GaussianViT(
+        **{
+            "img_size": 32,
+            "num_gaussians": 32,
+            "embed_dim": 96,
+            "depth": 3,
+            "num_heads": 3,
+            "mlp_ratio": 2.0,
+            **kwargs,
+        }
+    )
 
 
 @register_model
 def gaussian_vit_small(**kwargs: Any) -> GaussianViT:
-    """The classifier of ``gvit_small`` over Gaussians that are there already."""
+    """The classifier of ``gvit_small`` over given Gaussians."""
     return GaussianViT(**kwargs)
 
 
 @register_model
 def gaussian_vit_base(**kwargs: Any) -> GaussianViT:
-    """The classifier of ``gvit_base`` over Gaussians that are there already."""
+    """The classifier of ``gvit_base`` over given Gaussians."""
     return GaussianViT(**{"embed_dim": 768, "num_heads": 12, **kwargs})
 
 

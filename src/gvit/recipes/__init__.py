@@ -7,6 +7,7 @@ from gvit.recipes.cifar10 import cifar10
 from gvit.recipes.debug import debug
 from gvit.recipes.digits import digits
 from gvit.recipes.folder import folder
+from gvit.recipes.gaussians import gaussians
 from gvit.recipes.imagenet import imagenet1k, imagenet1k_swap, mini_imagenet
 from gvit.recipes.imagenette import imagenette
 from gvit.recipes.transfer import transfer, transfer_recipes
@@ -17,6 +18,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "debug": debug,
     "digits": digits,
     "folder": folder,
+    "gaussians": gaussians,
     "imagenet1k": imagenet1k,
     "imagenet1k_swap": imagenet1k_swap,
     "imagenette": imagenette,
@@ -30,6 +32,7 @@ __all__ = [
     "debug",
     "digits",
     "folder",
+    "gaussians",
     "imagenet1k",
     "imagenet1k_swap",
     "imagenette",

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from gvit.data.datasets import LabelledImages, Split, load_dataset
+from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationImages, eval_transform, evaluation_loader
 from gvit.evaluation import Evaluation, evaluate
 from gvit.fitting.optimise import fit
@@ -233,7 +234,7 @@ class CrossEvaluation(Job):
         self.folder.mkdir(exist_ok=True)
         model = load_model(self.training.folder)
         source = load_dataset("gaussians", "test", self.collection.data_dir)
-        loader = evaluation_loader(EvaluationImages(source, eval_transform(model.card.preprocessing)), _BATCH)
+        loader = evaluation_loader(EvaluationImages(source, eval_input(model, source)), _BATCH)
         result = evaluate(model.to(device), loader)
         self.finish(top1=result.top1, num_images=result.num_images, epochs=self.training.result["epochs"])
 

@@ -151,7 +151,9 @@ class Study:
             count = self.num_gaussians
             model = {"model": self.base.model.model.replace("gvit", "gaussian_vit"), "num_gaussians": count}
             config = change(config, model=model)
-        frozen = change(config, data={"dataset": "gaussians", "data_dir": collection.data_dir})
+        # what is frozen has been cropped
+        data = {"dataset": "gaussians", "data_dir": collection.data_dir, "crop_mode": "squash"}
+        frozen = change(config, data=data)
         return self.train(frozen, seed, collection)
 
 

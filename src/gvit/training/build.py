@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -10,21 +9,19 @@ from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
 from gvit.errors import InputError
-from gvit.models.card import ModelCard
+from gvit.gaussians import Gaussians
+from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.encoder import GaussianEncoder
 from gvit.models.gvit import GViT
-from gvit.models.registry import ImageClassifier, create_model, load_model
+from gvit.models.registry import ImageClassifier, create_model, list_models, load_model
 from gvit.training.config import OptimizerConfig, TrainConfig
 
-# by the first part of a model's name, what its kind has no use for
-_UNUSED = {
-    "vit": {"num_gaussians", "scale_factor", "encoder", "noise_std", "tokens"},
-    "gaussian": {"encoder", "noise_std"},
-}
+_ENCODER = {"encoder", "noise_std"}
+_GAUSSIAN = _ENCODER | {"num_gaussians", "scale_factor", "tokens"}
 
 
 def build_model(
-    config: TrainConfig, class_names: list[str], initialize: bool = True
+    config: TrainConfig, class_names: list[str], initialize: bool = True, example: Gaussians | None = None
 ) -> tuple[ImageClassifier, list[str]]:
     """The configured model, seeded, with its preprocessing and class names on its card.
 
@@ -32,9 +29,12 @@ def build_model(
         config: the run's.
         class_names: of its data.
         initialize: read the weights of ``config.model.init``, too; a checkpoint makes that superfluous.
+        example: Gaussians of one image of its data, where that holds Gaussians: a model that reads them has their
+            number and their bound on the scales unless the configuration has others.
 
     Returns:
-        The model, and a line for each part of it that did not start from random numbers.
+        The model, and a line for each part of it that did not start from random numbers, or that does not hold all
+        of the data.
 
     Raises:
         InputError: unusable configuration, or ``init`` has another encoder.
@@ -48,19 +48,26 @@ def build_model(
     if name is None:
         assert initial is not None
         name, kwargs = initial.card.name, initial.card.kwargs | kwargs
-    unused = _UNUSED.get(name.partition("_")[0], set())
-    kwargs = {key: value for key, value in kwargs.items() if key not in unused}
+    if name in list_models("vit_*"):
+        kwargs = {key: value for key, value in kwargs.items() if key not in _GAUSSIAN}
+    notes = []
+    if name in list_models("gaussian_vit_*"):
+        kwargs = {key: value for key, value in kwargs.items() if key not in _ENCODER}
+        if example is not None:
+            kwargs = {"num_gaussians": len(example), "scale_factor": example.scale_factor} | kwargs
+            if kwargs["scale_factor"] < example.scale_factor:
+                notes.append(
+                    f"scales are cut to {kwargs['scale_factor']:g} spacings, the data's reach to "
+                    f"{example.scale_factor:g}; --scale-factor {example.scale_factor:g} keeps them"
+                )
     kwargs["num_classes"] = len(class_names)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = create_model(name, **kwargs)
-    preprocessing = replace(
-        model.card.preprocessing, crop_mode=config.data.crop_mode, crop_pct=config.data.crop_pct
-    )
+    preprocessing = Preprocessing(model.img_size, config.data.crop_mode, config.data.crop_pct)
     model.card = ModelCard(name, kwargs, preprocessing, class_names)
-    notes = []
     if source is not None and initial is not None and initialize:
-        notes = start_from(model, initial, source)
+        notes += start_from(model, initial, source)
     return model, notes
 
 

@@ -29,6 +29,8 @@ def _require(
 class ModelConfig:
     """Which model. None leaves a value as the named model has it; patch models have no use for what is Gaussian.
 
+    A gaussian_vit takes the number and the largest size of its Gaussians from its data where they are None.
+
     Attributes:
         model: a name that 'gvit models' gives; None takes that of --init.
         init: run or weights file to start from: its encoder, and its classifier where that has the same size.
@@ -73,7 +75,8 @@ class DataConfig:
     """Which images, and what happens to them.
 
     Attributes:
-        dataset: digits, folder (class folders of image files) or parquet (Hugging Face image convention).
+        dataset: digits, folder (class folders of image files), parquet (Hugging Face image convention) or gaussians
+            (class folders of what gvit fit writes).
         data_dir: folder that holds the images; digits need none.
         batch_size: images per step, over all processes.
         workers: processes that load images; 0 loads them in the main one.

@@ -16,6 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from gvit.data.datasets import load_dataset
+from gvit.data.inputs import eval_input, train_input
 from gvit.data.loading import (
     Augmentation,
     Batch,
@@ -23,14 +24,13 @@ from gvit.data.loading import (
     StepSampler,
     TrainingImages,
     derive_seed,
-    eval_transform,
     evaluation_loader,
-    train_transform,
     training_loader,
 )
 from gvit.errors import InputError, first_line
 from gvit.evaluation import Evaluation, measure, summarize
 from gvit.gaussians import NUM_FIELDS
+from gvit.models.frozen import GaussianViT
 from gvit.models.gvit import GViT
 from gvit.models.registry import save_model
 from gvit.training.build import build_model, build_optimizer
@@ -123,7 +123,9 @@ class Trainer:
 
     def _build_networks(self, initialize: bool) -> None:
         config, compute = self.config, self.config.compute
-        self.model, self.notes = build_model(config, list(self.train_images.class_names), initialize)
+        self.model, self.notes = build_model(
+            config, list(self.train_images.class_names), initialize, self.train_images.example
+        )
         model = self.model.to(self.device, torch.float64 if compute.precision == "float64" else torch.float32)
         if compute.grad_checkpointing:
             model.set_grad_checkpointing(True)
@@ -134,10 +136,13 @@ class Trainer:
             networks = {"encoder": model.encoder, "classifier": model.classifier}
         else:
             networks = {"classifier": model}
-        if compute.precision == "bf16" and isinstance(model, GViT):
-            keep_float32(model.encoder.head, model.classifier.patch_embed)
-            if model.encoder.kind == "denoising":
-                keep_float32(model.encoder.gaussian_embed)
+        if compute.precision == "bf16":
+            if isinstance(model, GViT):
+                keep_float32(model.encoder.head, model.classifier.patch_embed)
+                if model.encoder.kind == "denoising":
+                    keep_float32(model.encoder.gaussian_embed)
+            elif isinstance(model, GaussianViT):
+                keep_float32(model.patch_embed)
         if compute.compile:
             for network in networks.values():
                 network.compile()
@@ -156,17 +161,17 @@ class Trainer:
             self.schedule = self.schedule.classify_only()
 
     def _build_loaders(self) -> None:
-        data, preprocessing = self.config.data, self.model.card.preprocessing
+        data = self.config.data
         augmentation = Augmentation(data.hflip, data.min_crop, data.rotate, data.translate, data.zoom)
         self.images = TrainingImages(
             self.train_images,
-            train_transform(preprocessing, augmentation),
+            train_input(self.model, self.train_images, augmentation),
             (self.model.encoder.num_gaussians, NUM_FIELDS) if isinstance(self.model, GViT) else (0,),
             self.config.seed,
         )
         size = max(1, self.batch_size // (self.world.size * self.config.compute.accumulate))
         shard = {"rank": self.world.rank, "world_size": self.world.size}
-        tests = EvaluationImages(self.test_images, eval_transform(preprocessing))
+        tests = EvaluationImages(self.test_images, eval_input(self.model, self.test_images))
         self.test_loader = evaluation_loader(tests, size, data.workers, **shard)
         self.motion = None
         if isinstance(self.model, GViT):

@@ -121,7 +121,7 @@ class GuidedObjective:
 
 
 class ClassificationObjective:
-    """Cross-entropy of a network that reads the image itself: what GViT is compared with."""
+    """Cross-entropy of a network alone, over images or given Gaussians: what GViT is compared with."""
 
     def __init__(self, network: nn.Module, autocast: Autocast = nullcontext) -> None:
         self.network, self.autocast = network, autocast

@@ -1,0 +1,112 @@
+"""From what a data set holds to what a model reads: the one place that knows which of them go together.
+
+=====================  ==================  ===============================================
+a set of               is for              which reads
+=====================  ==================  ===============================================
+images                 GViT, patch models  pixels
+Gaussians              ``gaussian_vit_*``  their raw numbers, in the model's bounds
+Gaussians              patch models        the picture that they draw (the paper's control)
+=====================  ==================  ===============================================
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gvit.data.datasets import LabelledImages
+from gvit.data.files import open_gaussians
+from gvit.data.geometry import AffineMap, eval_map, random_map
+from gvit.data.loading import Augmentation, Transform, eval_transform, train_transform
+from gvit.errors import InputError
+from gvit.gaussians import Gaussians, transform_gaussians
+from gvit.models.frozen import GaussianViT
+from gvit.models.gvit import GViT
+from gvit.models.registry import ImageClassifier
+from gvit.rendering import render
+
+
+def eval_input(model: ImageClassifier, source: LabelledImages) -> Transform:
+    """The fixed way from what ``source.load`` gives to one input of the model.
+
+    Raises:
+        InputError: the model can't read what the data set holds.
+    """
+    preprocessing = model.card.preprocessing
+    _check_fit(model, source)
+    if source.example is None:
+        return eval_transform(preprocessing)
+    return _gaussian_input(model, lambda extent: eval_map(preprocessing, extent))
+
+
+def train_input(model: ImageClassifier, source: LabelledImages, augmentation: Augmentation) -> Transform:
+    """The random way; draws from torch's global generator.
+
+    Raises:
+        InputError: the model can't read what the data set holds.
+    """
+    preprocessing = model.card.preprocessing
+    _check_fit(model, source)
+    if source.example is None:
+        return train_transform(preprocessing, augmentation)
+    return _gaussian_input(model, lambda extent: random_map(preprocessing, augmentation, extent))
+
+
+def read_gaussians(path: str | Path, model: GaussianViT) -> Tensor:
+    """A file of Gaussians as the model's input, raw [K, 9], as in its evaluation.
+
+    Raises:
+        InputError: the file is damaged, or holds another number of Gaussians than the model reads.
+    """
+    gaussians = open_gaussians(path)
+    if len(gaussians) != model.num_gaussians:
+        raise InputError(
+            f"{path}: holds {len(gaussians)} Gaussians, {model.card.name} reads {model.num_gaussians}"
+        )
+    return _gaussian_input(model, lambda extent: eval_map(model.card.preprocessing, extent))(gaussians)
+
+
+def _check_fit(model: ImageClassifier, source: LabelledImages) -> None:
+    name = model.card.name
+    if source.example is None:
+        if isinstance(model, GaussianViT):
+            raise InputError(
+                f"{name} reads Gaussians, but the data set holds images; take --dataset gaussians, or a model gvit_*"
+            )
+        return
+    if isinstance(model, GViT):
+        raise InputError(
+            f"{name} reads images, but the data set holds Gaussians; take --model gaussian_vit_*, or a patch model "
+            "vit_* for the pictures that they draw"
+        )
+    count = len(source.example)
+    if isinstance(model, GaussianViT) and model.num_gaussians != count:
+        raise InputError(
+            f"{name} reads {model.num_gaussians} Gaussians an image, but the data set holds {count}; "
+            f"take --num-gaussians {count}"
+        )
+
+
+def _gaussian_input(
+    model: ImageClassifier, draw_map: Callable[[tuple[float, float]], AffineMap]
+) -> Transform:
+    """Moved by a map onto the square canvas, then as numbers, or as pixels for a patch model."""
+
+    def place(gaussians: Gaussians, **bounds: Any) -> Gaussians:
+        drawn = draw_map(gaussians.extent)
+        return transform_gaussians(gaussians, drawn.matrix, drawn.shift, aspect=1.0, **bounds)
+
+    if isinstance(model, GaussianViT):
+        factor, count = model.scale_factor, model.num_gaussians
+        return lambda gaussians: place(gaussians, scale_factor=factor, nominal_count=count).raw
+
+    def draw(gaussians: Gaussians) -> Tensor:
+        # a picture has no bound on the scales: four times the canvas's side is none
+        placed = place(gaussians, scale_factor=4 * math.sqrt(gaussians.nominal_count))
+        return render(placed, model.img_size, model.img_size).clamp(0, 1)
+
+    return draw
