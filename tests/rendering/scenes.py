@@ -145,7 +145,10 @@ def compare(
     exact = Scene(*(tensor.double().requires_grad_() for tensor in scene))
     drawn = Scene(*(tensor.clone().requires_grad_() for tensor in scene))
 
-    image, alpha = rasterize(*drawn[:4], height, width, background=drawn.background, backend=backend)
+    device = "cuda" if backend == "cuda" and torch.cuda.is_available() else "cpu"
+    moved = Scene(*(tensor.to(device) for tensor in drawn))
+    outputs = rasterize(*moved[:4], height, width, background=moved.background, backend=backend)
+    image, alpha = (output.cpu() for output in outputs)
     reference_gradients = [torch.zeros_like(tensor) for tensor in exact]
     errors, alpha_errors, near_errors, nears = [], [], [], []
     for top, rows in bands:
@@ -177,7 +180,8 @@ def compare(
             relative[name], cosines[name] = got.double().norm().item(), 1.0
         else:
             relative[name] = (got.double() - wanted).norm().item() / norm
-            cosines[name] = torch.cosine_similarity(got.double().flatten(), wanted.flatten(), 0).item()
+            # cosine_similarity would take short vectors for longer ones
+            cosines[name] = (got.double() * wanted).sum().item() / (norm * got.double().norm().item() or 1.0)
     return Comparison(
         max(errors), max(alpha_errors), max(near_errors), sum(nears) / len(nears), relative, cosines
     )
