@@ -144,6 +144,10 @@ def spread(values: Sequence[float | None], digits: int = 2) -> str:
     return mean if len(known) == 1 else f"{mean} ± {statistics.stdev(known):.{digits}f}"
 
 
+def _deviation(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
 def plot(content: Mapping[str, Any]) -> Figure:
     """Top-1 by setting, with the standard deviation over seeds."""
     from matplotlib.figure import Figure
@@ -158,7 +162,6 @@ def plot(content: Mapping[str, Any]) -> Figure:
         (series, label, mine[0]["x"], [100 * row["top1"] for row in mine])
         for (series, label), mine in groups.items()
     ]
-    deviation = lambda values: statistics.stdev(values) if len(values) > 1 else 0.0  # noqa: E731
     if content["axis"]:
         for series in dict.fromkeys(point[0] for point in points):
             mine = [point for point in points if point[0] == series]
@@ -166,7 +169,7 @@ def plot(content: Mapping[str, Any]) -> Figure:
             if mine[0][2] is None:
                 axes.axhline(means[0], linestyle="--", color="grey", label=series)
                 continue
-            errors = [deviation(values) for *_, values in mine]
+            errors = [_deviation(values) for *_, values in mine]
             xs = [x for _, _, x, _ in mine]
             axes.errorbar(xs, means, errors, marker="o", capsize=3, label=series or None)
         axes.set_xlabel(content["axis"])
@@ -175,10 +178,10 @@ def plot(content: Mapping[str, Any]) -> Figure:
     else:
         names = [label for _, label, _, _ in points]
         means = [statistics.mean(values) for *_, values in points]
-        axes.barh(names, means, xerr=[deviation(values) for *_, values in points], color="#8ab4d8", capsize=3)
+        errors = [_deviation(values) for *_, values in points]
+        axes.errorbar(means, range(len(names)), xerr=errors, fmt="o", capsize=3)
+        axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        lowest = min(min(values) for *_, values in points)
-        axes.set_xlim(max(0.0, lowest - 5), 100)
     (axes.set_ylabel if content["axis"] else axes.set_xlabel)("top-1 %")
     axes.set_title(f"{content['title']} ({content['recipe']})", fontsize=9)
     axes.grid(alpha=0.3)

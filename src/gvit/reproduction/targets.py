@@ -80,7 +80,7 @@ class Target:
         rows: all settings with all seeds.
         claims: what the paper says about them.
         paper_data: where the paper's numbers are from.
-        axis: what is on the plot's axis; empty for bars.
+        axis: what is on the plot's axis; empty for a line per label.
         picture: draws it when the jobs are done, and measures what belongs to it; None for a plot of the rows.
     """
 
