@@ -80,6 +80,7 @@ def test_the_plan_is_told_beforehand_and_writes_nothing(tmp_path, capsys):
         (["table1a", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["table1a", "--epochs", "0"], "--epochs must be above 0, got 0"),
         (["table1a", "--jobs", "0"], "--jobs must be at least 1, got 0"),
+        (["table2", "--transfer-dir", "nowhere"], "--transfer-dir nowhere: no such folder"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(args, message, tmp_path, capsys):
@@ -89,6 +90,13 @@ def test_bad_input_is_one_line_and_writes_nothing(args, message, tmp_path, capsy
     assert message in printed
     assert printed.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_unusable_folder_is_named_before_anything_is_trained(tmp_path, capsys):
+    (tmp_path / "results").write_text("a file")
+    assert reproduce(tmp_path, "table1b", *QUICK) == 2
+    assert "cannot write results here" in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["Ctrl-C", "terminated"])

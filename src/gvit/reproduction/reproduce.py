@@ -77,6 +77,8 @@ def plan(
         raise InputError(
             f"recipe {recipe} starts from another run; name one that doesn't: digits, imagenette, ..."
         )
+    if transfer_dir is not None and not transfer_dir.is_dir():
+        raise InputError(f"--transfer-dir {transfer_dir}: no such folder")
     if data_dir is not None:
         config = change(config, data={"data_dir": data_dir})
     whole = sum(config.schedule.phase_epochs())
@@ -174,6 +176,10 @@ def reproduce(
     )
     if dry_run:
         return "\n".join(f"{clock(costs[job]):>8}  {job.folder.name}" for job in jobs)
+    # hours of runs should not end with this
+    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
+        raise InputError(f"{out}: cannot write results here ({nearest} is no folder that can be written)")
     execute(jobs, parallel, device, costs, console)
     content, figure = collect(target, recipe, command)
     try:
