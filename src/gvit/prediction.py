@@ -43,7 +43,13 @@ def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Te
 
 @torch.inference_mode()
 def predict(model: ImageClassifier, images: Float[Tensor, "n ..."], top_k: int = 3) -> list[list[Guess]]:
-    """The most probable classes of each image, best first; fewer where the model has fewer classes."""
+    """The most probable classes of each image, best first; fewer where the model has fewer classes.
+
+    Raises:
+        InputError: the model has no classes (``num_classes=0``), only features.
+    """
+    if not model.num_classes:
+        raise InputError("the model has no classes, only features (num_classes=0): nothing to predict")
     device = next(model.parameters()).device
     probabilities = model(images.to(device)).float().softmax(-1).cpu()
     best = probabilities.topk(min(top_k, probabilities.shape[1]))

@@ -228,6 +228,14 @@ def with_(config: TrainConfig = CONFIG, **groups) -> TrainConfig:
     return replace(config, **changed)
 
 
+def test_a_warm_up_that_leaves_no_time_to_learn_is_pointed_out(tmp_path):
+    short = with_(optimizer={"warmup_epochs": 2.0})  # of 5 epochs, 3 of them the classifier's
+    assert Trainer(CONFIG, Run(tmp_path)).notes == []
+    assert Trainer(short, Run(tmp_path)).notes == [
+        "the warm-up, 2 epochs, takes over half of the classifier's 3; --warmup-epochs 0.25 would be in proportion"
+    ]
+
+
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
     for split, message in (
         (with_(compute={"accumulate": 3}), "multiple of 3"),

@@ -159,6 +159,17 @@ class Trainer:
         else:
             self.objective = ClassificationObjective(self.parallel["classifier"], context)
             self.schedule = self.schedule.classify_only()
+        learning = self.schedule.total - self.schedule.classify_start
+        if 0 < learning < 2 * self.warmup_steps:
+            epochs, whole = learning / self.steps_per_epoch, self.schedule.total / self.steps_per_epoch
+            self.notes.append(
+                f"the warm-up, {config.optimizer.warmup_epochs:g} epochs, takes over half of the classifier's "
+                f"{epochs:.3g}; --warmup-epochs {whole / 20:.2g} would be in proportion"
+            )
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.config.optimizer.warmup_epochs * self.steps_per_epoch)
 
     def _build_loaders(self) -> None:
         data = self.config.data
@@ -308,14 +319,14 @@ class Trainer:
         config, schedule = self.config.optimizer, self.schedule
         plan = schedule.plan(step)
         peak = config.base_lr * self.batch_size / 256
-        warmup = round(config.warmup_epochs * self.steps_per_epoch)
         starts = {}
         if plan.train_encoder and "encoder" in self.networks:
             starts["encoder"] = 0
         if plan.classify and not plan.guided:
             starts["classifier"] = schedule.classify_start
         return {
-            name: learning_rate(peak, step, first, schedule.total, warmup) for name, first in starts.items()
+            name: learning_rate(peak, step, first, schedule.total, self.warmup_steps)
+            for name, first in starts.items()
         }
 
     def _log_step(self, plan: StepPlan, measures: dict[str, float], images_per_second: float) -> None:
