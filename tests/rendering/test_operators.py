@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from scenes import random_scene
@@ -13,13 +14,13 @@ from torch import nn
 from gvit import Gaussians, render
 from gvit.rendering import rasterize
 
-# torch.compile can't look through the checks of annotations that these tests run with
+# tests run with checks of annotations; torch.compile can't look through them, and users don't have them
 UNCHECKED = os.environ.get("GVIT_TEST_UNCHECKED") == "1"
-unchecked_only = pytest.mark.skipif(not UNCHECKED, reason="run by test_compiles_when_unchecked")
+unchecked_only = pytest.mark.skipif(not UNCHECKED, reason="run by test_compiles_and_explains_when_unchecked")
 
 
 @pytest.mark.skipif(UNCHECKED, reason="this is that process")
-def test_compiles_when_unchecked():
+def test_compiles_and_explains_when_unchecked():
     ran = subprocess.run(
         [
             sys.executable,
@@ -31,7 +32,7 @@ def test_compiles_when_unchecked():
             "-p",
             "no:cacheprovider",
             "-k",
-            "compile",
+            "compile or wrong_types",
             __file__,
         ],
         env=os.environ | {"GVIT_TEST_UNCHECKED": "1"},
@@ -40,7 +41,7 @@ def test_compiles_when_unchecked():
         text=True,
     )
     assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    assert "3 passed" in ran.stdout
+    assert "4 passed" in ran.stdout
 
 
 class Painter(nn.Module):
@@ -84,6 +85,16 @@ def test_a_compiled_model_still_checks_its_numbers():
     scene.opacities[1, 2] = float("nan")
     with pytest.raises(ValueError, match=r"opacities must be finite, got nan at index \[1, 2\]"):
         compiled(*scene[:4])
+
+
+@unchecked_only
+def test_wrong_types_are_explained():
+    centers, *others = random_scene(2, 4, 8, 8)[:4]
+    with pytest.raises(ValueError, match="centers must be a tensor, got ndarray"):
+        rasterize(centers.numpy(), *others, 8, 8)
+    with pytest.raises(ValueError, match=r"height must be a whole number of pixels, got 8\.0"):
+        rasterize(centers, *others, 8.0, 8)
+    assert rasterize(centers, *others, np.int64(8), 8)[1].shape == (2, 8, 8)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 
 import torch
 from jaxtyping import Float
@@ -43,7 +44,7 @@ def rasterize(
         C += T*a*colour;  T *= 1-a
 
     and at the end ``image = C + T*background``, ``alpha = 1 - T``. These are the formula and constants of
-    gsplat 1.5. Differentiable in all tensors; where ``alpha_max`` clips, geometry and opacity get no
+    gsplat 1.5. Differentiable, once, in all tensors; where ``alpha_max`` clips, geometry and opacity get no
     gradient.
 
     Args:
@@ -125,6 +126,9 @@ def render(
 
 
 def _check_shapes(inputs: dict[str, Tensor]) -> None:
+    for name, tensor in inputs.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"{name} must be a tensor, got {type(tensor).__name__}")
     colors = inputs["colors"]
     if colors.ndim < 2:
         raise ValueError(f"colors must have shape [..., K, C], got {list(colors.shape)}")
@@ -159,6 +163,9 @@ def _check_shapes(inputs: dict[str, Tensor]) -> None:
 def _check_constants(
     height: int, width: int, blur: float, alpha_max: float, alpha_min: float, transmittance_min: float
 ) -> None:
+    for name, size in (("height", height), ("width", width)):
+        if not isinstance(size, (Integral, torch.SymInt)):
+            raise ValueError(f"{name} must be a whole number of pixels, got {size!r}")
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be at least 1, got {height} x {width}")
     if not 0 <= blur < math.inf:
