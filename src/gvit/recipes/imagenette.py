@@ -1,7 +1,7 @@
 """GViT on ten classes of ImageNet at 128x128, from class folders.
 
 Command: ``gvit train imagenette --data-dir FOLDER``, with ``FOLDER/train`` and ``FOLDER/val``. Hardware, time and
-number: not yet measured.
+number of the whole recipe: not yet measured. Twelve of its 100 epochs: 30.4 % (one seed, ``docs/results.md``).
 """
 
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
