@@ -15,6 +15,8 @@ from gvit.models.gvit import GViT
 from gvit.models.registry import ImageClassifier
 from gvit.rendering import render
 
+_EXACT = 100.0  # dB; one image redrawn without error must not make the mean infinite
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -24,7 +26,8 @@ class Evaluation:
         num_images: how many.
         top1: share classified correctly.
         top5: share with the true class among the five most probable; None with five classes or fewer.
-        psnr: of the drawn Gaussians against the image, dB, mean over images; None for a model without an encoder.
+        psnr: of the drawn Gaussians against the image, dB, mean over images, each at most 100; None for a model
+            without an encoder.
         ssim: the same, structural similarity.
         confusion: counts, ``confusion[true][predicted]``.
     """
@@ -67,7 +70,7 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
             gaussians = model.encode(images)
             logits = model.classify(gaussians)
             rendered = render(gaussians, *images.shape[-2:]).clamp(0, 1)
-            columns["psnr"].append(psnr(rendered, images).cpu())
+            columns["psnr"].append(psnr(rendered, images).clamp(max=_EXACT).cpu())
             columns["ssim"].append(ssim(rendered, images).cpu())
         else:
             logits = model(images)

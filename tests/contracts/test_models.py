@@ -2,15 +2,21 @@
 
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
 
 import pytest
 import torch
 from timm.optim import param_groups_layer_decay
 
 import gvit
+from gvit.data.loading import Batch
 from gvit.gaussians import Gaussians
 from gvit.models.frozen import GaussianViT
 from gvit.models.gvit import GViT
+from gvit.training.build import start_from
+from gvit.training.config import ObjectiveConfig
+from gvit.training.objective import GuidedObjective
+from gvit.training.schedule import Schedule
 
 # the named models at a size that a test can afford; what a name decides beyond sizes stays
 SMALL = {"img_size": 32, "patch_size": 16, "num_classes": 4, "depth": 2}
@@ -112,6 +118,33 @@ def test_every_parameter_learns(name):
     dead = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not dead
     assert all(p.grad.abs().max() > 0 for p in model.parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize("name", GVIT_NAMES)
+def test_parameters_learn_in_the_phases_of_theirs(name, images):
+    model = awake(small_model(name)).train()
+    torch.nn.init.xavier_uniform_(
+        model.classifier.head.weight
+    )  # zero at first, and then nothing comes through it
+    noise = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(1))
+    objective = GuidedObjective(model, ObjectiveConfig())
+    schedule = Schedule(ends=(1, 2, 3, 4), guide_every=1, gamma=0.1)
+    for step, networks in enumerate(({"encoder"}, {"encoder"}, {"encoder", "classifier"}, {"encoder"})):
+        model.zero_grad()
+        objective.backward(Batch(images, torch.tensor([0, 1]), noise), schedule.plan(step))
+        learning = {n for n, p in model.named_parameters() if p.grad is not None and p.grad.isfinite().all()}
+        wanted = {n for n, _ in model.named_parameters() if n.split(".")[0] in networks}
+        assert learning == wanted, schedule.plan(step).phase
+
+
+def test_vit_b_takes_over_the_encoder_of_vit_s():
+    small, base = small_model("gvit_small"), small_model("gvit_base")
+    assert start_from(base, small, Path("run")) == [
+        "encoder from run",
+        "classifier new: that of run has another size",
+    ]
+    for name, value in small.encoder.state_dict().items():
+        assert torch.equal(base.encoder.state_dict()[name], value)
 
 
 def test_save_and_load_give_the_same_model(model, tmp_path):

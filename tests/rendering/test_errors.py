@@ -88,6 +88,14 @@ def test_a_point_can_be_drawn_with_a_blur_only(backend):
         draw(covariances=points, blur=0.0, backend=backend)
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_rounding_near_zero_is_no_impossible_covariance(backend):
+    tiny = torch.tensor([[1.12e-38, 1.1200014e-38], [1.1200014e-38, 1.12e-38]])
+    image, _ = draw(covariances=tiny.expand(2, 3, 2, 2), backend=backend)
+    points, _ = draw(covariances=torch.zeros(2, 3, 2, 2), backend=backend)
+    torch.testing.assert_close(image, points)
+
+
 def test_fast_backends_refuse_float64():
     doubles = {n: t.double() for n, t in random_scene(2, 3, 6, 5)._asdict().items() if n != "background"}
     for backend in ("cpu", "cuda"):

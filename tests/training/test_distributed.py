@@ -10,10 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed
+import torch.multiprocessing
+from torch.distributed.fsdp import FSDPModule
+
+import gvit
+from gvit.training.distributed import World, distribute
 
 # 20 steps over all four phases, without what is random by place in the batch
 ARGUMENTS = ["train", "debug", "--drop-path-rate", "0", "--batch-size", "16", "--epochs", str(20 / 89)]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+MEASURES = {
+    *("pixel_loss", "perceptual_loss", "class_loss", "accuracy", "num_images"),
+    *("reconstruction_gradient", "class_gradient", "gradient_cosine", "steered"),
+}
 
 
 def command(processes: int, *arguments: str) -> list[str]:
@@ -49,9 +61,7 @@ def assert_close(folder: Path, expected: Path, tolerance: float) -> None:
     lines, wanted_lines = metrics(folder), metrics(expected)
     assert [line["step"] for line in lines] == [line["step"] for line in wanted_lines]
     for line, wanted_line in zip(lines, wanted_lines, strict=True):
-        for name in {"pixel_loss", "perceptual_loss", "class_loss", "accuracy", "num_images"} & set(
-            wanted_line
-        ):
+        for name in MEASURES & set(wanted_line):
             assert line[name] == pytest.approx(wanted_line[name], abs=100 * tolerance), name
     assert lines[-1]["num_images"] == 360
     # exact: no image is counted twice, none is left out
@@ -66,6 +76,30 @@ def alone(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("options", [[], ["--accumulate", "2"], ["--fsdp"]], ids=str)
 def test_two_processes_give_the_weights_of_one(alone, tmp_path, options):
     assert_close(run(tmp_path / "run", 2, "--precision", "float64", *options), alone, 1e-8)
+
+
+def test_images_that_came_round_again_are_dropped(monkeypatch):
+    images = torch.arange(7)
+    shards = [{"label": torch.tensor(rows)} for rows in ([0, 3, 6], [1, 4, 0], [2, 5, 1])]
+    monkeypatch.setattr(World, "_gather", lambda self, value: shards)
+    assert torch.equal(World(1, 3).interleave(shards[1], 7)["label"], images)
+    assert torch.equal(World().interleave({"label": images}, 7)["label"], images)
+
+
+def _sharded(rank: int, meeting: str) -> None:
+    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+    encoder = gvit.create_model("gvit_tiny", num_gaussians=4, num_classes=2).encoder
+    whole = sum(p.numel() for p in encoder.parameters())
+    found = distribute(encoder, World(rank, 2), fsdp=True)
+    assert isinstance(found, FSDPModule)
+    assert all(isinstance(block, FSDPModule) for block in found.blocks)
+    here = sum(p.to_local().numel() for p in found.parameters())
+    assert 0.4 * whole < here < 0.6 * whole
+    torch.distributed.destroy_process_group()
+
+
+def test_fsdp_leaves_half_of_the_weights_in_each_of_two_processes(tmp_path):
+    torch.multiprocessing.spawn(_sharded, (f"file://{tmp_path / 'meeting'}",), nprocs=2)
 
 
 def test_accumulation_gives_the_weights_of_the_whole_batch(alone, tmp_path):

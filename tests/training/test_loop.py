@@ -13,6 +13,7 @@ import gvit
 from gvit.data import datasets
 from gvit.data.datasets import LabelledImages
 from gvit.errors import InputError
+from gvit.training import objective
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from gvit.training.dry_run import dry_run
 from gvit.training.loop import Interrupted, Trainer, resume, train
@@ -180,6 +181,11 @@ def test_in_a_frozen_phase_no_weight_moves(tmp_path):
     assert networks_that_move(trainer, 9) == {"encoder", "classifier"}
     assert networks_that_move(trainer, 14) == {"encoder"}  # guided: weight decay and momentum included
     assert networks_that_move(trainer, 15) == {"encoder", "classifier"}
+    assert [set(trainer.rates(step)) for step in (2, 9, 14)] == [
+        {"encoder"},
+        {"encoder", "classifier"},
+        {"encoder"},
+    ]
 
 
 def test_a_folder_with_a_run_is_never_overwritten_unasked(finished, tmp_path):
@@ -220,6 +226,30 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     wild = replace(CONFIG, optimizer=OptimizerConfig(base_lr=1e30, warmup_epochs=0))
     with pytest.raises(InputError, match=r"diverged at step \d+ \(\w+\): .*; lower --base-lr"):
         train(wild, tmp_path / "run", Recorder())
+    # a checkpoint of a step before is not lost
+    cut = tmp_path / "cut"
+    with pytest.raises(Interrupted):
+        train(CONFIG, cut, Recorder(9, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    before = Run(cut).checkpoint_file.read_bytes()
+    Run(cut).config_file.write_text(replace(CONFIG, optimizer=wild.optimizer).to_json())
+    with pytest.raises(InputError, match="diverged"):
+        resume(cut, Recorder())
+    assert Run(cut).checkpoint_file.read_bytes() == before
+
+
+def test_gaussians_that_cannot_be_drawn_are_a_divergence_too(tmp_path, monkeypatch):
+    def cannot(*args, **kwargs):
+        raise ValueError("covariances must be positive")
+
+    trainer = Trainer(CONFIG, Run(tmp_path))
+    (parts,) = trainer.batches(0, 1, workers=0)
+    for module, action in (
+        ("gvit.training.objective", lambda: trainer.train_step(parts, trainer.schedule.plan(0))),
+        ("gvit.evaluation", trainer.evaluate),
+    ):
+        monkeypatch.setattr(f"{module}.render", cannot)
+        with pytest.raises(InputError, match=r"diverged at step 0 \(.*covariances must be positive; lower"):
+            action()
 
 
 def with_(config: TrainConfig = CONFIG, **groups) -> TrainConfig:
@@ -247,7 +277,11 @@ def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
 
 
 def test_checkpointing_activations_changes_nothing(finished, tmp_path):
-    train(with_(compute={"grad_checkpointing": True}), tmp_path / "run", Recorder())
+    config = with_(compute={"grad_checkpointing": True})
+    model = Trainer(config, Run(tmp_path / "none")).model
+    assert model.encoder.grad_checkpointing
+    assert model.classifier.grad_checkpointing
+    train(config, tmp_path / "run", Recorder())
     for name, value in weights(finished).items():
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-4, atol=1e-5)
 
@@ -268,14 +302,34 @@ def test_compiled_networks_train_to_the_same_weights(finished, tmp_path, monkeyp
         torch.testing.assert_close(weights(tmp_path / "compiled")[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_under_bf16_gaussians_and_losses_stay_in_float32(tmp_path):
+def test_under_bf16_gaussians_and_losses_stay_in_float32(tmp_path, monkeypatch):
+    autocast = []
+
+    def watch(name: str) -> None:
+        original = getattr(objective, name)
+
+        def watched(*args):
+            autocast.append(torch.is_autocast_enabled("cpu"))
+            return original(*args)
+
+        monkeypatch.setattr(objective, name, watched)
+
+    for name in ("render", "pixel_loss", "ssim"):
+        watch(name)
+
     def first_step(precision: str) -> tuple[dict, torch.Tensor, list[torch.dtype]]:
         config = with_(compute={"precision": precision}, model={"drop_path_rate": 0.0})
         trainer = Trainer(config, Run(tmp_path))
         torch.manual_seed(0)
         torch.nn.init.normal_(trainer.model.encoder.head[-1].weight, std=0.1)
         seen = []
-        for module in (trainer.model.encoder.blocks[0].mlp.fc1, trainer.model.encoder.head[0]):
+        encoder, classifier = trainer.model.encoder, trainer.model.classifier
+        for module in (
+            encoder.gaussian_embed,
+            encoder.blocks[0].mlp.fc1,
+            encoder.head[0],
+            classifier.patch_embed,
+        ):
             module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
         (parts,) = trainer.batches(9, 10, workers=0)
         trainer.step = 9
@@ -287,7 +341,8 @@ def test_under_bf16_gaussians_and_losses_stay_in_float32(tmp_path):
     measures, raw, seen = first_step("bf16")
     expected, expected_raw, _ = first_step("float32")
     assert raw.dtype == torch.float32
-    assert seen[:2] == [torch.bfloat16, torch.float32]
+    assert seen[:4] == [torch.float32, torch.bfloat16, torch.float32, torch.float32]
+    assert autocast == [False] * 6
     for name in ("pixel_loss", "perceptual_loss", "class_loss"):
         assert measures[name] == pytest.approx(expected[name], rel=0.03)
         assert measures[name] != expected[name]
@@ -365,6 +420,16 @@ def test_a_run_can_start_from_another_and_keep_what_fits(finished, tmp_path):
     wider, notes = started(pool="avg")
     assert all(torch.equal(wider[n], value) for n, value in source.items() if n.startswith("encoder."))
     assert "classifier new" in notes[1]
+    # what the encoder's weights mean is not in their shapes
+    other = with_(model={"scale_factor": 0.6, "noise_std": 0.4}, schedule={"epochs": 0.25})
+    train(other, tmp_path / "other", Recorder())
+    kept = Trainer(with_(model={"init": tmp_path / "other"}), Run(tmp_path))
+    assert (kept.model.encoder.scale_factor, kept.model.encoder.noise_std) == (0.6, 0.4)
+    assert kept.model.classifier.patch_embed.scale_factor == 0.6
+    assert len(kept.notes) == 2
+    changed = Trainer(with_(model={"init": tmp_path / "other", "scale_factor": 0.9}), Run(tmp_path))
+    assert changed.model.encoder.scale_factor == 0.9
+    assert changed.notes[0] == f"the encoder of {tmp_path / 'other'} learned with --scale-factor 0.6, not 0.9"
     # nothing but --init names the model
     unnamed, _ = started(model=None, num_gaussians=None)
     assert all(torch.equal(unnamed[name], value) for name, value in source.items())
@@ -393,6 +458,7 @@ def test_transfer_keeps_the_body_and_starts_a_head_for_the_new_classes(finished,
         optimizer={"layer_decay": 0.5, "warmup_epochs": 0.0},
     )
     trainer = Trainer(config, Run(tmp_path / "none"))
+    assert all(group.get("lr_scale", 1.0) == 1 for group in trainer.optimizers["encoder"].param_groups)
     rates = {}
     for group in trainer.optimizers["classifier"].param_groups:
         rates |= {id(p): group["lr_scale"] for p in group["params"]}
@@ -409,6 +475,20 @@ def test_transfer_keeps_the_body_and_starts_a_head_for_the_new_classes(finished,
     body = "classifier.blocks.0.attn.qkv.weight"
     assert after["classifier.head.weight"].shape[0] == 3
     assert 0 < (after[body] - before[body]).abs().max() < 0.05
+
+
+def test_as_many_classes_that_are_others_get_a_new_head(finished, tmp_path, monkeypatch):
+    def renamed(split, data_dir=None) -> LabelledImages:
+        digits_ = datasets.DATASETS["few_digits"](split)
+        return LabelledImages(digits_.load, digits_.labels, [f"a {name}" for name in digits_.class_names])
+
+    monkeypatch.setitem(datasets.DATASETS, "renamed", renamed)
+    trainer = Trainer(with_(model={"init": finished}, data={"dataset": "renamed"}), Run(tmp_path))
+    assert trainer.notes[1].endswith("its head new for other classes")
+    source, found = weights(finished), trainer.model.state_dict()
+    assert not torch.equal(found["classifier.head.weight"], source["classifier.head.weight"])
+    body = "classifier.blocks.0.attn.qkv.weight"
+    assert torch.equal(found[body], source[body])
 
 
 def test_in_the_guided_phase_it_is_logged_how_far_gaussians_moved(finished):

@@ -151,10 +151,18 @@ def test_guided_steps_tell_how_the_two_gradients_compare(model, batch):
     drawing = pixel_loss(drawn, batch.images) + 0.1 * (1 - ssim(drawn, batch.images).mean())
     (drawing_gradient,) = torch.autograd.grad(drawing, raw)
     (naming_gradient,) = torch.autograd.grad(F.cross_entropy(model.classifier(raw), batch.labels), raw)
-    torch.testing.assert_close(measures["reconstruction_gradient"], drawing_gradient.norm())
-    torch.testing.assert_close(measures["class_gradient"], naming_gradient.norm())
-    cosine = (drawing_gradient * naming_gradient).sum() / drawing_gradient.norm() / naming_gradient.norm()
-    torch.testing.assert_close(measures["gradient_cosine"], cosine)
+    drawings, namings = (4 * gradient.flatten(1) for gradient in (drawing_gradient, naming_gradient))
+    torch.testing.assert_close(measures["reconstruction_gradient"], drawings.norm(dim=1).mean())
+    torch.testing.assert_close(measures["class_gradient"], namings.norm(dim=1).mean())
+    cosines = (drawings * namings).sum(1) / drawings.norm(dim=1) / namings.norm(dim=1)
+    torch.testing.assert_close(measures["gradient_cosine"], cosines.mean())
+    # whatever the batch is split into
+    halves = [
+        through(model, Batch(*(x[rows] for x in (batch.images, batch.labels, batch.noise))), GUIDED)[2]
+        for rows in (slice(2), slice(2, 4))
+    ]
+    for name in ("reconstruction_gradient", "class_gradient", "gradient_cosine", "steered"):
+        torch.testing.assert_close((halves[0][name] + halves[1][name]) / 2, measures[name])
     assert "gradient_cosine" not in through(model, batch, CLASSIFY)[2]
 
 

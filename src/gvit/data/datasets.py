@@ -169,6 +169,7 @@ def parquet(split: Split, data_dir: Path | None = None) -> LabelledImages:
     root = _existing(data_dir, "parquet")
     try:
         import pyarrow as pa
+        import pyarrow.compute as pc
         import pyarrow.parquet as pq
     except ImportError:
         raise InputError("Parquet files need pyarrow: pip install pyarrow") from None
@@ -180,7 +181,7 @@ def parquet(split: Split, data_dir: Path | None = None) -> LabelledImages:
     try:
         table = pa.concat_tables(pq.read_table(file) for file in files)
         label = next(name for name in ("label", "fine_label") if name in table.column_names)
-        encoded = table.column("image").combine_chunks().field("bytes")
+        encoded = pc.struct_field(table.column("image"), "bytes")  # in chunks: one array ends at 2 GiB
         features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
         names = features[label]["names"]
     except (pa.ArrowException, OSError, KeyError, TypeError, StopIteration) as error:

@@ -35,7 +35,7 @@ def imagenet1k_swap() -> TrainConfig:
     whole = imagenet1k()
     return replace(
         whole,
-        model=ModelConfig("gvit_base", init=Path("runs/imagenet1k"), scale_factor=1.0),
+        model=ModelConfig("gvit_base", init=Path("runs/imagenet1k")),
         schedule=ScheduleConfig(
             reconstruct_epochs=0.0,
             perceptual_epochs=0.0,

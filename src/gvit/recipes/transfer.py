@@ -3,7 +3,8 @@
 Command, with class folders in ``FOLDER/train`` and ``FOLDER/val`` (Parquet files for the two CIFARs), ``_s`` after a
 ViT-S classifier, ``_b`` after a ViT-B:
 
-    gvit train transfer_pets_b --init runs/imagenet1k --data-dir FOLDER
+    gvit train transfer_pets_s --init runs/imagenet1k --data-dir FOLDER
+    gvit train transfer_pets_b --init runs/imagenet1k_swap --data-dir FOLDER
 
 Hardware: one GPU. Expected time: see ``--dry-run``. Expected top-1, by the paper, with ViT-B: CIFAR-10 98.6 %,
 CIFAR-100 87.7 %, CUB 91.2 %, SUN397 68.3 %, Flowers 96.0 %, Pets 94.5 %, DTD 73.4 %. Here: not yet measured. The paper

@@ -8,11 +8,11 @@ from torch import Tensor
 def degenerate(covariances: Tensor, blur: float) -> Tensor:
     """True where a covariance [..., 2, 2] is not positive semi-definite, or is still singular after the blur.
 
-    A negative determinant within the rounding of a needle's float32 numbers is let through.
+    A negative determinant within the rounding of float32 numbers, of a needle's or of ones near 0, is let through.
     """
     xx, yy = covariances[..., 0, 0].double(), covariances[..., 1, 1].double()
     xy = (covariances[..., 0, 1].double() + covariances[..., 1, 0].double()) / 2
-    semidefinite = (xx >= 0) & (yy >= 0) & (xx * yy - xy * xy >= -1e-6 * xx * yy)
+    semidefinite = (xx >= 0) & (yy >= 0) & (xx * yy - xy * xy >= -1e-6 * xx * yy - 1e-60)
     return ~(semidefinite & ((xx + blur) * (yy + blur) - xy * xy > 0))
 
 

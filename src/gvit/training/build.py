@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
@@ -28,7 +29,7 @@ def build_model(
     Args:
         config: the run's.
         class_names: of its data.
-        initialize: read the weights of ``config.model.init``, too; a checkpoint makes that superfluous.
+        initialize: take over the weights of ``config.model.init``, too; a checkpoint makes that superfluous.
         example: Gaussians of one image of its data, where that holds Gaussians: a model that reads them has their
             number and their bound on the scales unless the configuration has others.
 
@@ -43,7 +44,7 @@ def build_model(
     if config.model.model is None and source is None:
         raise InputError("no model: give --init RUN to start from that run's, or --model NAME")
     kwargs = config.model.kwargs()
-    initial = None if source is None or not (initialize or config.model.model is None) else load_model(source)
+    initial = None if source is None else load_model(source)
     name = config.model.model
     if name is None:
         assert initial is not None
@@ -51,6 +52,8 @@ def build_model(
     if name in list_models("vit_*"):
         kwargs = {key: value for key, value in kwargs.items() if key not in _GAUSSIAN}
     notes = []
+    if name in list_models("gvit_*") and isinstance(initial, GViT):
+        notes += _keep_meaning(kwargs, initial.encoder, source)
     if name in list_models("gaussian_vit_*"):
         kwargs = {key: value for key, value in kwargs.items() if key not in _ENCODER}
         if example is not None:
@@ -71,6 +74,17 @@ def build_model(
     return model, notes
 
 
+def _keep_meaning(kwargs: dict[str, Any], encoder: GaussianEncoder, source: Path | None) -> list[str]:
+    """Settings that no weight has the shape of, but that an encoder learned with: its own unless others are given."""
+    notes = []
+    for name in ("scale_factor", "noise_std"):
+        theirs = getattr(encoder, name)
+        if kwargs.setdefault(name, theirs) != theirs:
+            flag = name.replace("_", "-")
+            notes.append(f"the encoder of {source} learned with --{flag} {theirs:g}, not {kwargs[name]:g}")
+    return notes
+
+
 def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -> list[str]:
     """Copy the encoder, and the classifier where it has the same size; its head where it has the same classes, too.
 
@@ -80,12 +94,13 @@ def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -
     Raises:
         InputError: another kind of model or encoder.
     """
+    same_classes = list(model.card.class_names) == list(initial.card.class_names)
     if not isinstance(model, GViT) or not isinstance(initial, GViT):
         if type(model) is not type(initial):
             raise InputError(
                 f"--init {source}: is {initial.card.name}, which {model.card.name} cannot start from"
             )
-        return [_start_classifier(model, initial, source, model.card.name)]
+        return [_start_classifier(model, initial, source, model.card.name, same_classes)]
     ours, theirs = model.encoder.state_dict(), initial.encoder.state_dict()
     if {n: t.shape for n, t in ours.items()} != {n: t.shape for n, t in theirs.items()}:
         raise InputError(
@@ -94,7 +109,7 @@ def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -
     model.encoder.load_state_dict(theirs)
     return [
         f"encoder from {source}",
-        _start_classifier(model.classifier, initial.classifier, source, "classifier"),
+        _start_classifier(model.classifier, initial.classifier, source, "classifier", same_classes),
     ]
 
 
@@ -104,12 +119,14 @@ def _size(model: GViT) -> str:
     return f"{model.img_size} px, {encoder.num_gaussians} Gaussians, {encoder.kind}, width {width}"
 
 
-def _start_classifier(network: nn.Module, initial: nn.Module, source: Path, name: str) -> str:
+def _start_classifier(
+    network: nn.Module, initial: nn.Module, source: Path, name: str, same_classes: bool
+) -> str:
     ours, theirs = network.state_dict(), initial.state_dict()
     body = {n for n in ours if not n.startswith("head.")}
     if not all(n in theirs and theirs[n].shape == ours[n].shape for n in body) or len(theirs) != len(ours):
         return f"{name} new: that of {source} has another size"
-    same_head = all(theirs[n].shape == ours[n].shape for n in ours)
+    same_head = same_classes and all(theirs[n].shape == ours[n].shape for n in ours)
     network.load_state_dict(theirs if same_head else {n: theirs[n] for n in body}, strict=same_head)
     return f"{name} from {source}" + ("" if same_head else ", its head new for other classes")
 

@@ -235,7 +235,7 @@ class Trainer:
             started = time.perf_counter()
             for parts in self.batches(self.step, last, self.config.data.workers):
                 plan = self.schedule.plan(self.step)
-                measures = self.train_step(parts, plan)
+                measures = self.world.mean(self.train_step(parts, plan))
                 speed = self.batch_size / (time.perf_counter() - started)
                 observer.step(self.step, plan, measures, speed)
                 if plan.guided or self.step % _LOG_EVERY == 0 or self.step == total:
@@ -293,10 +293,13 @@ class Trainer:
         try:
             return self.objective.backward(Batch(images, labels, noise), plan, share)
         except FloatingPointError as error:
-            raise InputError(
-                f"training diverged at step {self.step} ({plan.phase}): {error}; lower --base-lr or --gamma. "
-                f"The last checkpoint in {self.run.folder} is from before"
-            ) from error
+            raise self._diverged(f" ({plan.phase})", error) from error
+
+    def _diverged(self, where: str, error: Exception) -> InputError:
+        return InputError(
+            f"training diverged at step {self.step}{where}: {first_line(error)}; lower --base-lr or --gamma. "
+            f"The last checkpoint in {self.run.folder}, if there is one, is from before"
+        )
 
     def _optimize(self) -> None:
         config = self.config.optimizer
@@ -330,7 +333,6 @@ class Trainer:
         }
 
     def _log_step(self, plan: StepPlan, measures: dict[str, float], images_per_second: float) -> None:
-        measures = self.world.mean(measures)
         if self.world.is_main:
             self.run.log(
                 kind="train",
@@ -346,7 +348,13 @@ class Trainer:
     def evaluate(self) -> Evaluation:
         """The model, or its moving average, on all test images."""
         model = self.model if self.ema is None else self.ema.module
-        measured = self.world.interleave(measure(model, self.test_loader), len(self.test_images))
+        try:
+            shard = measure(model, self.test_loader)
+        except InputError:
+            raise
+        except ValueError as error:  # what the renderer says of Gaussians that cannot be drawn
+            raise self._diverged(" (evaluation)", error) from error
+        measured = self.world.interleave(shard, len(self.test_images))
         return summarize(measured, self.model.num_classes)
 
     def _evaluate(self, observer: Observer) -> Evaluation:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvit.data.loading import Batch
+from gvit.errors import first_line
 from gvit.losses import pixel_loss, ssim
 from gvit.models.gvit import GViT
 from gvit.rendering import render
@@ -95,7 +96,10 @@ class GuidedObjective:
         self, raw: Tensor, images: Tensor, plan: StepPlan
     ) -> tuple[Tensor, dict[str, Tensor]]:
         leaf = raw.detach().requires_grad_()
-        rendered = render(self.model.encoder.gaussians(leaf), *images.shape[-2:])
+        try:
+            rendered = render(self.model.encoder.gaussians(leaf), *images.shape[-2:])
+        except ValueError as error:
+            raise FloatingPointError(f"the Gaussians cannot be drawn: {first_line(error)}") from error
         loss = pixel = pixel_loss(rendered, images, self.config.pixel_loss)
         losses = {"pixel_loss": pixel.detach()}
         if plan.perceptual and self.config.perceptual_weight:
@@ -146,16 +150,19 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Te
 
 
 def compare_gradients(reconstruction: Tensor, classification: Tensor, gamma: float) -> dict[str, Tensor]:
-    """Makes guidance visible, from the two losses' gradients at the raw Gaussians [B, K, 9].
+    """Makes guidance visible, from the gradients of the two mean losses at the raw Gaussians [B, K, 9].
+
+    Means over images, so that nothing depends on how a batch is split over parts and processes.
 
     Returns:
-        ``reconstruction_gradient`` and ``class_gradient``: their norms, before gamma. ``gradient_cosine``: of the two,
-        negative where they disagree. ``steered``: share of the Gaussians that the weighed classifier's gradient
-        moves more than the reconstruction's does.
+        ``reconstruction_gradient`` and ``class_gradient``: the norms of the gradients of an image's own losses, before
+        gamma. ``gradient_cosine``: between the two, negative where they disagree. ``steered``: share of the Gaussians
+        that the weighed classifier's gradient moves more than the reconstruction's does.
     """
+    drawing, naming = (len(gradient) * gradient.flatten(1) for gradient in (reconstruction, classification))
     return {
-        "reconstruction_gradient": reconstruction.norm(),
-        "class_gradient": classification.norm(),
-        "gradient_cosine": F.cosine_similarity(reconstruction.flatten(), classification.flatten(), dim=0),
+        "reconstruction_gradient": drawing.norm(dim=1).mean(),
+        "class_gradient": naming.norm(dim=1).mean(),
+        "gradient_cosine": F.cosine_similarity(drawing, naming).mean(),
         "steered": (gamma * classification.norm(dim=-1) > reconstruction.norm(dim=-1)).float().mean(),
     }

@@ -1,4 +1,4 @@
-"""The same numbers as ``metrics.jsonl``, for TensorBoard."""
+"""Losses, gradients and test results as in ``metrics.jsonl``, but of every step, for TensorBoard."""
 
 from __future__ import annotations
 
