@@ -229,7 +229,8 @@ _PREFACE = """# Results
 
 Written by `gvit reproduce` from the JSON files beside it, which hold every setting. Top-1 on the test images after the
 last epoch (no validation split, no choice of the best epoch), mean ± standard deviation over seeds. All rows of a table
-have the same data, augmentation, batch size, learning rate, weight decay and epochs. The patch ViT is GViT's classifier
+have the same data, augmentation (in distribution: with another number of Gaussians, or none, it is drawn anew), batch
+size, learning rate, weight decay and epochs. The patch ViT is GViT's classifier
 over patches of pixels; it learns to classify in all epochs, GViT's classifier in those after the first two phases only.
 "No guidance" gives the guided phase's epochs to the phase before it; "joint" lets the classifier's gradient into the
 encoder in every step of both.
