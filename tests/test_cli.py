@@ -207,8 +207,32 @@ def test_bad_arguments(run, tmp_path, capsys):
     assert "--epochs" in fails(capsys, "train", "--epoch", 3, "--out", out)
     assert "abc" in fails(capsys, "train", "--epochs", "abc", "--out", out)
     assert "not available here" in fails(capsys, "train", "--device", "cuda:99", "--out", out)
+    for command in ("train", "fit"):
+        assert "at least 0" in fails(capsys, command, "--seed", 10**20, "--out", out)
     assert fails(capsys, "predict", run, "x", "--top-k", 0) == "--top-k must be at least 1, got 0"
     assert not out.exists()
+
+
+def test_a_run_of_other_classes_than_its_data_has_now(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    for name in ("a", "b"):
+        (photos / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (20, 20)).save(photos / name / f"{i}.png")
+    run = tmp_path / "run"
+    flags = ["--data-dir", photos, "--num-gaussians", 4, "--epochs", 4, "--workers", 0, "--out", run]
+    command = ["train", "folder", *map(str, flags)]
+    assert main(command) == 0
+    assert "8 images to train on: a batch is all of them" in capsys.readouterr().err
+    assert main(["evaluate", str(run)]) == 0
+    capsys.readouterr()
+    (photos / "a").rename(photos / "c")
+    assert "2 classes, but its data set has 2 now (differing: a, c)" in fails(capsys, "evaluate", run)
+    # and what was measured of the old weights doesn't stay beside the new
+    (photos / "c").rename(photos / "a")
+    assert (run / "evaluation.json").exists()
+    assert main([*command, "--overwrite"]) == 0
+    assert not {"evaluation.json", "confusion.png"} & {file.name for file in run.iterdir()}
 
 
 def test_bad_output_folders(run, tmp_path, capsys):

@@ -285,6 +285,13 @@ def _load_with_test_images(run: "Run") -> "tuple[ImageClassifier, EvaluationImag
     data = run.load_config().data
     model = load_model(run.folder)
     source = load_dataset(data.dataset, "test", data.data_dir)
+    known, found = list(model.card.class_names), list(source.class_names)
+    if known != found:
+        changed = sorted(set(known) ^ set(found))
+        raise InputError(
+            f"{run.folder}: trained on {len(known)} classes, but its data set has {len(found)} now "
+            f"(differing: {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''})"
+        )
     return model, EvaluationImages(source, eval_input(model, source))
 
 
@@ -312,7 +319,8 @@ class _Predict:
 
 
 def _predict(args: list[str]) -> int:
-    from gvit.data.files import find_images
+    from gvit.data.files import EXTENSIONS, GAUSSIAN_EXTENSIONS, find_images
+    from gvit.models.frozen import GaussianViT
     from gvit.models.registry import load_model
     from gvit.prediction import predict_files
 
@@ -321,7 +329,7 @@ def _predict(args: list[str]) -> int:
     if not options.images:
         raise InputError("no images given; name image files, folders or quoted patterns after the run")
     model = load_model(options.run).to(_device(options.device))
-    files = find_images(options.images)
+    files = find_images(options.images, GAUSSIAN_EXTENSIONS if isinstance(model, GaussianViT) else EXTENSIONS)
     failed, rows = False, []
     for file, answer in predict_files(model, files, options.top_k, options.batch_size):
         if isinstance(answer, InputError):
@@ -434,7 +442,8 @@ def _fit(args: list[str]) -> int:
     options: _Fit = _parse(_Fit, args, "gvit fit")
     _at_least_one(num_gaussians=options.num_gaussians, steps=options.steps, batch_size=options.batch_size)
     settings: dict[str, Any] = {
-        name: getattr(options, name) for name in ("num_gaussians", "steps", "init", "loss", "ssim_weight")
+        name: getattr(options, name)
+        for name in ("num_gaussians", "steps", "init", "loss", "ssim_weight", "seed")
     }
     check_settings(**settings)
     device = _device(options.device)
@@ -448,7 +457,7 @@ def _fit(args: list[str]) -> int:
 
     def fit_images(images: "Tensor") -> "Fit":
         with FitProgress(options.steps) as bar:
-            return fit(images, **settings, seed=options.seed, adaptive=options.adaptive, progress=bar.step)
+            return fit(images, **settings, adaptive=options.adaptive, progress=bar.step)
 
     failed = False
     for answer in fit_files(waiting, fit_images, options.batch_size, device):

@@ -209,13 +209,13 @@ class Gaussians:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         partial = Path(f"{path}.partial")
-
         meta = {name: getattr(self, name) for name in ("scale_factor", "nominal_count", "aspect")}
-        save_file(
-            {"raw": self.raw.detach().cpu().contiguous()}, partial, {"gvit.gaussians": json.dumps(meta)}
+        # safetensors' own file would be for its owner's eyes only, whatever the umask
+        partial.write_bytes(
+            save({"raw": self.raw.detach().cpu().contiguous()}, {"gvit.gaussians": json.dumps(meta)})
         )
         os.replace(partial, path)
 
@@ -228,6 +228,8 @@ class Gaussians:
         """
         from safetensors import SafetensorError, safe_open
 
+        if not Path(path).is_file():
+            raise ValueError(f"{path}: no such file")
         try:
             with safe_open(path, "pt") as file:
                 meta = json.loads((file.metadata() or {})["gvit.gaussians"])

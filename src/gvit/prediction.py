@@ -35,6 +35,10 @@ def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Te
     Raises:
         InputError: a file is missing, is not an image (or holds no fitting Gaussians), or is damaged.
     """
+    if isinstance(paths, (str, Path)):
+        raise InputError(f"paths must be a list of files: [{str(paths)!r}]")
+    if not paths:
+        raise InputError("no files given")
     if isinstance(model, GaussianViT):
         return torch.stack([read_gaussians(path, model) for path in paths])
     transform = eval_transform(model.card.preprocessing)

@@ -94,7 +94,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path):
     with pytest.raises(InputError, match=r"b/1\.safetensors: expected .*finite"):
         load_dataset("gaussians", "train", tmp_path).load(1)
     file.unlink()
-    with pytest.raises(InputError, match="class folders without Gaussians: b"):
+    with pytest.raises(InputError, match="class folders without Gaussians to train on: b"):
         load_dataset("gaussians", "train", tmp_path)
     with pytest.raises(InputError, match="data set 'gaussians' needs --data-dir"):
         load_dataset("gaussians", "train")

@@ -60,8 +60,17 @@ def test_folders_that_cannot_be_used(tmp_path):
     write_class(tmp_path / "train" / "b", 0, 0)
     (tmp_path / "val" / "a").mkdir(parents=True)
     (tmp_path / "val" / "c").mkdir()
-    with pytest.raises(InputError, match="class folders without images: b"):
+    with pytest.raises(InputError, match=r"train: class folders without images to train on: b$"):
         load_dataset("folder", "train", tmp_path)
+    with pytest.raises(InputError, match=r"takes no --data-dir .*gvit train folder"):
+        load_dataset("digits", "train", tmp_path)
+    single = tmp_path / "single"
+    write_class(single / "a", 0, 5)
+    write_class(single / "b", 0, 1)
+    with pytest.raises(
+        InputError, match=r"single: class folders without images to train on: b; .* at least 2"
+    ):
+        load_dataset("folder", "train", single)
     with pytest.raises(InputError, match="classes that train/ does not have: c"):
         load_dataset("folder", "test", tmp_path)
 

@@ -138,3 +138,8 @@ def test_every_initialiser_gives_valid_gaussians(init, height, width, count):
 def test_an_unknown_initialiser_is_named():
     with pytest.raises(InputError, match="unknown initialiser 'gradients'; nearest: gradient"):
         fit(torch.rand(1, 3, 8, 8), 4, 1, "gradients")
+
+
+@pytest.mark.parametrize("init", INITIALISERS)
+def test_a_single_pixel_can_be_fitted(init):
+    assert fit(torch.full((1, 3, 1, 1), 0.5), 3, 20, init).psnr > 20

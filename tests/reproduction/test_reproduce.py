@@ -76,6 +76,8 @@ def test_the_plan_is_told_beforehand_and_writes_nothing(tmp_path, capsys):
         (["table1"], "unknown target 'table1'; nearest: table1"),
         (["table1a", "--recipe", "digit"], "unknown recipe 'digit'; nearest: digits"),
         (["table1a", "--recipe", "transfer_pets_s"], "starts from another run"),
+        (["table1a", "--recipe", "gaussians"], "frozen Gaussians, which nothing can guide"),
+        (["table1a", "--full", "--epochs", "3"], "contradict each other"),
         (["table1a", "--recipe", "imagenette"], "needs --data-dir FOLDER"),
         (["table1a", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["table1a", "--epochs", "0"], "--epochs must be above 0, got 0"),

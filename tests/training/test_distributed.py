@@ -10,12 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed
-import torch.multiprocessing
-from torch.distributed.fsdp import FSDPModule
 
-import gvit
-from gvit.training.distributed import World, distribute
+from gvit.training.distributed import World
 
 # 20 steps over all four phases, without what is random by place in the batch
 ARGUMENTS = ["train", "debug", "--drop-path-rate", "0", "--batch-size", "16", "--epochs", str(20 / 89)]
@@ -86,20 +82,39 @@ def test_images_that_came_round_again_are_dropped(monkeypatch):
     assert torch.equal(World().interleave({"label": images}, 7)["label"], images)
 
 
-def _sharded(rank: int, meeting: str) -> None:
-    torch.distributed.init_process_group("gloo", init_method=meeting, rank=rank, world_size=2)
+SHARDED = """
+import torch.distributed
+from torch.distributed.fsdp import FSDPModule
+
+import gvit
+from gvit.training.distributed import distribute, joined
+
+with joined("cpu") as (world, _):
     encoder = gvit.create_model("gvit_tiny", num_gaussians=4, num_classes=2).encoder
     whole = sum(p.numel() for p in encoder.parameters())
-    found = distribute(encoder, World(rank, 2), fsdp=True)
+    found = distribute(encoder, world, fsdp=True)
+    assert world.size == 2
     assert isinstance(found, FSDPModule)
     assert all(isinstance(block, FSDPModule) for block in found.blocks)
     here = sum(p.to_local().numel() for p in found.parameters())
-    assert 0.4 * whole < here < 0.6 * whole
-    torch.distributed.destroy_process_group()
+    assert 0.4 * whole < here < 0.6 * whole, (here, whole)
+"""
 
 
 def test_fsdp_leaves_half_of_the_weights_in_each_of_two_processes(tmp_path):
-    torch.multiprocessing.spawn(_sharded, (f"file://{tmp_path / 'meeting'}",), nprocs=2)
+    script = tmp_path / "sharded.py"
+    script.write_text(SHARDED)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "2",
+        str(script),
+    ]
+    done = subprocess.run(launch, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
 
 
 def test_accumulation_gives_the_weights_of_the_whole_batch(alone, tmp_path):

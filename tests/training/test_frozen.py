@@ -67,6 +67,8 @@ def test_a_classifier_learns_from_frozen_gaussians_and_goes_on_where_it_stopped(
     expected, found = (gvit.load_model(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert main(["evaluate", str(tmp_path / "whole")]) == 0
+    if model == "gaussian_vit_tiny":
+        assert main(["predict", str(tmp_path / "whole"), str(frozen / "test")]) == 0
     evaluation = json.loads((tmp_path / "whole" / "evaluation.json").read_text())
     assert evaluation["top1"] == result.top1
 

@@ -49,6 +49,11 @@ def digits(split: Split, data_dir: Path | None = None, classes: range = range(10
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
+    if data_dir is not None:
+        raise InputError(
+            f"data set 'digits' is built in and takes no --data-dir {data_dir}; for images in class folders: "
+            "gvit train folder --data-dir FOLDER"
+        )
     data = load_digits()
     train, test = train_test_split(
         np.arange(len(data.target)), test_size=360, stratify=data.target, random_state=0
@@ -113,7 +118,7 @@ def _class_folders(
     if (root / "train").is_dir():
         if held_out is None:
             raise InputError(f"{root}: has train/ but no val/ or test/ beside it")
-        names = _class_names(root / "train")
+        names, need = _class_names(root / "train"), ""
         source = root / "train" if split == "train" else held_out
         unknown = set(_class_names(source)) - set(names)
         if unknown:
@@ -122,7 +127,8 @@ def _class_folders(
             (file, label) for label, name in enumerate(names) for file in _files(source / name, extensions)
         ]
     else:
-        names = _class_names(root)
+        names, source = _class_names(root), root
+        need = "; where there are no train/ and val/, a class needs at least 2: a fifth is kept for the test"
         chosen = []
         for label, name in enumerate(names):
             files = _files(root / name, extensions)
@@ -133,7 +139,8 @@ def _class_folders(
     if empty:
         what = "Gaussians" if extensions == GAUSSIAN_EXTENSIONS else "images"
         raise InputError(
-            f"class folders without {what}: {', '.join(names[label] for label in sorted(empty))}"
+            f"{source}: class folders without {what} to {'train on' if split == 'train' else 'test with'}: "
+            f"{', '.join(names[label] for label in sorted(empty))}{need}"
         )
     return chosen, names
 

@@ -19,8 +19,10 @@ EXTENSIONS = frozenset(
 GAUSSIAN_EXTENSIONS = frozenset({".safetensors"})
 
 
-def find_images(sources: Sequence[str | Path]) -> list[Path]:
+def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTENSIONS) -> list[Path]:
     """Image files named by files, folders (searched recursively) and shell-style patterns, each once, in order.
+
+    ``extensions`` are what is looked for in folders: ``GAUSSIAN_EXTENSIONS`` for files of Gaussians.
 
     Raises:
         InputError: a source that does not exist, a folder or pattern without images.
@@ -29,8 +31,9 @@ def find_images(sources: Sequence[str | Path]) -> list[Path]:
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            files: Iterable[Path] = sorted(p for p in path.rglob("*") if p.suffix.lower() in EXTENSIONS)
-            missing = f"{path}: no images in this folder (looked for {', '.join(sorted(EXTENSIONS))})"
+            files: Iterable[Path] = sorted(p for p in path.rglob("*") if p.suffix.lower() in extensions)
+            what = "images" if extensions == EXTENSIONS else "Gaussians"
+            missing = f"{path}: no {what} in this folder (looked for {', '.join(sorted(extensions))})"
         elif path.exists():
             files, missing = [path], ""
         else:

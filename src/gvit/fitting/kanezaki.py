@@ -53,6 +53,8 @@ class _Network(nn.Sequential):
 def _cluster(image: Float[Tensor, "3 h w"], generator: torch.Generator) -> Int[Tensor, "h w"]:
     from skimage.segmentation import slic
 
+    if image[0].numel() == 1:  # nothing to cluster, and no variance to normalise by
+        return torch.zeros(1, 1, dtype=torch.int64)
     pixels = image.permute(1, 2, 0).numpy().astype(np.float64)
     wanted = max(1, min(_SUPERPIXELS, pixels[..., 0].size // _SUPERPIXEL_SIZE))
     superpixels = slic(pixels, n_segments=wanted, compactness=10, start_label=0)

@@ -108,7 +108,7 @@ def fit(
     Raises:
         InputError: an argument is out of its range, or an image can't be fitted.
     """
-    check_settings(num_gaussians, steps, init, loss, ssim_weight)
+    check_settings(num_gaussians, steps, init, loss, ssim_weight, seed)
     _check_images(images, ssim_weight)
     images = images.detach().float()
     batch, _, height, width = images.shape
@@ -155,7 +155,9 @@ def fit(
         return Fit(result, psnr(render(result, height, width), images))
 
 
-def check_settings(num_gaussians: int, steps: int, init: str, loss: str, ssim_weight: float) -> None:
+def check_settings(
+    num_gaussians: int, steps: int, init: str, loss: str, ssim_weight: float, seed: int
+) -> None:
     """What can be known before there is an image.
 
     Raises:
@@ -165,6 +167,8 @@ def check_settings(num_gaussians: int, steps: int, init: str, loss: str, ssim_we
         raise InputError(
             f"num_gaussians must be at least 1 and steps at least 0, got {num_gaussians} and {steps}"
         )
+    if not 0 <= seed < 2**63:
+        raise InputError(f"seed must be at least 0 and below 2**63, got {seed}")
     if init not in INITIALISERS:
         raise unknown_name("initialiser", init, INITIALISERS)
     if loss not in get_args(PixelLoss):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from gvit.errors import InputError, first_line, unknown_name
@@ -55,6 +55,10 @@ def create_model(name: str, **kwargs: Any) -> ImageClassifier:
     """
     if name not in _ENTRYPOINTS:
         raise unknown_name("model", name, _ENTRYPOINTS)
+    for size, least in (("img_size", 1), ("num_gaussians", 1), ("num_classes", 0)):
+        value = kwargs.get(size, least)
+        if not isinstance(value, int) or value < least:
+            raise InputError(f"model {name}: {size} must be a whole number, at least {least}, got {value!r}")
     try:
         model = _ENTRYPOINTS[name](**kwargs)
     except TypeError as error:
@@ -78,7 +82,8 @@ def save_model(model: ImageClassifier, path: str | Path, weights: Mapping[str, T
     # a run in double precision, too, leaves weights that load into a float32 model
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()}
     partial = path.with_name(path.name + ".partial")
-    save_file(tensors, partial, {_METADATA_KEY: json.dumps(asdict(model.card))})
+    # safetensors' own file would be for its owner's eyes only, whatever the umask
+    partial.write_bytes(save(tensors, {_METADATA_KEY: json.dumps(asdict(model.card))}))
     os.replace(partial, path)
 
 

@@ -239,5 +239,4 @@ Under each table the paper's claims about it: the difference in top-1 here with 
 the seeds, paired; its variance is at least what so many test images give by chance), and whether it agrees with the
 claim, disagrees, or is too small to tell. The paper's numbers are of other data and other sizes: only the order can be
 compared.
-What the numbers say is discussed in [experiments](experiments.md).
 """

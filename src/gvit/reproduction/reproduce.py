@@ -77,12 +77,18 @@ def plan(
         raise InputError(
             f"recipe {recipe} starts from another run; name one that doesn't: digits, imagenette, ..."
         )
+    if config.data.dataset == "gaussians":
+        raise InputError(
+            "recipe 'gaussians' has frozen Gaussians, which nothing can guide; name one of images"
+        )
+    if full and epochs is not None:
+        raise InputError("--full and --epochs contradict each other; give one of them")
     if transfer_dir is not None and not transfer_dir.is_dir():
         raise InputError(f"--transfer-dir {transfer_dir}: no such folder")
     if data_dir is not None:
         config = change(config, data={"data_dir": data_dir})
     whole = sum(config.schedule.phase_epochs())
-    if not full or epochs is not None:
+    if not full:
         config = with_budget(config, REDUCED * whole if epochs is None else epochs)
     return TARGETS[what](Study(config, range(seeds), store.absolute(), transfer_dir))
 

@@ -256,7 +256,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        _require(self.seed, "seed", 0)
+        _require(self.seed, "seed", 0, 2**63 - 1)
         if self.compute.fsdp and self.optimizer.ema_decay is not None:
             raise InputError("--ema-decay needs whole weights: leave --fsdp or --ema-decay out")
 

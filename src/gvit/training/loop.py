@@ -159,6 +159,10 @@ class Trainer:
         else:
             self.objective = ClassificationObjective(self.parallel["classifier"], context)
             self.schedule = self.schedule.classify_only()
+        if self.batch_size < config.data.batch_size:
+            self.notes.append(
+                f"{len(self.train_images)} images to train on: a batch is all of them, not {config.data.batch_size}"
+            )
         learning = self.schedule.total - self.schedule.classify_start
         if 0 < learning < 2 * self.warmup_steps:
             epochs, whole = learning / self.steps_per_epoch, self.schedule.total / self.steps_per_epoch

@@ -56,6 +56,9 @@ class Run:
         run = cls(folder)
         files = (run.config_file, run.metrics_file, run.weights_file, run.checkpoint_file, run.report_file)
         existing = [file for file in files if file.exists()]
+        of_the_old = [
+            file for file in (folder / "evaluation.json", folder / "confusion.png") if file.exists()
+        ]
         if existing and not overwrite:
             raise InputError(
                 f"{folder} already holds a run: --resume {folder} goes on with it, "
@@ -64,7 +67,7 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(run.config_file, config.to_json())
-            for file in set(existing) - {run.config_file}:
+            for file in {*existing, *(of_the_old if existing else ())} - {run.config_file}:
                 file.unlink()
             run.metrics_file.touch()
         except OSError as error:
