@@ -311,7 +311,11 @@ class _Predict:
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")]
+    images: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
+    ]
     top_k: int = 3
     json: bool = False
     batch_size: int = 32
@@ -420,7 +424,11 @@ class _Fit:
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
-    images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE...")] = ()
+    images: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(default: a photograph)"),
+    ] = ()
     out: Path = Path("fits")
     num_gaussians: int = 1000
     steps: int = 500

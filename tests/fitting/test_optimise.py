@@ -157,6 +157,14 @@ def test_the_bound_on_the_scale_is_half_the_side_for_any_number():
         assert math.isfinite(empty.spacing)
 
 
+def test_fits_within_inference_mode():
+    image = known(16, 16)[None]
+    expected = gvit.fit(image, 8, 25)
+    with torch.inference_mode():
+        found = gvit.fit(image + 0, 8, 25)
+    assert torch.equal(found.gaussians.raw, expected.gaussians.raw)
+
+
 def test_progress_tells_each_step():
     seen = []
     gvit.fit(known(16, 16)[None], 8, 25, progress=lambda done, quality: seen.append((done, quality)))

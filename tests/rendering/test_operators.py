@@ -11,7 +11,7 @@ import torch
 from scenes import random_scene
 from torch import nn
 
-from gvit import Gaussians, render
+from gvit import Gaussians, fit, render
 from gvit.rendering import rasterize
 
 # tests run with checks of annotations; torch.compile can't look through them, and users don't have them
@@ -95,6 +95,12 @@ def test_wrong_types_are_explained():
     with pytest.raises(ValueError, match=r"height must be a whole number of pixels, got 8\.0"):
         rasterize(centers, *others, 8.0, 8)
     assert rasterize(centers, *others, np.int64(8), 8)[1].shape == (2, 8, 8)
+    with pytest.raises(ValueError, match=r"gaussians must be gvit\.Gaussians, got Tensor"):
+        render(torch.zeros(4, 9), 8, 8)
+    with pytest.raises(ValueError, match="height must be a whole number of pixels, got '8'"):
+        render(Gaussians(torch.zeros(4, 9)), "8", 8)
+    with pytest.raises(ValueError, match=r"images must be a tensor \[B, 3, H, W\], got ndarray"):
+        fit(np.zeros((1, 3, 8, 8)))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -266,6 +266,13 @@ def test_a_warm_up_that_leaves_no_time_to_learn_is_pointed_out(tmp_path):
     ]
 
 
+def test_what_a_model_without_gaussians_leaves_unused_is_pointed_out(tmp_path):
+    patches = Trainer(with_(model={"model": "vit_tiny_patch8"}), Run(tmp_path))
+    assert patches.notes == [
+        "vit_tiny_patch8 reads pixels: what is set of Gaussians, their losses and guidance has no effect"
+    ]
+
+
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
     for split, message in (
         (with_(compute={"accumulate": 3}), "multiple of 3"),
@@ -543,6 +550,19 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
     assert plan.peak_memory > 1e8
     assert not (tmp_path / "run").exists()
     assert "guide" in str(plan)
+
+
+def test_a_dry_run_does_not_count_compiling_as_a_step(tmp_path, monkeypatch):
+    seen = set()
+
+    def timed(trainer, step):
+        first = step not in seen
+        seen.add(step)
+        return 100.0 if first else 1.0
+
+    monkeypatch.setattr("gvit.training.dry_run._timed_step", timed)
+    plan = dry_run(Trainer(with_(compute={"compile": True}), Run(tmp_path)))
+    assert [cost.step_seconds for cost in plan.phases] == [1.0] * 4
 
 
 def test_damaged_run_files_are_named(finished, tmp_path):

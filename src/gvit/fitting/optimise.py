@@ -74,6 +74,7 @@ def default_scale_factor(num_gaussians: int) -> float:
     return math.sqrt(num_gaussians) / 2
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def fit(
     images: Tensor,
@@ -110,7 +111,7 @@ def fit(
     """
     check_settings(num_gaussians, steps, init, loss, ssim_weight, seed)
     _check_images(images, ssim_weight)
-    images = images.detach().float()
+    images = images.detach().float().clone()  # a tensor made in inference mode can't be fitted to
     batch, _, height, width = images.shape
     factor = default_scale_factor(num_gaussians) if scale_factor is None else scale_factor
     adaptive = adaptive and steps >= _MIN_ADAPTIVE_STEPS and num_gaussians > 1
@@ -178,6 +179,8 @@ def check_settings(
 
 
 def _check_images(images: Tensor, ssim_weight: float) -> None:
+    if not isinstance(images, Tensor):
+        raise InputError(f"images must be a tensor [B, 3, H, W], got {type(images).__name__}")
     if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
         raise InputError(f"images must have shape [B, 3, H, W], got {list(images.shape)}")
     low, high = images.aminmax()

@@ -77,7 +77,8 @@ def rasterize(
     if background is not None:
         inputs["background"] = background
     _check_shapes(inputs)
-    _check_constants(height, width, blur, alpha_max, alpha_min, transmittance_min)
+    _check_size(height, width)
+    _check_constants(blur, alpha_max, alpha_min, transmittance_min)
     *batch, _, channels = colors.shape
     backend = _resolve_backend(backend, centers)
     if centers.dtype in (torch.float16, torch.bfloat16):
@@ -115,6 +116,9 @@ def render(
     Raises:
         ValueError: as ``rasterize``.
     """
+    if not isinstance(gaussians, Gaussians):
+        raise ValueError(f"gaussians must be gvit.Gaussians, got {type(gaussians).__name__}")
+    _check_size(height, width)
     centers, covariances, colors, opacities = gaussians.in_pixels(height, width)
     image, _ = rasterize(
         *(centers, covariances, colors, opacities),
@@ -160,14 +164,15 @@ def _check_shapes(inputs: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} is on {tensor.device}, but colors is on {colors.device}")
 
 
-def _check_constants(
-    height: int, width: int, blur: float, alpha_max: float, alpha_min: float, transmittance_min: float
-) -> None:
+def _check_size(height: int, width: int) -> None:
     for name, size in (("height", height), ("width", width)):
         if not isinstance(size, (Integral, torch.SymInt)):
             raise ValueError(f"{name} must be a whole number of pixels, got {size!r}")
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be at least 1, got {height} x {width}")
+
+
+def _check_constants(blur: float, alpha_max: float, alpha_min: float, transmittance_min: float) -> None:
     if not 0 <= blur < math.inf:
         raise ValueError(f"blur must be a finite number, at least 0, got {blur}")
     if not 0 < alpha_max <= 1:

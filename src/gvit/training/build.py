@@ -49,9 +49,12 @@ def build_model(
     if name is None:
         assert initial is not None
         name, kwargs = initial.card.name, initial.card.kwargs | kwargs
+    notes = []
     if name in list_models("vit_*"):
         kwargs = {key: value for key, value in kwargs.items() if key not in _GAUSSIAN}
-    notes = []
+        notes.append(
+            f"{name} reads pixels: what is set of Gaussians, their losses and guidance has no effect"
+        )
     if name in list_models("gvit_*") and isinstance(initial, GViT):
         notes += _keep_meaning(kwargs, initial.encoder, source)
     if name in list_models("gaussian_vit_*"):

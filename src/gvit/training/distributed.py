@@ -128,7 +128,7 @@ def distribute(network: nn.Module, world: World, fsdp: bool) -> nn.Module:
         fully_shard(network, mesh=mesh)
         return network
     ids = [device.index] if device.type == "cuda" else None
-    return DistributedDataParallel(network, device_ids=ids, broadcast_buffers=False)
+    return DistributedDataParallel(network, device_ids=ids)
 
 
 @contextmanager

@@ -80,7 +80,11 @@ def dry_run(trainer: Trainer) -> DryRun:
         steps = schedule.steps_of(phase)
         if not steps:
             continue
-        first, second = (_timed_step(trainer, min(step, steps[-1])) for step in (steps[0], steps[0] + 1))
+        pair = steps[0], min(steps[0] + 1, steps[-1])
+        if trainer.config.compute.compile:  # which happens once, not in every step
+            for step in pair:
+                _timed_step(trainer, step)
+        first, second = (_timed_step(trainer, step) for step in pair)
         # the first step of the guided phase is a guided one; elsewhere it pays for what happens only once
         seconds = second if phase != "guide" else second + (first - second) / schedule.guide_every
         middle = steps[len(steps) // 2]
