@@ -133,13 +133,22 @@ def test_arguments_that_a_model_does_not_have_are_named():
             gvit.create_model(name, **{argument: 3})
 
 
-@pytest.mark.parametrize("name", ["vit_tiny_patch8", "gvit_tiny"])
-def test_an_unknown_pool_is_refused(name):
+POOLS = """
+import gvit
+
+for name in ("vit_tiny_patch8", "gvit_tiny"):
+    try:
+        gvit.create_model(name, pool="max")
+    except ValueError as error:
+        print(error)
+"""
+
+
+def test_an_unknown_pool_is_refused():
     """In a process of its own, where the tests' type checker doesn't come first."""
-    code = f"import gvit; gvit.create_model({name!r}, pool='max')"
     environment = os.environ | {"PYTHONPATH": str(Path(gvit.__file__).parents[1])}
-    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert process.stderr.splitlines()[-1].endswith("InputError: pool must be 'token' or 'avg', got 'max'")
+    process = subprocess.run([sys.executable, "-c", POOLS], capture_output=True, text=True, env=environment)
+    assert process.stdout.splitlines() == 2 * ["pool must be 'token' or 'avg', got 'max'"]
 
 
 def test_unknown_names_get_the_nearest():

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gvit.cli import main
 from gvit.training.distributed import World
 
 # 20 steps over all four phases, without what is random by place in the batch
@@ -24,21 +25,24 @@ MEASURES = {
 }
 
 
-def command(processes: int, *arguments: str) -> list[str]:
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-    return [sys.executable, *(launcher if processes > 1 else []), "-m", "gvit", *arguments]
+def command(*program: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
+
+
+def launch(*program: str) -> str:
+    """What the two processes print."""
+    done = subprocess.run(command(*program), env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def run(folder: Path, processes: int, *arguments: str) -> Path:
-    done = subprocess.run(
-        command(processes, *ARGUMENTS, "--out", str(folder), *arguments),
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("top-1") == 1  # the main process alone speaks
+    training = [*ARGUMENTS, "--out", str(folder), *arguments]
+    if processes == 1:
+        assert main(training) == 0
+        return folder
+    printed = launch("-m", "gvit", *training)
+    assert printed.count("top-1") == 1  # the main process alone speaks
     return folder
 
 
@@ -104,17 +108,7 @@ with joined("cpu") as (world, _):
 def test_fsdp_leaves_half_of_the_weights_in_each_of_two_processes(tmp_path):
     script = tmp_path / "sharded.py"
     script.write_text(SHARDED)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node",
-        "2",
-        str(script),
-    ]
-    done = subprocess.run(launch, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(str(script))
 
 
 def test_accumulation_gives_the_weights_of_the_whole_batch(alone, tmp_path):
@@ -129,7 +123,8 @@ def test_an_interrupted_sharded_run_goes_on_to_the_same_result(alone, tmp_path):
     folder = tmp_path / "run"
     training = subprocess.Popen(
         command(
-            2, *ARGUMENTS, "--out", str(folder), "--precision", "float64", "--fsdp", "--eval-every", "0.05"
+            *("-m", "gvit", *ARGUMENTS, "--out", str(folder)),
+            *("--precision", "float64", "--fsdp", "--eval-every", "0.05"),
         ),
         env=ENVIRONMENT,
         stderr=subprocess.DEVNULL,
@@ -140,14 +135,7 @@ def test_an_interrupted_sharded_run_goes_on_to_the_same_result(alone, tmp_path):
     training.send_signal(signal.SIGINT)
     training.wait(timeout=60)
     assert 0 < checkpoint(folder)["step"] < 20
-    resumed = subprocess.run(
-        command(2, "train", "--resume", str(folder)),
-        env=ENVIRONMENT,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert resumed.returncode == 0, resumed.stderr[-3000:]
+    launch("-m", "gvit", "train", "--resume", str(folder))
     assert checkpoint(folder)["step"] == 20
     for name, value in checkpoint(alone)["model"].items():
         torch.testing.assert_close(checkpoint(folder)["model"][name], value, rtol=0, atol=1e-8)
