@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from gvit.data.loading import EvaluationImages
     from gvit.fitting.files import FittedFile
     from gvit.fitting.optimise import Fit
+    from gvit.gaussians import Gaussians
     from gvit.models.registry import ImageClassifier
     from gvit.training.config import TrainConfig
     from gvit.training.distributed import World
@@ -459,6 +460,11 @@ def _fit(args: list[str]) -> int:
     waiting = []
     for target in targets:
         if target.gaussians_file.exists() and not options.overwrite:
+            if (count := len(_load_fitted(target.gaussians_file))) != options.num_gaussians:
+                raise InputError(
+                    f"{target.gaussians_file} has {count} Gaussians, not {options.num_gaussians}: "
+                    f"--num-gaussians {count} goes on, --overwrite fits it again, --out FOLDER writes elsewhere"
+                )
             print(f"{target.source}  skipped: {target.gaussians_file} is there, --overwrite fits it again")
         else:
             waiting.append(target)
@@ -480,6 +486,15 @@ def _fit(args: list[str]) -> int:
                 flush=True,
             )
     return 2 if failed else 0
+
+
+def _load_fitted(file: Path) -> "Gaussians":
+    from gvit.gaussians import Gaussians
+
+    try:
+        return Gaussians.load(file)
+    except ValueError as error:
+        raise InputError(f"{error}; --overwrite fits it again") from error
 
 
 def _photograph() -> Path:
@@ -577,7 +592,7 @@ class _Reproduce:
         seeds: repetitions of every run, with seeds from 0 on.
         data_dir: folder that holds the recipe's images.
         transfer_dir: for table2: has folders cifar10, pets, ... of images.
-        epochs: of every run; a sixth of the recipe's when not given.
+        epochs: of a run; a sixth of the recipe's when not given.
         full: all of the recipe's epochs.
         jobs: at a time; one a CPU core, or one on a GPU, when not given.
         out: folder for the results; the page gets its name with .md.
@@ -610,8 +625,8 @@ def _reproduce(args: list[str]) -> int:
     device = _device(options.device)
     parallel = options.jobs if options.jobs is not None else 1 if device != "cpu" else os.cpu_count() or 1
     _at_least_one(seeds=options.seeds, jobs=parallel)
-    if options.epochs is not None and not options.epochs > 0:
-        raise InputError(f"--epochs must be above 0, got {options.epochs:g}")
+    if options.epochs is not None and not 0 < options.epochs < float("inf"):
+        raise InputError(f"--epochs must be above 0 and finite, got {options.epochs:g}")
     shown = [f"--recipe {options.recipe}", f"--seeds {options.seeds}"]
     shown += [f"--epochs {options.epochs:g}"] if options.epochs is not None else ["--full"] * options.full
     shown += ["--data-dir FOLDER"] * (options.data_dir is not None)

@@ -74,6 +74,15 @@ def test_what_is_fitted_is_skipped_unless_overwritten(tmp_path, capsys):
     assert (out / "a.safetensors").read_bytes() == before
     assert run(first, "--out", out, *QUICK, "--seed", 1, "--overwrite") == 0
     assert (out / "a.safetensors").read_bytes() != before
+    # a set of images with different numbers of Gaussians would be no data set
+    third = write(tmp_path / "in" / "c.png", seed=2)
+    capsys.readouterr()
+    assert run(first, third, "--out", out, "--num-gaussians", 13, "--steps", 3) == 2
+    assert "a.safetensors has 12 Gaussians, not 13: --num-gaussians 12 goes on" in capsys.readouterr().err
+    (out / "a.safetensors").write_bytes(b"damaged")
+    assert run(first, third, "--out", out, *QUICK) == 2
+    assert "a.safetensors: not a file of Gaussians" in capsys.readouterr().err
+    assert not (out / "c.safetensors").exists()
 
 
 def test_a_fit_without_its_gaussians_was_interrupted_and_is_done_again(tmp_path):

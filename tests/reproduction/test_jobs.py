@@ -12,7 +12,7 @@ from gvit.data import datasets
 from gvit.data.datasets import LabelledImages, load_dataset
 from gvit.gaussians import Gaussians
 from gvit.recipes import load_recipe
-from gvit.reproduction import jobs
+from gvit.reproduction import execute, jobs
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Training, Trunk, share_trunks
 from gvit.reproduction.targets import Study, change
@@ -99,12 +99,35 @@ def test_an_interrupted_job_goes_on_to_the_same_result(tmp_path):
     assert_same_weights(whole.folder, cut.folder)
 
 
+def test_what_is_no_training_ends_by_an_exception(tmp_path, monkeypatch):
+    """By a signal its process would die, and a pool of processes that lost one kills the others unsaved."""
+
+    class Flag:
+        def is_set(self) -> bool:
+            return True
+
+    class Reports:
+        def put(self, report) -> None: ...
+
+    monkeypatch.setattr(execute, "_stop", Flag(), raising=False)
+    monkeypatch.setattr(execute, "_reports", Reports(), raising=False)
+    study = Study(DEBUG, [0], tmp_path)
+    collection = replace(study.collect(None, 0), fit_steps=1)
+    monkeypatch.setattr(Collection, "run", lambda self, device, progress: progress(0.5))
+    execute._work(collection, "cpu")  # or this process would end here
+    assert not collection.done
+    training = study.train(DEBUG, 0)
+    execute._work(training, "cpu")
+    assert not training.done
+    assert torch.load(training.folder / "checkpoint.pt", weights_only=True)["step"] == 1
+
+
 def test_what_is_done_is_found_again_wherever_the_store_lies(tmp_path):
     def job(store: Path) -> Training:
         study = Study(DEBUG, [0], store)
         return study.read(study.collect(study.guided, 0), 0)
 
-    one, other = job(tmp_path / "here"), job(tmp_path / "there")
+    one, other = job(tmp_path / "hier"), job(tmp_path / "dört")
     assert one.folder.name == other.folder.name
     assert one.folder.name != replace(Study(DEBUG, [1], tmp_path)).train(DEBUG, 1).folder.name
 
@@ -156,7 +179,7 @@ def test_a_frozen_set_is_what_the_encoder_makes_of_every_image(few, tmp_path):
 
 
 def test_fits_go_on_where_they_stopped(few, tmp_path, monkeypatch):
-    monkeypatch.setattr(jobs, "_BATCH", 8)
+    monkeypatch.setattr(jobs, "BATCH", 8)
     collection = replace(Study(few, [0], tmp_path).collect(None, 0), fit_steps=30)
 
     class Stop(Exception): ...

@@ -80,7 +80,8 @@ def test_the_plan_is_told_beforehand_and_writes_nothing(tmp_path, capsys):
         (["table1a", "--full", "--epochs", "3"], "contradict each other"),
         (["table1a", "--recipe", "imagenette"], "needs --data-dir FOLDER"),
         (["table1a", "--seeds", "0"], "--seeds must be at least 1, got 0"),
-        (["table1a", "--epochs", "0"], "--epochs must be above 0, got 0"),
+        (["table1a", "--epochs", "0"], "--epochs must be above 0 and finite, got 0"),
+        (["table1a", "--epochs", "inf"], "--epochs must be above 0 and finite, got inf"),
         (["table1a", "--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["table2", "--transfer-dir", "nowhere"], "--transfer-dir nowhere: no such folder"),
     ],
@@ -99,6 +100,34 @@ def test_an_unusable_folder_is_named_before_anything_is_trained(tmp_path, capsys
     assert reproduce(tmp_path, "table1b", *QUICK) == 2
     assert "cannot write results here" in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_damaged_result_is_named_before_anything_is_trained(tmp_path, capsys):
+    damaged = tmp_path / "results" / "digits" / "table1a.json"
+    damaged.parent.mkdir(parents=True)
+    for text, message in (('{"target": ', "table1a.json: damaged"), ("{}", "not a result of gvit reproduce")):
+        damaged.write_text(text)
+        assert reproduce(tmp_path, "table1b", *QUICK) == 2
+        assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_picture_is_drawn_of_runs_that_are_there(finished, tmp_path, monkeypatch):
+    # into the folder one is in, whose name has a dot
+    here = tmp_path / "v0.1"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr("gvit.reproduction.pictures.BATCH", 100)  # of 360 images
+    quick = [*QUICK, "--runs", str(finished / "runs")]
+    assert main(["reproduce", "figure5", *quick, "--out", "."]) == 0
+    content = json.loads((here / "debug" / "figure5.json").read_text())
+    assert (here / "debug" / "figure5.png").stat().st_size > 10_000
+    page = (tmp_path / "v0.1.md").read_text()
+    for number, label in zip(content["measured"], ("guided", "no guidance"), strict=True):
+        assert number["text"].startswith(f"{label}: rank correlation")
+        assert len(number["values"]) == 2
+        assert all(-1 <= value <= 1 for value in number["values"])
+        assert number["text"] in page
 
 
 def test_terminated_it_saves_and_says_how_to_go_on(tmp_path):

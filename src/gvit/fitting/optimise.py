@@ -110,6 +110,8 @@ def fit(
         InputError: an argument is out of its range, or an image can't be fitted.
     """
     check_settings(num_gaussians, steps, init, loss, ssim_weight, seed)
+    if scale_factor is not None and not 0 < scale_factor < math.inf:
+        raise InputError(f"scale_factor must be a finite number above 0, got {scale_factor}")
     _check_images(images, ssim_weight)
     images = images.detach().float().clone()  # a tensor made in inference mode can't be fitted to
     batch, _, height, width = images.shape

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from gvit.reproduction.jobs import Job, Training, share_trunks
+from gvit.reproduction.jobs import Job, Training, Trunk, share_trunks
 from gvit.training.loop import Interrupted
 from gvit.training.progress import clock
 
@@ -166,19 +166,26 @@ def _start_worker(stop: Event, reports: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process tells when to stop
 
 
+class _Stopped(Exception):
+    """A job that isn't a training was asked to end."""
+
+
 def _work(job: Job, device: str) -> None:
-    latest = 0.0
+    latest, asked = 0.0, False
 
     def progress(share: float) -> None:
-        nonlocal latest
+        nonlocal latest, asked
         if time.monotonic() - latest > _POLL_SECONDS:
             latest = time.monotonic()
             _reports.put((job.folder.name, share))
-        if _stop.is_set():
+        if _stop.is_set() and not asked:
+            asked = True
+            if not isinstance(job, Training | Trunk):
+                raise _Stopped  # by a signal it would die, and the pool would take the trainings along
             signal.raise_signal(signal.SIGTERM)  # what the trainer ends in peace at
 
     try:
         job.run(device, progress)
-    except Interrupted:
+    except (Interrupted, _Stopped):
         if not _stop.is_set():
             raise

@@ -39,7 +39,7 @@ from gvit.training.schedule import Schedule, StepPlan
 
 Progress = Callable[[float], None]  # is called with the share of a job that is done, from 0 to 1
 
-_BATCH = 64  # images that are turned into Gaussians at a time
+BATCH = 64  # images that are turned into Gaussians at a time
 _MEASURES = ("num_images", "top1", "psnr", "ssim", "moved")
 
 
@@ -167,8 +167,8 @@ class Collection(Job):
             ]
             for folder in {file.parent for file in files}:
                 folder.mkdir(parents=True, exist_ok=True)
-            for first in range(0, len(files), _BATCH):
-                rows = range(first, min(first + _BATCH, len(files)))
+            for first in range(0, len(files), BATCH):
+                rows = range(first, min(first + BATCH, len(files)))
                 if not all(files[row].exists() for row in rows):
                     pictures = torch.stack([prepared[row][0] for row in rows])
                     gaussians = encode(pictures)
@@ -185,7 +185,7 @@ class Collection(Job):
         if self.source is not None:
             return 0.0
         images, prepared = self.images("test")
-        few = torch.stack([prepared[row][0] for row in range(min(_BATCH, len(prepared)))]).to(device)
+        few = torch.stack([prepared[row][0] for row in range(min(BATCH, len(prepared)))]).to(device)
         model, trial = gaussian_model(self.config).encoder, 10
         fit(few, model.num_gaussians, 1)  # what happens only once
         started = time.perf_counter()
@@ -234,7 +234,7 @@ class CrossEvaluation(Job):
         self.folder.mkdir(exist_ok=True)
         model = load_model(self.training.folder)
         source = load_dataset("gaussians", "test", self.collection.data_dir)
-        loader = evaluation_loader(EvaluationImages(source, eval_input(model, source)), _BATCH)
+        loader = evaluation_loader(EvaluationImages(source, eval_input(model, source)), BATCH)
         result = evaluate(model.to(device), loader)
         self.finish(top1=result.top1, num_images=result.num_images, epochs=self.training.result["epochs"])
 
@@ -267,7 +267,7 @@ class _Watcher:
 
 def _folder(store: Path, name: str, identity: str) -> Path:
     # wherever the store lies, the same jobs have the same folders in it
-    digest = hashlib.sha256(identity.replace(str(store), ".").encode()).hexdigest()[:12]
+    digest = hashlib.sha256(identity.replace(json.dumps(str(store))[1:-1], ".").encode()).hexdigest()[:12]
     return store / f"{name}-{digest}"
 
 

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from gvit.analysis.attribution import cdam, determinant_relevance
 from gvit.data.datasets import load_dataset
-from gvit.data.loading import EvaluationImages, eval_transform
+from gvit.data.loading import EvaluationImages, eval_transform, evaluation_loader
 from gvit.fitting.optimise import fit
 from gvit.models.gvit import GViT
 from gvit.models.registry import load_model
-from gvit.reproduction.jobs import Training
+from gvit.reproduction.jobs import BATCH, Training
 from gvit.reproduction.targets import Measured, Row, Study, Target
 from gvit.viewing.paper import explain_figure, regimes_figure
 
@@ -49,25 +49,35 @@ def figure5(study: Study) -> Target:
     return Target("figure5", title, rows, (), picture=partial(_draw_explanations, rows))
 
 
-def _draw_regimes(trainings: dict[str, Training]) -> tuple[Figure, list[Measured]]:
+def _draw_regimes(trainings: dict[str, Training], device: str) -> tuple[Figure, list[Measured]]:
     models = {label: _gvit(training) for label, training in trainings.items()}
     guided = models["Gradient guidance"]
     images, _ = _test_images(guided, trainings["Gradient guidance"], _SHOWN)
+    images = images.to(device)
+    for model in models.values():
+        model.to(device)
     fits = fit(images, guided.encoder.num_gaussians, _FIT_STEPS, scale_factor=guided.encoder.scale_factor)
     with torch.no_grad():
         learned = {label: model.encode(images) for label, model in models.items()}
-    return regimes_figure(images, {"SGD Gaussians": fits.gaussians, **learned}), []
+    shown = {
+        label: gaussians.to("cpu")
+        for label, gaussians in {"SGD Gaussians": fits.gaussians, **learned}.items()
+    }
+    return regimes_figure(images.cpu(), shown), []
 
 
-def _draw_explanations(rows: list[Row]) -> tuple[Figure, list[Measured]]:
+def _draw_explanations(rows: list[Row], device: str) -> tuple[Figure, list[Measured]]:
     correlations: dict[str, list[float]] = {}
     for row in rows:
         assert isinstance(row.job, Training)
-        model = _gvit(row.job)
-        images, _ = _test_images(model, row.job, None)
-        with torch.no_grad():
-            gaussians = model.encode(images)
-        relevance = determinant_relevance(gaussians, cdam(model, gaussians))
+        model = _gvit(row.job).to(device)
+        raw, scores = [], []
+        for images, _ in evaluation_loader(_prepared(model, row.job), BATCH):
+            with torch.no_grad():
+                gaussians = model.encode(images.to(device))
+            raw.append(gaussians.raw)
+            scores.append(cdam(model, gaussians))
+        relevance = determinant_relevance(gaussians.replace_raw(torch.cat(raw)), torch.cat(scores))
         correlations.setdefault(row.label, []).append(relevance.mean)
     assert isinstance(rows[0].job, Training)
     model = _gvit(rows[0].job)
@@ -86,11 +96,15 @@ def _gvit(training: Training) -> GViT:
     return model
 
 
-def _test_images(model: GViT, training: Training, count: int | None) -> tuple[Tensor, list[int]]:
-    """All test images, or some spread over the test set, and their labels."""
+def _prepared(model: GViT, training: Training) -> EvaluationImages:
     data = training.config.data
     source = load_dataset(data.dataset, "test", data.data_dir)
-    images = EvaluationImages(source, eval_transform(model.card.preprocessing))
-    chosen = range(0, len(images), 1 if count is None else max(1, len(images) // count))[:count]
+    return EvaluationImages(source, eval_transform(model.card.preprocessing))
+
+
+def _test_images(model: GViT, training: Training, count: int) -> tuple[Tensor, list[int]]:
+    """Some images spread over the test set, and their labels."""
+    images = _prepared(model, training)
+    chosen = range(0, len(images), max(1, len(images) // count))[:count]
     pictures, labels = zip(*(images[row] for row in chosen), strict=True)
     return torch.stack(pictures), [int(label) for label in labels]

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gvit.errors import InputError
 from gvit.provenance import describe
 from gvit.reproduction.jobs import Training
 from gvit.reproduction.targets import Claim, Target
@@ -21,6 +22,7 @@ from gvit.viewing.figures import save_figure
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+_KEYS = {"target", "title", "recipe", "command", "axis", "paper_data", "claims", "measured", "rows"}
 _COLUMNS = ("label", "seed", "x", "top1", "psnr", "ssim", "num_images", "moved", "epochs", "paper")
 
 
@@ -68,7 +70,7 @@ def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return Verdict(claim.text, mean, margin, "agrees" if mean > 0 else "disagrees")
 
 
-def collect(target: Target, recipe: str, command: str) -> tuple[dict[str, Any], Figure]:
+def collect(target: Target, recipe: str, command: str, device: str) -> tuple[dict[str, Any], Figure]:
     """All that is known about a target whose jobs are done, and its plot or picture."""
     rows = []
     for row in target.rows:
@@ -77,7 +79,7 @@ def collect(target: Target, recipe: str, command: str) -> tuple[dict[str, Any], 
         entry = {"label": row.label, "seed": row.seed, "x": row.x, "series": row.series, "paper": row.paper}
         config = _settings(row.job) if isinstance(row.job, Training) else None
         rows.append(entry | result | {"settings": config, "provenance": machine})
-    picture, measured = (None, []) if target.picture is None else target.picture()
+    picture, measured = (None, []) if target.picture is None else target.picture(device)
     content = {
         "target": target.name,
         "title": target.title,
@@ -190,11 +192,10 @@ def plot(content: Mapping[str, Any]) -> Figure:
 
 def write_page(folder: Path, order: Sequence[str]) -> Path:
     """The Markdown page beside the folder, from all JSON files in it: no number there is typed by hand."""
-    page = folder.with_suffix(".md")
+    folder = folder.absolute()
+    page = folder.with_name(f"{folder.name}.md")
     parts = [_PREFACE]
-    contents = [
-        json.loads(path.read_text()) for name in order for path in sorted(folder.glob(f"*/{name}.json"))
-    ]
+    contents = read_contents(folder, order)
     recipes = sorted({content["recipe"] for content in contents}, key=lambda name: (name != "digits", name))
     for recipe in recipes:
         parts.append(f"\n## {recipe}\n")
@@ -203,13 +204,38 @@ def write_page(folder: Path, order: Sequence[str]) -> Path:
     return page
 
 
+def read_contents(folder: Path, order: Sequence[str]) -> list[dict[str, Any]]:
+    """What ``write_target`` wrote into the folder.
+
+    Raises:
+        InputError: a file is damaged or was written by something else.
+    """
+    contents = []
+    for path in (path for name in order for path in sorted(folder.glob(f"*/{name}.json"))):
+        try:
+            content = json.loads(path.read_text())
+            missing = _KEYS - content.keys()
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{path}: damaged ({error}); remove it") from None
+        if missing:
+            raise InputError(f"{path}: not a result of gvit reproduce, it has no {min(missing)!r}; remove it")
+        contents.append(content)
+    return contents
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
 def _section(content: Mapping[str, Any], folder: str) -> str:
     rows = content["rows"]
     machines = list(dict.fromkeys(describe(row["provenance"]) for row in rows))
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
+    epochs, images = (_range([row[key] for row in rows]) for key in ("epochs", "num_images"))
     lines = [
         f"### {content['target']}: {content['title']}\n",
-        f"`{content['command']}`: {rows[0]['epochs']:g} epochs, {rows[0]['num_images']} test images, seeds {seeds}; "
+        f"`{content['command']}`: {epochs} epochs, {images} test images, seeds {seeds}; "
         f"{'; '.join(machines)}.\n",
         table(content),
     ]
@@ -232,6 +258,8 @@ last epoch (no validation split, no choice of the best epoch), mean ± standard 
 have the same data, augmentation (in distribution: with another number of Gaussians, or none, it is drawn anew), batch
 size, learning rate, weight decay and epochs. The patch ViT is GViT's classifier
 over patches of pixels; it learns to classify in all epochs, GViT's classifier in those after the first two phases only.
+Classifiers of frozen Gaussians (offline, table4, leakage) and of their pictures learn in all epochs, too; their
+augmentation is that of Gaussians. Transfers of table2 to other data sets have settings of their own.
 "No guidance" gives the guided phase's epochs to the phase before it; "joint" lets the classifier's gradient into the
 encoder in every step of both.
 

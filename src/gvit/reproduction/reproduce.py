@@ -15,7 +15,7 @@ from gvit.recipes import load_recipe
 from gvit.reproduction.execute import execute, unfinished
 from gvit.reproduction.jobs import Collection, Job, Training, Trunk
 from gvit.reproduction.pictures import figure4, figure5
-from gvit.reproduction.report import collect, table, write_page, write_target
+from gvit.reproduction.report import collect, read_contents, table, write_page, write_target
 from gvit.reproduction.targets import (
     PATCH_MODELS,
     Study,
@@ -182,12 +182,15 @@ def reproduce(
     )
     if dry_run:
         return "\n".join(f"{clock(costs[job]):>8}  {job.folder.name}" for job in jobs)
-    # hours of runs should not end with this
+    # hours of runs should not end with these
+    read_contents(out, list(TARGETS))
+    if not out.absolute().name:
+        raise InputError(f"--out {out}: the page gets the folder's name, and this one has none")
     nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"{out}: cannot write results here ({nearest} is no folder that can be written)")
     execute(jobs, parallel, device, costs, console)
-    content, figure = collect(target, recipe, command)
+    content, figure = collect(target, recipe, command, device)
     try:
         name = write_target(content, figure, out)
         page = write_page(out, list(TARGETS))

@@ -81,7 +81,8 @@ class Target:
         claims: what the paper says about them.
         paper_data: where the paper's numbers are from.
         axis: what is on the plot's axis; empty for a line per label.
-        picture: draws it when the jobs are done, and measures what belongs to it; None for a plot of the rows.
+        picture: draws it when the jobs are done, and measures what belongs to it, on the named device; None for a
+            plot of the rows.
     """
 
     name: str
@@ -90,7 +91,7 @@ class Target:
     claims: Sequence[Claim]
     paper_data: str = MINI
     axis: str = ""
-    picture: Callable[[], tuple[Figure, list[Measured]]] | None = None
+    picture: Callable[[str], tuple[Figure, list[Measured]]] | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +246,8 @@ def figure3(study: Study) -> Target:
         ("guided", study.guided, guided),
     ):
         for share, count in counts.items():
-            sized = change(config, model={"num_gaussians": count})
+            # the recipe's own number named is the same run
+            sized = config if share == 1.0 else change(config, model={"num_gaussians": count})
             rows += [
                 Row(f"{count}, {series}", study.train(sized, seed), seed, paper.get(share), count, series)
                 for seed in study.seeds

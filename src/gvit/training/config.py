@@ -23,6 +23,8 @@ def _require(
         if high != float("inf"):
             bound += f" and at most {high:g}"
         raise InputError(f"--{flag} must be {bound}, got {value:g}")
+    if value == float("inf"):
+        raise InputError(f"--{flag} must be finite")
 
 
 @dataclass(frozen=True)
