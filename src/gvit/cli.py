@@ -381,10 +381,8 @@ def _evaluate(args: list[str]) -> int:
     model, images = _load_with_test_images(run)
     result = evaluate(model.to(_device(options.device)), evaluation_loader(images, options.batch_size))
     names = list(model.card.class_names)
-    write_atomically(
-        run.folder / "evaluation.json", json.dumps(asdict(result) | {"class_names": names}) + "\n"
-    )
-    save_figure(confusion_figure(result.confusion, names), run.folder / "confusion.png")
+    write_atomically(run.evaluation_file, json.dumps(asdict(result) | {"class_names": names}) + "\n")
+    save_figure(confusion_figure(result.confusion, names), run.confusion_file)
     print(f"images  {result.num_images}")
     print(f"top-1   {100 * result.top1:.2f} %")
     if result.top5 is not None:
@@ -392,7 +390,7 @@ def _evaluate(args: list[str]) -> int:
     if result.psnr is not None:
         print(f"PSNR    {result.psnr:.2f} dB")
         print(f"SSIM    {result.ssim:.4f}")
-    print(f"confusion matrix: {run.folder / 'evaluation.json'} and {run.folder / 'confusion.png'}")
+    print(f"confusion matrix: {run.evaluation_file} and {run.confusion_file}")
     return 0
 
 

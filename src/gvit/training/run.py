@@ -46,6 +46,14 @@ class Run:
     def report_file(self) -> Path:
         return self.folder / "report.png"
 
+    @property
+    def evaluation_file(self) -> Path:
+        return self.folder / "evaluation.json"
+
+    @property
+    def confusion_file(self) -> Path:
+        return self.folder / "confusion.png"
+
     @classmethod
     def create(cls, folder: Path, config: TrainConfig, overwrite: bool = False) -> Run:
         """Start a run in a folder that holds none yet.
@@ -54,11 +62,11 @@ class Run:
             InputError: the folder holds a run and ``overwrite`` is not set, or cannot be written.
         """
         run = cls(folder)
-        files = (run.config_file, run.metrics_file, run.weights_file, run.checkpoint_file, run.report_file)
+        files = (
+            *(run.config_file, run.metrics_file, run.weights_file, run.checkpoint_file, run.report_file),
+            *(run.evaluation_file, run.confusion_file),
+        )
         existing = [file for file in files if file.exists()]
-        of_the_old = [
-            file for file in (folder / "evaluation.json", folder / "confusion.png") if file.exists()
-        ]
         if existing and not overwrite:
             raise InputError(
                 f"{folder} already holds a run: --resume {folder} goes on with it, "
@@ -67,7 +75,7 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_atomically(run.config_file, config.to_json())
-            for file in {*existing, *(of_the_old if existing else ())} - {run.config_file}:
+            for file in set(existing) - {run.config_file}:
                 file.unlink()
             run.metrics_file.touch()
         except OSError as error:
