@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from gvit.gaussians import build_covariances as build_covariances
     from gvit.models.registry import create_model as create_model
     from gvit.models.registry import list_models as list_models
-    from gvit.models.registry import load_model as load_model
-    from gvit.models.registry import save_model as save_model
+    from gvit.models.weights import load_model as load_model
+    from gvit.models.weights import save_model as save_model
     from gvit.prediction import load_images as load_images
     from gvit.prediction import predict as predict
     from gvit.rendering import rasterize as rasterize
@@ -29,8 +29,8 @@ _HOMES = {
     "render": "gvit.rendering",
     "create_model": "gvit.models.registry",
     "list_models": "gvit.models.registry",
-    "load_model": "gvit.models.registry",
-    "save_model": "gvit.models.registry",
+    "load_model": "gvit.models.weights",
+    "save_model": "gvit.models.weights",
     "load_images": "gvit.prediction",
     "predict": "gvit.prediction",
     "evaluate": "gvit.evaluation",

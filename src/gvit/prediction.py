@@ -14,8 +14,7 @@ from gvit.data.files import open_image
 from gvit.data.inputs import read_gaussians
 from gvit.data.loading import eval_transform
 from gvit.errors import InputError
-from gvit.models.frozen import GaussianViT
-from gvit.models.registry import ImageClassifier
+from gvit.models.base import ImageClassifier
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Te
         raise InputError(f"paths must be a list of files: [{str(paths)!r}]")
     if not paths:
         raise InputError("no files given")
-    if isinstance(model, GaussianViT):
+    if model.reads == "gaussians":
         return torch.stack([read_gaussians(path, model) for path in paths])
     transform = eval_transform(model.card.preprocessing)
     return torch.stack([transform(open_image(path)) for path in paths])

@@ -11,8 +11,6 @@ from timm.optim import param_groups_layer_decay
 import gvit
 from gvit.data.loading import Batch
 from gvit.gaussians import Gaussians
-from gvit.models.frozen import GaussianViT
-from gvit.models.gvit import GViT
 from gvit.training.build import start_from
 from gvit.training.config import ObjectiveConfig
 from gvit.training.objective import GuidedObjective
@@ -36,8 +34,8 @@ def small_model(name: str, **kwargs):
 def two_inputs(model) -> torch.Tensor:
     """What the model reads of two images."""
     generator = torch.Generator().manual_seed(0)
-    if isinstance(model, GaussianViT):
-        return torch.randn(2, model.num_gaussians, 9, generator=generator)
+    if model.reads == "gaussians":
+        return torch.randn(2, model.tokens.num_patches, 9, generator=generator)
     return torch.rand(2, 3, model.img_size, model.img_size, generator=generator)
 
 
@@ -58,7 +56,7 @@ def images():
 
 def awake(model):
     """A new denoising encoder gives back its noise whatever the image: let its last layer see something."""
-    if isinstance(model, GViT):
+    if model.encoder is not None:
         torch.nn.init.xavier_uniform_(model.encoder.head[-1].weight)
     return model
 

@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 from gvit.recipes import debug
-from gvit.training.loop import Trainer
-from gvit.training.run import Run
+from gvit.training.setup import set_up
 
 RECORD = Path(__file__).with_name("debug_losses.json")
 
@@ -21,12 +20,13 @@ RECORD = Path(__file__).with_name("debug_losses.json")
 def losses() -> list[dict]:
     """Every measure of every step, in double precision with the reference renderer."""
     config = debug()
-    trainer = Trainer(replace(config, compute=replace(config.compute, precision="float64")), Run(Path()))
-    trainer.model.train()
+    setup = set_up(replace(config, compute=replace(config.compute, precision="float64")))
+    setup.task.model.train()
     steps = []
-    for parts in trainer.batches(0, trainer.schedule.total, workers=0):
-        plan = trainer.schedule.plan(trainer.step)
-        steps.append({"phase": plan.phase, "guided": plan.guided} | trainer.train_step(parts, plan))
+    for step, parts in enumerate(setup.feed.batches(0, setup.schedule.total, workers=0)):
+        plan = setup.schedule.plan(step)
+        measures = setup.task.step(step, parts, plan, setup.rates(step))
+        steps.append({"phase": plan.phase, "guided": plan.guided} | measures)
     return steps
 
 

@@ -10,7 +10,7 @@ import torch
 
 import gvit
 from gvit.errors import InputError
-from gvit.models.encoder import GaussianEncoder
+from gvit.models.encoder import ENCODERS, GaussianEncoder
 
 
 def million_parameters(module: torch.nn.Module) -> float:
@@ -26,10 +26,10 @@ def test_sizes_are_the_papers():
     assert million_parameters(base.encoder) == million_parameters(small.encoder)
 
 
-def tiny_encoder(**kwargs) -> GaussianEncoder:
+def tiny_encoder(kind="denoising", **kwargs) -> GaussianEncoder:
     torch.manual_seed(0)
     defaults = {"img_size": 16, "patch_size": 8, "num_gaussians": 5}
-    return GaussianEncoder(**defaults, embed_dim=12, depth=1, num_heads=2, **kwargs)
+    return ENCODERS[kind](**defaults, embed_dim=12, depth=1, num_heads=2, **kwargs)
 
 
 def test_denoising_starts_from_the_noise_and_follows_it():

@@ -1,12 +1,12 @@
 """From what a data set holds to what a model reads: the one place that knows which of them go together.
 
-=====================  ==================  ===============================================
-a set of               is for              which reads
-=====================  ==================  ===============================================
-images                 GViT, patch models  pixels
-Gaussians              ``gaussian_vit_*``  their raw numbers, in the model's bounds
-Gaussians              patch models        the picture that they draw (the paper's control)
-=====================  ==================  ===============================================
+=====================  =============================  ==================================================
+a set of               is for a model that reads      which gets
+=====================  =============================  ==================================================
+images                 images                         pixels
+Gaussians              Gaussians                      raw numbers, in the model's bounds
+Gaussians              images, without an encoder     the picture that they draw (the paper's control)
+=====================  =============================  ==================================================
 """
 
 from __future__ import annotations
@@ -18,19 +18,23 @@ from typing import Any
 
 from torch import Tensor
 
-from gvit.data.datasets import LabelledImages
-from gvit.data.files import open_gaussians
-from gvit.data.geometry import AffineMap, eval_map, random_map
-from gvit.data.loading import Augmentation, Transform, eval_transform, train_transform
-from gvit.errors import InputError
+from gvit.data.sources import Source, open_gaussians
+from gvit.data.transforms import (
+    AffineMap,
+    Augmentation,
+    Transform,
+    eval_map,
+    eval_transform,
+    random_map,
+    train_transform,
+)
+from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians, transform_gaussians
-from gvit.models.frozen import GaussianViT
-from gvit.models.gvit import GViT
-from gvit.models.registry import ImageClassifier
+from gvit.models.base import ImageClassifier
 from gvit.rendering import render
 
 
-def eval_input(model: ImageClassifier, source: LabelledImages) -> Transform:
+def eval_input(model: ImageClassifier, source: Source) -> Transform:
     """The fixed way from what ``source.load`` gives to one input of the model.
 
     Raises:
@@ -43,7 +47,7 @@ def eval_input(model: ImageClassifier, source: LabelledImages) -> Transform:
     return _gaussian_input(model, lambda extent: eval_map(preprocessing, extent))
 
 
-def train_input(model: ImageClassifier, source: LabelledImages, augmentation: Augmentation) -> Transform:
+def train_input(model: ImageClassifier, source: Source, augmentation: Augmentation) -> Transform:
     """The random way; draws from torch's global generator.
 
     Raises:
@@ -56,53 +60,53 @@ def train_input(model: ImageClassifier, source: LabelledImages, augmentation: Au
     return _gaussian_input(model, lambda extent: random_map(preprocessing, augmentation, extent))
 
 
-def read_gaussians(path: str | Path, model: GaussianViT) -> Tensor:
-    """A file of Gaussians as the model's input, raw [K, 9], as in its evaluation.
+def read_gaussians(path: str | Path, model: ImageClassifier) -> Tensor:
+    """A file of Gaussians as the input of a model that reads them, raw [K, 9], as in its evaluation.
 
     Raises:
         InputError: the file is damaged, or holds another number of Gaussians than the model reads.
     """
     gaussians = open_gaussians(path)
-    if len(gaussians) != model.num_gaussians:
-        raise InputError(
-            f"{path}: holds {len(gaussians)} Gaussians, {model.card.name} reads {model.num_gaussians}"
-        )
+    count = model.tokens.num_patches
+    if len(gaussians) != count:
+        raise InputError(f"{path}: holds {len(gaussians)} Gaussians, {model.card.name} reads {count}")
     return _gaussian_input(model, lambda extent: eval_map(model.card.preprocessing, extent))(gaussians)
 
 
-def _check_fit(model: ImageClassifier, source: LabelledImages) -> None:
+def _check_fit(model: ImageClassifier, source: Source) -> None:
     name = model.card.name
     if source.example is None:
-        if isinstance(model, GaussianViT):
+        if model.reads != "images":
             raise InputError(
-                f"{name} reads Gaussians, but the data set holds images; take --dataset gaussians, or a model gvit_*"
+                f"{name} reads {model.reads.capitalize()}, but the data set holds images; take "
+                f"{option('dataset', 'gaussians')}, or a model gvit_*"
             )
         return
-    if isinstance(model, GViT):
+    if model.encoder is not None:
         raise InputError(
-            f"{name} reads images, but the data set holds Gaussians; take --model gaussian_vit_*, or a patch model "
-            "vit_* for the pictures that they draw"
+            f"{name} reads images, but the data set holds Gaussians; take {option('model', 'gaussian_vit_*')}, or a "
+            "patch model vit_* for the pictures that they draw"
         )
-    count = len(source.example)
-    if isinstance(model, GaussianViT) and model.num_gaussians != count:
+    count, read = len(source.example), model.tokens.num_patches
+    if model.reads == "gaussians" and read != count:
         raise InputError(
-            f"{name} reads {model.num_gaussians} Gaussians an image, but the data set holds {count}; "
-            f"take --num-gaussians {count}"
+            f"{name} reads {read} Gaussians an image, but the data set holds {count}; take "
+            f"{option('num_gaussians', count)}"
         )
 
 
 def _gaussian_input(
     model: ImageClassifier, draw_map: Callable[[tuple[float, float]], AffineMap]
 ) -> Transform:
-    """Moved by a map onto the square canvas, then as numbers, or as pixels for a patch model."""
+    """Moved by a map onto the square canvas, then as numbers, or as pixels for a model that reads images."""
 
     def place(gaussians: Gaussians, **bounds: Any) -> Gaussians:
         drawn = draw_map(gaussians.extent)
         return transform_gaussians(gaussians, drawn.matrix, drawn.shift, aspect=1.0, **bounds)
 
-    if isinstance(model, GaussianViT):
-        factor, count = model.scale_factor, model.num_gaussians
-        return lambda gaussians: place(gaussians, scale_factor=factor, nominal_count=count).raw
+    if model.reads == "gaussians":
+        bounds = model.tokens.bounds
+        return lambda gaussians: place(gaussians, **bounds).raw
 
     def draw(gaussians: Gaussians) -> Tensor:
         # a picture has no bound on the scales: four times the canvas's side is none

@@ -1,1 +1,1 @@
-"""Networks: the encoder (pixels to Gaussians), the classifier (Gaussians to logits), and the two together."""
+"""Networks: what a transformer reads, the transformer, the encoder (pixels to Gaussians), and them together."""

@@ -1,10 +1,10 @@
-"""What a model file tells about itself beside its weights."""
+"""What a model tells about itself beside its architecture and its weights."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field
+from typing import Literal
 
 
 @dataclass(frozen=True)
@@ -26,20 +26,14 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """All that is needed to build a model again and to read its answers.
+    """What is needed, beside the model, to use it on files and to read its answers.
 
     Attributes:
-        name: registered name.
-        kwargs: what ``create_model`` was called with.
+        name: registered name; empty for a model that was built directly.
         preprocessing: how image files become inputs.
         class_names: in the order of the logits; empty where unknown.
     """
 
     name: str
-    kwargs: dict[str, Any]
     preprocessing: Preprocessing
     class_names: Sequence[str] = field(default_factory=tuple)
-
-    def with_classes(self, num_classes: int) -> ModelCard:
-        """The card of the same model with a new head, whose classes have no names yet."""
-        return replace(self, kwargs={**self.kwargs, "num_classes": num_classes}, class_names=())

@@ -6,13 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from timm.layers import PatchEmbed
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from gvit.gaussians import NUM_FIELDS
-from gvit.models.frozen import GaussianViT
-from gvit.models.gvit import GViT
 from gvit.models.registry import create_model
 
 
@@ -57,28 +53,20 @@ def model_complexity(name: str, **kwargs: Any) -> Complexity:
     """
     with torch.device("meta"):  # shapes alone: no memory for weights, no arithmetic
         model = create_model(name, **kwargs).eval()
-        if isinstance(model, GViT):
-            encoder, classifier = _parameters(model.encoder), _parameters(model.classifier)
-            tokens = model.encoder.num_gaussians
-            encoder_gmacs = _gmacs(model.encoder, _image(model.encoder.patch_embed, model.img_size))
-            classifier_gmacs = _gmacs(model.classifier, torch.empty(1, tokens, NUM_FIELDS))
-        else:
-            encoder, classifier = 0, _parameters(model)
-            tokens = model.patch_embed.num_patches
-            encoder_gmacs = 0.0
-            given = isinstance(model, GaussianViT)
-            argument = (
-                torch.empty(1, tokens, NUM_FIELDS) if given else _image(model.patch_embed, model.img_size)
-            )
-            classifier_gmacs = _gmacs(model, argument)
-    head = _parameters(model.get_classifier())
+        encoder, classifier = model.encoder, model.classifier
+        encoder_gmacs = 0.0 if encoder is None else _gmacs(encoder, encoder.patch_embed.example())
+        classifier_gmacs = _gmacs(classifier, model.tokens.example())
+    head = _parameters(model.classifier.get_classifier())
     return Complexity(
-        name, model.img_size, tokens, encoder, classifier - head, head, encoder_gmacs, classifier_gmacs
+        name=name,
+        img_size=model.img_size,
+        tokens=model.tokens.num_patches,
+        encoder_parameters=0 if encoder is None else _parameters(encoder),
+        classifier_parameters=_parameters(classifier) - head,
+        head_parameters=head,
+        encoder_gmacs=encoder_gmacs,
+        classifier_gmacs=classifier_gmacs,
     )
-
-
-def _image(patch_embed: PatchEmbed, img_size: int) -> Tensor:
-    return torch.empty(1, patch_embed.proj.in_channels, img_size, img_size)
 
 
 def _parameters(module: nn.Module) -> int:

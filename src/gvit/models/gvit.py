@@ -8,98 +8,52 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvit.gaussians import Gaussians
-from gvit.models.card import ModelCard, Preprocessing
-from gvit.models.classifier import GaussianClassifier, TokenKind
-from gvit.models.encoder import EncoderKind, GaussianEncoder
-from gvit.models.inputs import check_image_shape
-from gvit.models.vit import Pool
+from gvit.models.base import ImageClassifier
+from gvit.models.encoder import DenoisingEncoder, GaussianEncoder
+from gvit.models.tokens import CanonicalTokens, GaussianTokens
+from gvit.models.vit import ViT
 
 
-class GViT(nn.Module):
+class GViT(ImageClassifier):
     """Image -> Gaussians -> logits. See ``gvit.create_model`` for the named sizes.
 
     Args:
-        img_size: height and width of the images, pixels.
-        patch_size: side of the encoder's patches, pixels.
-        in_chans: image channels; the Gaussians carry red, green and blue.
-        num_classes: number of classes.
-        num_gaussians: K.
-        scale_factor: c, the bound on the standard deviations in units of the Gaussians' spacing (paper, Table 1a).
-        encoder: ``denoising`` or ``queries`` (paper, Section 3).
-        tokens: ``canonical`` (what is drawn, and nothing else) or ``raw`` (the paper's nine numbers).
-        pool: ``token`` or ``avg``.
-        encoder_dim: width of the encoder.
-        encoder_depth: blocks of the encoder.
-        encoder_heads: attention heads of the encoder.
-        embed_dim: width of the classifier.
-        depth: blocks of the classifier.
-        num_heads: attention heads of the classifier.
-        mlp_ratio: hidden width of the MLPs in both, in units of their width.
-        drop_path_rate: stochastic depth of the classifier.
-        noise_std: standard deviation of the denoising encoder's g0.
-        noise_seed: seed of the fixed g0 that is used outside of training.
+        encoder: images to Gaussians; GViT-S's when None.
+        classifier: a transformer over Gaussian tokens, of the encoder's number and bound; GViT-S's when None.
 
     Attributes:
-        card: name, arguments, preprocessing and class names, kept with the weights.
+        card: name, preprocessing and class names, kept with the weights.
         num_features: width of the tokens that ``forward_features`` gives.
         head_hidden_size: width of what the head reads.
+
+    Raises:
+        ValueError: the two don't fit together.
     """
 
-    card: ModelCard
+    encoder: GaussianEncoder
+    classifier: ViT
 
-    def __init__(
-        self,
-        img_size: int = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        num_classes: int = 1000,
-        num_gaussians: int = 512,
-        scale_factor: float = 1.0,
-        encoder: EncoderKind = "denoising",
-        tokens: TokenKind = "canonical",
-        pool: Pool = "token",
-        encoder_dim: int = 384,
-        encoder_depth: int = 12,
-        encoder_heads: int = 6,
-        embed_dim: int = 384,
-        depth: int = 12,
-        num_heads: int = 6,
-        mlp_ratio: float = 4.0,
-        drop_path_rate: float = 0.0,
-        noise_std: float = 0.1,
-        noise_seed: int = 0,
-    ) -> None:
+    def __init__(self, encoder: GaussianEncoder | None = None, classifier: ViT | None = None) -> None:
         super().__init__()
-        self.card = ModelCard("", {}, Preprocessing(img_size))
-        self.img_size = img_size
-        self.num_classes = num_classes
-        self.num_features = self.head_hidden_size = embed_dim
-        self.encoder = GaussianEncoder(
-            img_size=img_size,
-            patch_size=patch_size,
-            in_chans=in_chans,
-            num_gaussians=num_gaussians,
-            embed_dim=encoder_dim,
-            depth=encoder_depth,
-            num_heads=encoder_heads,
-            mlp_ratio=mlp_ratio,
-            kind=encoder,
-            scale_factor=scale_factor,
-            noise_std=noise_std,
-            noise_seed=noise_seed,
-        )
-        self.classifier = GaussianClassifier(
-            num_gaussians=num_gaussians,
-            num_classes=num_classes,
-            tokens=tokens,
-            pool=pool,
-            scale_factor=scale_factor,
-            embed_dim=embed_dim,
-            depth=depth,
-            num_heads=num_heads,
-            mlp_ratio=mlp_ratio,
-            drop_path_rate=drop_path_rate,
-        )
+        self.encoder = DenoisingEncoder() if encoder is None else encoder
+        ours = self.encoder
+        if classifier is None:
+            side = ours.patch_embed.image_side
+            classifier = ViT(CanonicalTokens(side, ours.num_gaussians, ours.scale_factor))
+        self.classifier = classifier
+        tokens = classifier.patch_embed
+        if not isinstance(tokens, GaussianTokens):
+            raise ValueError(f"the classifier must read Gaussians, got one that reads {tokens.reads}")
+        made = (ours.num_gaussians, ours.scale_factor, ours.patch_embed.image_side)
+        read = (tokens.num_patches, tokens.scale_factor, tokens.image_side)
+        if made != read:
+            raise ValueError(
+                f"num_gaussians, scale_factor and img_size must agree, got {made} of the encoder and {read} of the "
+                "classifier's tokens"
+            )
+        self.num_classes = classifier.num_classes
+        self.num_features = self.head_hidden_size = classifier.num_features
+        self.begin_card()
 
     def encode(
         self, images: Float[Tensor, "batch c h w"], noise: Float[Tensor, "batch k 9"] | None = None
@@ -114,16 +68,22 @@ class GViT(nn.Module):
         Raises:
             ValueError: images of another size or number of channels.
         """
-        check_image_shape(images, self.encoder.patch_embed.proj.in_channels, self.img_size)
         return self.encoder.gaussians(self.encoder(images, noise))
 
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
-        """Logits from the Gaussians alone."""
-        return self.classifier(gaussians.raw)
+        """Logits from the Gaussians alone, the model's own or any others; see ``ViT.classify``."""
+        return self.classifier.classify(gaussians)
 
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
         """Logits of images with values in [0, 1]."""
         return self.classify(self.encode(images))
+
+    def forward_with_gaussians(
+        self, inputs: Float[Tensor, "batch c h w"]
+    ) -> tuple[Float[Tensor, "batch classes"], Gaussians]:
+        """Logits and the Gaussians that they come from."""
+        gaussians = self.encode(inputs)
+        return self.classify(gaussians), gaussians
 
     # What follows is timm's contract for models, so that its tools take a GViT as they take its own.
 
@@ -149,7 +109,7 @@ class GViT(nn.Module):
         """
         self.classifier.reset_classifier(num_classes, global_pool)
         self.num_classes = num_classes
-        self.card = self.card.with_classes(num_classes)
+        self.forget_classes()
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves alone."""

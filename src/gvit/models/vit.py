@@ -1,36 +1,94 @@
-"""What the transformers over Gaussians and over patches have in common, so that comparing them is fair."""
+"""One transformer over anything that can be made into tokens, so that comparing what it reads is fair."""
 
 from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
 
 from gvit.errors import InputError
+from gvit.gaussians import Gaussians
+from gvit.models.base import ImageClassifier
 from gvit.models.init import init_linear
+from gvit.models.tokens import GaussianTokens, Tokenizer
 
 Pool = Literal["token", "avg"]
 
 
-class ViT(VisionTransformer):
-    """timm's ``VisionTransformer`` with the paper's initial weights.
+class ViT(ImageClassifier, VisionTransformer):
+    """timm's ``VisionTransformer`` over tokens of patches or of Gaussians, with the paper's initial weights.
+
+    Position embeddings are learned, by index.
 
     Args:
+        tokens: stands where a ViT has its patch embedding, and determines the width.
+        num_classes: 0 for features without a head.
         pool: ``token`` for a class token, ``avg`` for the mean over all tokens.
-        **kwargs: of timm's class.
+        depth: number of transformer blocks.
+        num_heads: attention heads.
+        mlp_ratio: hidden width of a block's MLP, in units of the width.
+        drop_path_rate: stochastic depth.
 
     Raises:
         InputError: an unknown pool.
     """
 
-    def __init__(self, pool: Pool, **kwargs: Any) -> None:
+    encoder: None
+    patch_embed: Tokenizer
+
+    def __init__(
+        self,
+        tokens: Tokenizer,
+        num_classes: int = 1000,
+        pool: Pool = "token",
+        depth: int = 12,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        drop_path_rate: float = 0.0,
+    ) -> None:
         if pool not in get_args(Pool):
             raise InputError(f"pool must be 'token' or 'avg', got {pool!r}")
-        super().__init__(global_pool=pool, class_token=pool == "token", **kwargs)
+        VisionTransformer.__init__(
+            self,
+            img_size=tokens.image_side,
+            num_classes=num_classes,
+            global_pool=pool,
+            class_token=pool == "token",
+            embed_dim=tokens.embed_dim,
+            depth=depth,
+            num_heads=num_heads,
+            mlp_ratio=mlp_ratio,
+            drop_path_rate=drop_path_rate,
+            embed_layer=lambda **_: tokens,
+        )
         self.apply(init_linear)
+        self.encoder = None
+        self.begin_card()
+
+    @property
+    def classifier(self) -> ViT:  # type: ignore[override]
+        """Itself."""
+        return self
+
+    def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
+        """Logits of a batch of Gaussians, raw [B, K, 9], of any bounds and aspect.
+
+        Others than the model's own are converted: the same picture in the model's bounds, stretched onto its square
+        canvas as ``gvit.render`` does. A removed Gaussian (``gaussians[:, keep]``, ``gaussians.drop(mask)``) is read
+        as one that is not drawn.
+
+        Raises:
+            InputError: the model reads no Gaussians, or fewer than these.
+        """
+        tokens = self.patch_embed
+        if not isinstance(tokens, GaussianTokens):
+            raise InputError(f"{self.card.name or 'the model'} reads {tokens.reads}, not Gaussians")
+        return self(tokens.conform(gaussians).raw)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """A new head; 0 classes for none.
+        """A new head, with the card brought up to date; 0 classes for none.
 
         Raises:
             InputError: a pool other than the model's own, for which it has its class token and its last norm.
@@ -39,8 +97,9 @@ class ViT(VisionTransformer):
             raise InputError(
                 f"pool {self.global_pool!r} can't become {global_pool!r} afterwards; create the model with it"
             )
-        super().reset_classifier(num_classes)
+        VisionTransformer.reset_classifier(self, num_classes)
         self.head.apply(init_linear)  # timm leaves it as torch draws it
+        self.forget_classes()
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
         """Layers for timm's ``param_groups_layer_decay``: embedding, blocks, last norm with the head.

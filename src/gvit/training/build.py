@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,83 +10,125 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from gvit.errors import InputError
+from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
-from gvit.models.card import ModelCard, Preprocessing
-from gvit.models.encoder import GaussianEncoder
-from gvit.models.gvit import GViT
-from gvit.models.registry import ImageClassifier, create_model, list_models, load_model
-from gvit.training.config import OptimizerConfig, TrainConfig
-
-_ENCODER = {"encoder", "noise_std"}
-_GAUSSIAN = _ENCODER | {"num_gaussians", "scale_factor", "tokens"}
+from gvit.models.architecture import Architecture
+from gvit.models.base import ImageClassifier
+from gvit.models.card import Preprocessing
+from gvit.models.registry import architecture, build
+from gvit.models.weights import load_model
+from gvit.training.config import ModelConfig, OptimizerConfig, TrainConfig
 
 
 def build_model(
-    config: TrainConfig, class_names: list[str], initialize: bool = True, example: Gaussians | None = None
+    config: TrainConfig,
+    class_names: list[str],
+    example: Gaussians | None = None,
+    saved: Path | None = None,
+    initialize: bool = True,
 ) -> tuple[ImageClassifier, list[str]]:
     """The configured model, seeded, with its preprocessing and class names on its card.
 
     Args:
         config: the run's.
         class_names: of its data.
-        initialize: take over the weights of ``config.model.init``, too; a checkpoint makes that superfluous.
         example: Gaussians of one image of its data, where that holds Gaussians: a model that reads them has their
             number and their bound on the scales unless the configuration has others.
+        saved: the model file of this very run, if there is one: it has the architecture that the run began with.
+        initialize: take over the weights of ``config.model.init``, too; a checkpoint makes that superfluous.
 
     Returns:
-        The model, and a line for each part of it that did not start from random numbers, or that does not hold all
-        of the data.
+        The model, and a line for each setting without effect, for each part of it that did not start from random
+        numbers, and for what it does not hold of the data.
 
     Raises:
         InputError: unusable configuration, or ``init`` has another encoder.
     """
     source = config.model.init
-    if config.model.model is None and source is None:
-        raise InputError("no model: give --init RUN to start from that run's, or --model NAME")
-    kwargs = config.model.kwargs()
     initial = None if source is None else load_model(source)
-    name = config.model.model
-    if name is None:
-        assert initial is not None
-        name, kwargs = initial.card.name, initial.card.kwargs | kwargs
-    notes = []
-    if name in list_models("vit_*"):
-        kwargs = {key: value for key, value in kwargs.items() if key not in _GAUSSIAN}
-        notes.append(
-            f"{name} reads pixels: what is set of Gaussians, their losses and guidance has no effect"
-        )
-    if name in list_models("gvit_*") and isinstance(initial, GViT):
-        notes += _keep_meaning(kwargs, initial.encoder, source)
-    if name in list_models("gaussian_vit_*"):
-        kwargs = {key: value for key, value in kwargs.items() if key not in _ENCODER}
-        if example is not None:
-            kwargs = {"num_gaussians": len(example), "scale_factor": example.scale_factor} | kwargs
-            if kwargs["scale_factor"] < example.scale_factor:
-                notes.append(
-                    f"scales are cut to {kwargs['scale_factor']:g} spacings, the data's reach to "
-                    f"{example.scale_factor:g}; --scale-factor {example.scale_factor:g} keeps them"
-                )
-    kwargs["num_classes"] = len(class_names)
+    notes: list[str] = []
+    if saved is not None:
+        like = load_model(saved)
+        name, parts = like.card.name, Architecture.of(like)
+    else:
+        name, parts = _named(config.model, initial)
+        wanted, notes = _settings(config.model, name, parts)
+        if initial is not None and initial.encoder is not None and parts.encoder is not None:
+            notes += _keep_meaning(wanted, parts, Architecture.of(initial), source)
+        if example is not None and parts.encoder is None and "num_gaussians" in parts.tokens:
+            notes += _keep_bounds(wanted, example)
+        parts = architecture(name, **wanted) if config.model.model else parts.with_arguments(**wanted)
+    parts = parts.with_arguments(num_classes=len(class_names))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        model = create_model(name, **kwargs)
+        model = build(name, parts)
     preprocessing = Preprocessing(model.img_size, config.data.crop_mode, config.data.crop_pct)
-    model.card = ModelCard(name, kwargs, preprocessing, class_names)
+    model.card = replace(model.card, preprocessing=preprocessing, class_names=class_names)
     if source is not None and initial is not None and initialize:
         notes += start_from(model, initial, source)
     return model, notes
 
 
-def _keep_meaning(kwargs: dict[str, Any], encoder: GaussianEncoder, source: Path | None) -> list[str]:
+def _named(config: ModelConfig, initial: ImageClassifier | None) -> tuple[str, Architecture]:
+    if config.model is not None:
+        return config.model, architecture(config.model)
+    if initial is not None:
+        return initial.card.name, Architecture.of(initial)
+    run, named = option("init", "RUN"), option("model", "NAME")
+    raise InputError(f"no model: give {run} to start from that run's, or {named}")
+
+
+def resolved(config: TrainConfig, model: ImageClassifier) -> TrainConfig:
+    """The configuration with what it left to the named model, and to its phases, written out."""
+    parts = Architecture.of(model)
+    flat, name = parts.flat, config.model.model or model.card.name
+    settings = {name: flat.get(name, value) for name, value in config.model.settings().items()}
+    return replace(
+        config,
+        model=replace(config.model, model=name or None, **settings),
+        schedule=replace(config.schedule, epochs=sum(config.schedule.phase_epochs())),
+    )
+
+
+def _settings(config: ModelConfig, name: str, parts: Architecture) -> tuple[dict[str, Any], list[str]]:
+    """Those that the model has a use for, and what to say of the others."""
+    given = {name: value for name, value in config.settings().items() if value is not None}
+    notes = []
+    if parts.encoder is None:  # whatever else it reads, nothing draws Gaussians
+        if "num_gaussians" not in parts.tokens:
+            notes.append(
+                f"{name} reads pixels: what is set of Gaussians, their losses and guidance has no effect"
+            )
+        given = {key: value for key, value in given.items() if parts.accepts(key, value)}
+    return given, notes
+
+
+def _keep_meaning(
+    wanted: dict[str, Any], parts: Architecture, initial: Architecture, source: Path | None
+) -> list[str]:
     """Settings that no weight has the shape of, but that an encoder learned with: its own unless others are given."""
+    assert parts.encoder is not None and initial.encoder is not None
     notes = []
     for name in ("scale_factor", "noise_std"):
-        theirs = getattr(encoder, name)
-        if kwargs.setdefault(name, theirs) != theirs:
-            flag = name.replace("_", "-")
-            notes.append(f"the encoder of {source} learned with --{flag} {theirs:g}, not {kwargs[name]:g}")
+        if name not in initial.encoder or name not in parts.encoder:
+            continue
+        theirs = initial.encoder[name]
+        if wanted.setdefault(name, theirs) != theirs:
+            notes.append(
+                f"the encoder of {source} learned with {option(name, theirs)}, not {wanted[name]:g}"
+            )
     return notes
+
+
+def _keep_bounds(wanted: dict[str, Any], example: Gaussians) -> list[str]:
+    """The data's number of Gaussians and bound on their scales, unless others are given."""
+    wanted.setdefault("num_gaussians", len(example))
+    if wanted.setdefault("scale_factor", example.scale_factor) >= example.scale_factor:
+        return []
+    return [
+        f"scales are cut to {wanted['scale_factor']:g} spacings, the data's reach to "
+        f"{example.scale_factor:g}; {option('scale_factor', example.scale_factor)} keeps them"
+    ]
 
 
 def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -> list[str]:
@@ -98,17 +141,14 @@ def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -
         InputError: another kind of model or encoder.
     """
     same_classes = list(model.card.class_names) == list(initial.card.class_names)
-    if not isinstance(model, GViT) or not isinstance(initial, GViT):
-        if type(model) is not type(initial):
-            raise InputError(
-                f"--init {source}: is {initial.card.name}, which {model.card.name} cannot start from"
-            )
+    start = option("init", source)
+    if (model.encoder is None) != (initial.encoder is None) or model.tokens.reads != initial.tokens.reads:
+        raise InputError(f"{start}: is {initial.card.name}, which {model.card.name} cannot start from")
+    if model.encoder is None or initial.encoder is None:
         return [_start_classifier(model, initial, source, model.card.name, same_classes)]
     ours, theirs = model.encoder.state_dict(), initial.encoder.state_dict()
     if {n: t.shape for n, t in ours.items()} != {n: t.shape for n, t in theirs.items()}:
-        raise InputError(
-            f"--init {source}: its encoder ({_size(initial)}) does not fit this model's ({_size(model)})"
-        )
+        raise InputError(f"{start}: its encoder ({_size(initial)}) does not fit this model's ({_size(model)})")
     model.encoder.load_state_dict(theirs)
     return [
         f"encoder from {source}",
@@ -116,8 +156,9 @@ def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -
     ]
 
 
-def _size(model: GViT) -> str:
+def _size(model: ImageClassifier) -> str:
     encoder = model.encoder
+    assert encoder is not None
     width = encoder.norm.normalized_shape[0]
     return f"{model.img_size} px, {encoder.num_gaussians} Gaussians, {encoder.kind}, width {width}"
 
@@ -134,16 +175,15 @@ def _start_classifier(
     return f"{name} from {source}" + ("" if same_head else ", its head new for other classes")
 
 
-def build_optimizer(network: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over one network; the learning rate is set step by step, times a group's ``lr_scale``.
-
-    The layer-wise decay is the classifier's: what the encoder learned to draw is not to be forgotten by layers.
-    """
+def build_optimizer(
+    network: nn.Module, config: OptimizerConfig, layer_decay: float | None
+) -> torch.optim.AdamW:
+    """AdamW over one network; the learning rate is set step by step, times a group's ``lr_scale``."""
     spared = list(network.no_weight_decay())  # type: ignore[operator]
-    if config.layer_decay is None or isinstance(network, GaussianEncoder):
+    if layer_decay is None:
         groups = param_groups_weight_decay(network, config.weight_decay, no_weight_decay_list=spared)
     else:
         groups = param_groups_layer_decay(
-            network, config.weight_decay, no_weight_decay_list=spared, layer_decay=config.layer_decay
+            network, config.weight_decay, no_weight_decay_list=spared, layer_decay=layer_decay
         )
     return torch.optim.AdamW(groups, lr=0.0, betas=(config.beta1, config.beta2))

@@ -66,10 +66,9 @@ class ModelConfig:
         _require(self.noise_std, "noise-std", 0)
         _require(self.drop_path_rate, "drop-path-rate", 0, 1)
 
-    def kwargs(self) -> dict[str, Any]:
-        """Arguments for ``create_model``."""
-        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "init")}
-        return {name: value for name, value in values.items() if value is not None}
+    def settings(self) -> dict[str, Any]:
+        """What can be set of the model, by the names that ``create_model`` takes."""
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "init")}
 
 
 @dataclass(frozen=True)

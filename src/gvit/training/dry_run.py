@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from gvit.evaluation import measure
-from gvit.training.loop import Trainer
-from gvit.training.progress import clock
+from gvit.errors import InputError, first_line
+from gvit.progress import clock
 from gvit.training.schedule import PHASES, Phase
+from gvit.training.setup import Setup
 
 
 @dataclass(frozen=True)
@@ -71,39 +71,45 @@ class DryRun:
         return "\n".join(lines)
 
 
-def dry_run(trainer: Trainer) -> DryRun:
-    """Two steps of every phase that has any; the trainer is of no use afterwards, and nothing is written."""
-    schedule = trainer.schedule
-    trainer.model.train()
+def dry_run(setup: Setup) -> DryRun:
+    """Two steps of every phase that has any; the setup is of no use afterwards, and nothing is written.
+
+    Raises:
+        InputError: training diverges at once.
+    """
+    schedule, feed = setup.schedule, setup.feed
+    setup.task.model.train()
     phases = []
     for phase in PHASES:
         steps = schedule.steps_of(phase)
         if not steps:
             continue
         pair = steps[0], min(steps[0] + 1, steps[-1])
-        if trainer.config.compute.compile:  # which happens once, not in every step
+        if setup.config.compute.compile:  # which happens once, not in every step
             for step in pair:
-                _timed_step(trainer, step)
-        first, second = (_timed_step(trainer, step) for step in pair)
+                _timed_step(setup, step)
+        first, second = (_timed_step(setup, step) for step in pair)
         # the first step of the guided phase is a guided one; elsewhere it pays for what happens only once
         seconds = second if phase != "guide" else second + (first - second) / schedule.guide_every
         middle = steps[len(steps) // 2]
         middle += schedule.plan(middle).guided  # an ordinary step shows both rates
-        phases.append(PhaseCost(phase, len(steps), trainer.rates(middle), seconds))
+        phases.append(PhaseCost(phase, len(steps), setup.rates(middle), seconds))
     started = time.perf_counter()
-    measure(trainer.model, [tuple(next(iter(trainer.test_loader)))])
-    seconds = (time.perf_counter() - started) * len(trainer.test_loader)
-    every = max(1, round(trainer.config.schedule.eval_every * trainer.steps_per_epoch))
-    return DryRun(phases, -(-schedule.total // every), seconds, _peak_memory(trainer.device))
+    setup.task.measure([tuple(next(iter(feed.test_loader)))])
+    seconds = (time.perf_counter() - started) * len(feed.test_loader)
+    return DryRun(phases, -(-schedule.total // setup.eval_steps), seconds, _peak_memory(setup.task.device))
 
 
-def _timed_step(trainer: Trainer, step: int) -> float:
-    trainer.step, workers = step, trainer.config.data.workers
+def _timed_step(setup: Setup, step: int) -> float:
+    workers = setup.config.data.workers
     started = time.perf_counter()
-    (parts,) = trainer.batches(step, step + 1, workers=0)
+    (parts,) = setup.feed.batches(step, step + 1, workers=0)
     loading = time.perf_counter() - started
     started = time.perf_counter()
-    trainer.train_step(parts, trainer.schedule.plan(step))
+    try:
+        setup.task.step(step, parts, setup.schedule.plan(step), setup.rates(step))
+    except FloatingPointError as error:
+        raise InputError(f"training diverges at once: {first_line(error)}") from error
     computing = time.perf_counter() - started
     return max(computing, loading / workers) if workers else computing + loading
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +9,9 @@ from typing import Any
 
 import torch
 
-from gvit.errors import InputError, first_line
-from gvit.models.registry import WEIGHTS_NAME
+from gvit.errors import InputError, first_line, option, wording
+from gvit.files import replacing, write_text
+from gvit.models.weights import WEIGHTS_NAME
 from gvit.training.config import TrainConfig
 
 
@@ -68,13 +67,15 @@ class Run:
         )
         existing = [file for file in files if file.exists()]
         if existing and not overwrite:
+            goes_on = wording(f"resume({str(folder)!r})", f"--resume {folder}")
+            replaces = wording("overwrite=True", "--overwrite")
             raise InputError(
-                f"{folder} already holds a run: --resume {folder} goes on with it, "
-                "--overwrite replaces it, --out FOLDER writes elsewhere"
+                f"{folder} already holds a run: {goes_on} goes on with it, {replaces} replaces it, "
+                f"{option('out', 'FOLDER')} writes elsewhere"
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(run.config_file, config.to_json())
+            run.save_config(config)
             for file in set(existing) - {run.config_file}:
                 file.unlink()
             run.metrics_file.touch()
@@ -105,10 +106,12 @@ class Run:
         except (InputError, OSError, UnicodeDecodeError) as error:
             raise InputError(f"{self.config_file}: damaged ({error})") from error
 
+    def save_config(self, config: TrainConfig) -> None:
+        write_text(self.config_file, config.to_json())
+
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        partial = self.checkpoint_file.with_suffix(".partial")
-        torch.save(state, partial)
-        os.replace(partial, self.checkpoint_file)
+        with replacing(self.checkpoint_file) as partial:
+            torch.save(state, partial)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """What ``save_checkpoint`` wrote last; None where the run stopped before its first one.
@@ -122,29 +125,6 @@ class Run:
             return torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
             raise InputError(
-                f"{self.checkpoint_file}: damaged ({first_line(error)}); restore it, or train again with --overwrite"
+                f"{self.checkpoint_file}: damaged ({first_line(error)}); restore it, or train again with "
+                f"{wording('overwrite=True', '--overwrite')}"
             ) from error
-
-    def log(self, **record: Any) -> None:
-        """Append one line to ``metrics.jsonl``."""
-        with self.metrics_file.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-
-    def forget_after(self, step: int) -> None:
-        """Drop the lines of steps that a resumed run does again."""
-        lines = self.metrics_file.read_text().splitlines() if self.metrics_file.exists() else []
-        kept = []
-        for line in lines:
-            try:
-                if json.loads(line)["step"] <= step:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError):  # cut off in the middle by a power failure
-                break
-        write_atomically(self.metrics_file, "".join(kept))
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file in one go."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    os.replace(partial, path)

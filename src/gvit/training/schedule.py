@@ -94,3 +94,23 @@ def learning_rate(peak: float, step: int, start: int, stop: int, warmup: int) ->
     if done < warmup:
         return peak * (done + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, stop - start - warmup)))
+
+
+def learning_rates(schedule: Schedule, step: int, peak: float, warmup: int) -> dict[str, float]:
+    """Of a step, of the networks that learn in it: each warms up from its own first step.
+
+    Args:
+        schedule: of the run.
+        step: from 0.
+        peak: the largest rate.
+        warmup: steps from 0 to the peak.
+    """
+    plan = schedule.plan(step)
+    starts = {}
+    if plan.train_encoder:
+        starts["encoder"] = 0
+    if plan.classify and not plan.guided:
+        starts["classifier"] = schedule.classify_start
+    return {
+        name: learning_rate(peak, step, first, schedule.total, warmup) for name, first in starts.items()
+    }

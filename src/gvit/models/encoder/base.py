@@ -1,46 +1,40 @@
-"""Image -> Gaussians in one forward pass (GViT paper, Section 2.2)."""
+"""Image -> Gaussians in one forward pass (GViT paper, Section 2.2): what all kinds of encoder have in common."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from timm.layers import PatchEmbed, build_sincos2d_pos_embed
+from timm.layers import build_sincos2d_pos_embed
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gvit.gaussians import NUM_FIELDS, Gaussians
 from gvit.models.init import init_linear
+from gvit.models.part import Part
+from gvit.models.tokens import PatchTokens
 
-EncoderKind = Literal["denoising", "queries"]
 
-
-class GaussianEncoder(nn.Module):
+class GaussianEncoder(Part, nn.Module):
     """A ViT over patch tokens and K Gaussian tokens; an MLP reads the Gaussians off the latter.
 
-    ``denoising``: the Gaussian tokens are K raw Gaussians drawn at random, ``g0 = noise_std * noise``, embedded
-    linearly; the MLP predicts a residual, ``g = g0 + delta``. Outside of training g0 is a fixed draw kept with the
-    weights, the same for every image, so that predictions repeat exactly. ``queries``: K learned tokens; the MLP
-    predicts g itself.
+    A kind is a subclass with the name ``kind``, with ``start``, and with what that needs.
 
     Args:
         img_size: height and width of the images, pixels.
         patch_size: side of a patch, pixels.
         in_chans: image channels.
         num_gaussians: K.
+        scale_factor: c, the bound on the standard deviations in units of the Gaussians' spacing (paper, Table 1a).
         embed_dim: width of the tokens.
         depth: number of transformer blocks.
         num_heads: attention heads.
         mlp_ratio: hidden width of a block's MLP, in units of embed_dim.
-        kind: ``denoising`` or ``queries``.
-        scale_factor: c, the bound on the standard deviations (paper, Table 1a).
-        noise_std: standard deviation of g0.
-        noise_seed: seed of the fixed g0.
     """
 
-    noise: Tensor
+    kind: ClassVar[str]
 
     def __init__(
         self,
@@ -48,31 +42,20 @@ class GaussianEncoder(nn.Module):
         patch_size: int = 16,
         in_chans: int = 3,
         num_gaussians: int = 512,
+        scale_factor: float = 1.0,
         embed_dim: int = 384,
         depth: int = 12,
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
-        kind: EncoderKind = "denoising",
-        scale_factor: float = 1.0,
-        noise_std: float = 0.1,
-        noise_seed: int = 0,
     ) -> None:
         super().__init__()
-        if kind not in ("denoising", "queries"):
-            raise ValueError(f"encoder kind must be 'denoising' or 'queries', got {kind!r}")
-        self.kind = kind
         self.num_gaussians = num_gaussians
         self.scale_factor = scale_factor
-        self.noise_std = noise_std
         self.grad_checkpointing = False
-        self.patch_embed = PatchEmbed(img_size, patch_size, in_chans, embed_dim)
+        self.patch_embed = PatchTokens(img_size, patch_size, in_chans, embed_dim)
         self.patch_pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.num_patches, embed_dim))
-        # for 'queries' the position embeddings are the queries
         self.gaussian_pos_embed = nn.Parameter(torch.empty(1, num_gaussians, embed_dim))
-        if kind == "denoising":
-            self.gaussian_embed = nn.Linear(NUM_FIELDS, embed_dim)
-            generator = torch.Generator().manual_seed(noise_seed)
-            self.register_buffer("noise", torch.randn(num_gaussians, NUM_FIELDS, generator=generator))
+        self.add_start(embed_dim)
         self.blocks = nn.Sequential(
             *(
                 Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=nn.LayerNorm)
@@ -80,18 +63,41 @@ class GaussianEncoder(nn.Module):
             )
         )
         self.norm = nn.LayerNorm(embed_dim)
-        last = nn.Linear(embed_dim, NUM_FIELDS)
-        self.head = nn.Sequential(nn.Linear(embed_dim, embed_dim), nn.GELU(), last)
+        self.head = nn.Sequential(
+            nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, NUM_FIELDS)
+        )
         self.apply(init_linear)
         # Learned, but from where the geometry is known: from small random numbers the encoder takes longer to find
         # out where its patches are (docs/experiments.md).
         with torch.no_grad():
             sincos = build_sincos2d_pos_embed(list(self.patch_embed.grid_size), embed_dim)
             self.patch_pos_embed.copy_(sincos)
-        nn.init.normal_(self.gaussian_pos_embed, std=0.3 if kind == "denoising" else 1.0)
-        if kind == "denoising":
-            # training starts from g = g0; with queries all Gaussians would start as one
-            nn.init.zeros_(last.weight)
+
+    def add_start(self, embed_dim: int) -> None:
+        """Modules that ``start`` needs; their place in the order of weights is before the blocks."""
+
+    def start(
+        self, batch: int, noise: Float[Tensor, "batch k 9"] | None
+    ) -> tuple[Float[Tensor, "#batch k d"], Float[Tensor, "batch k 9"] | None]:
+        """The Gaussian tokens that the blocks begin with, and raw numbers to which the MLP adds, if it adds to any.
+
+        Args:
+            batch: number of images.
+            noise: as in ``forward``.
+        """
+        raise NotImplementedError
+
+    def draw_noise(self) -> Float[Tensor, "k 9"]:
+        """What ``forward`` takes as noise for one training image, from torch's global generator.
+
+        A kind that has no use for it draws all the same: an image's augmentation is drawn next, from the same stream,
+        and so is the same whatever the kind.
+        """
+        return torch.randn(self.num_gaussians, NUM_FIELDS)
+
+    def geometry(self) -> list[nn.Module]:
+        """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""
+        return [self.head]
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves alone."""
@@ -108,18 +114,17 @@ class GaussianEncoder(nn.Module):
 
         Args:
             images: of the size that the encoder was built for.
-            noise: standard normal numbers, a draw per image (``denoising`` in training); None takes the fixed one.
+            noise: standard normal numbers, a draw per image (in training); None for a fixed prediction.
+
+        Raises:
+            ValueError: images of another size or number of channels.
         """
-        patches = self.patch_embed(images * 2 - 1) + self.patch_pos_embed
-        tokens = self.gaussian_pos_embed.expand(len(images), -1, -1)
-        start = None
-        if self.kind == "denoising":
-            start = self.noise_std * (self.noise.expand(len(images), -1, -1) if noise is None else noise)
-            tokens = tokens + self.gaussian_embed(start)
-        tokens = torch.cat((patches, tokens), 1)
+        patches = self.patch_embed(images) + self.patch_pos_embed
+        queries, base = self.start(len(images), noise)
+        tokens = torch.cat((patches, queries.expand(len(images), -1, -1)), 1)
         tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
         prediction = self.head(self.norm(tokens[:, patches.shape[1] :]))
-        return prediction if start is None else start + prediction
+        return prediction if base is None else base + prediction
 
     def gaussians(self, raw: Float[Tensor, "batch k 9"], aspect: float = 1.0) -> Gaussians:
         """The meaning of this encoder's raw numbers."""

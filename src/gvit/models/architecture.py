@@ -1,0 +1,148 @@
+"""The complete arguments of a model's parts: what a file holds, and what builds the model again."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from gvit.errors import InputError, unknown_name
+from gvit.models.base import ImageClassifier
+from gvit.models.encoder import ENCODERS
+from gvit.models.gvit import GViT
+from gvit.models.part import defaults
+from gvit.models.tokens import TOKENIZERS
+from gvit.models.vit import ViT
+
+_KINDS: dict[str, Mapping[str, type]] = {"encoder": ENCODERS, "tokens": TOKENIZERS, "vit": {"vit": ViT}}
+# The parts' arguments share one namespace in `create_model`; the encoder's sizes have names of their own there.
+_FLAT = {
+    ("encoder", "embed_dim"): "encoder_dim",
+    ("encoder", "depth"): "encoder_depth",
+    ("encoder", "num_heads"): "encoder_heads",
+}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model without its weights.
+
+    Changing a default in the code never changes an architecture that was written down: nothing is left out.
+
+    Attributes:
+        tokens: of the tokenizer, ``kind`` among them.
+        vit: of the transformer.
+        encoder: of the encoder, ``kind`` among them; None for a model without one.
+    """
+
+    tokens: Mapping[str, Any]
+    vit: Mapping[str, Any]
+    encoder: Mapping[str, Any] | None = None
+
+    @classmethod
+    def of(cls, model: ImageClassifier) -> Architecture:
+        """A model's."""
+        tokens, encoder = model.tokens, model.encoder
+        vit = {name: value for name, value in model.classifier.arguments.items() if name != "tokens"}
+        return cls(
+            {"kind": tokens.kind, **tokens.arguments},
+            vit | {"num_classes": model.num_classes},
+            None if encoder is None else {"kind": encoder.kind, **encoder.arguments},
+        )
+
+    @classmethod
+    def default(cls, tokens: str, encoder: str | None, **arguments: Any) -> Architecture:
+        """That of the kinds named, with these arguments instead of the defaults; see ``with_arguments``.
+
+        Raises:
+            InputError: as ``with_arguments``.
+        """
+        return cls(
+            _complete("tokens", tokens, {}),
+            _complete("vit", "vit", {}),
+            None if encoder is None else _complete("encoder", encoder, {}),
+        ).with_arguments(**arguments)
+
+    @property
+    def flat(self) -> dict[str, Any]:
+        """All arguments under the names that ``with_arguments`` takes; the classifier's, where two parts have one."""
+        found: dict[str, Any] = {}
+        for part, values in self._parts().items():
+            found |= {_flat_name(part, name): value for name, value in values.items()}
+        return found
+
+    def with_arguments(self, **arguments: Any) -> Architecture:
+        """The same with other arguments: ``num_classes``, ``img_size``, ``num_gaussians``, ``encoder``, ...
+
+        One that several parts have (``img_size``, ``mlp_ratio``) is for all of them. ``encoder`` and ``tokens`` name a
+        kind; ``encoder_dim``, ``encoder_depth`` and ``encoder_heads`` are the encoder's ``embed_dim``, ``depth`` and
+        ``num_heads``.
+
+        Raises:
+            InputError: no part has such an argument, a kind is unknown, or reads something else.
+        """
+        changed, known = {}, set()
+        for part, values in self._parts().items():
+            kind = values.get("kind", part)
+            if part in arguments and "kind" in values:
+                kind = arguments[part]
+                _check_kind(part, values["kind"], kind)
+            values = _complete(part, kind, values)
+            for name in values:
+                flat = _flat_name(part, name)
+                known.add(flat)
+                if flat in arguments:
+                    values[name] = arguments[flat]
+            changed[part] = values
+        unknown = sorted(arguments.keys() - known)
+        if unknown:
+            raise InputError(f"it has no argument {unknown[0]!r}")
+        return Architecture(**changed)
+
+    def accepts(self, name: str, value: Any) -> bool:
+        """Whether ``with_arguments`` takes it."""
+        try:
+            self.with_arguments(**{name: value})
+        except InputError:
+            return False
+        return True
+
+    def build(self) -> ImageClassifier:
+        """A freshly initialised model."""
+        # in this order: the same seed gives the same weights
+        encoder = None if self.encoder is None else _build("encoder", self.encoder)
+        vit = ViT(_build("tokens", self.tokens), **self.vit)
+        return vit if encoder is None else GViT(encoder, vit)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def _parts(self) -> dict[str, dict[str, Any]]:
+        parts = {"encoder": self.encoder, "tokens": self.tokens, "vit": self.vit}
+        return {part: dict(values) for part, values in parts.items() if values is not None}
+
+
+def _flat_name(part: str, name: str) -> str:
+    return part if name == "kind" else _FLAT.get((part, name), name)
+
+
+def _check_kind(part: str, ours: str, kind: Any) -> None:
+    known = _KINDS[part]
+    if part == "tokens":  # a model that reads something else is another model
+        known = {name: cls for name, cls in TOKENIZERS.items() if cls.reads == TOKENIZERS[ours].reads}
+    if kind not in known:
+        raise unknown_name("encoder" if part == "encoder" else "kind of tokens", str(kind), known)
+
+
+def _complete(part: str, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """All arguments of a kind: those of ``values`` that it has, and its defaults."""
+    own = {n: v for n, v in defaults(_KINDS[part][kind]).items() if v is not inspect.Parameter.empty}
+    complete = own | {name: value for name, value in values.items() if name in own}
+    return complete if part == "vit" else {"kind": kind, **complete}
+
+
+def _build(part: str, values: Mapping[str, Any]) -> Any:
+    arguments = dict(values)
+    return _KINDS[part][arguments.pop("kind")](**arguments)

@@ -1,0 +1,67 @@
+"""What every model declares of itself, so that nobody has to ask for its class."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from gvit.gaussians import Gaussians
+from gvit.models.card import ModelCard, Preprocessing
+from gvit.models.encoder import GaussianEncoder
+from gvit.models.part import Part
+from gvit.models.tokens import Reads, Tokenizer
+
+if TYPE_CHECKING:
+    from gvit.models.vit import ViT
+
+
+class ImageClassifier(Part, nn.Module):
+    """A transformer over tokens, alone or behind an encoder that makes Gaussians of images.
+
+    Attributes:
+        card: name, preprocessing and class names, kept with the weights.
+        classifier: the transformer, which gives logits; the model itself where there is nothing else.
+        encoder: images to Gaussians; None for a model that reads its inputs as they are.
+        num_classes: 0 for features without a head.
+    """
+
+    card: ModelCard
+    classifier: ViT
+    encoder: GaussianEncoder | None
+    num_classes: int
+
+    @property
+    def tokens(self) -> Tokenizer:
+        """What the transformer reads."""
+        return self.classifier.patch_embed
+
+    @property
+    def reads(self) -> Reads:
+        """Whether inputs are images [B, C, H, W] in [0, 1] or raw Gaussians [B, K, 9]."""
+        return self.tokens.reads if self.encoder is None else "images"
+
+    @property
+    def img_size(self) -> int:
+        """Height and width, pixels, of the images that it reads, or that its Gaussians stand for."""
+        return self.tokens.image_side
+
+    def forward_with_gaussians(
+        self, inputs: Float[Tensor, "batch *shape"]
+    ) -> tuple[Float[Tensor, "batch classes"], Gaussians | None]:
+        """Logits, and the Gaussians that the model made of the images, if it makes any."""
+        return self(inputs), None
+
+    def geometry(self) -> list[nn.Module]:
+        """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""
+        return [*([] if self.encoder is None else self.encoder.geometry()), *self.tokens.geometry()]
+
+    def begin_card(self, name: str = "") -> None:
+        """A new card: of this name, with the preprocessing of its size and classes without names."""
+        self.card = ModelCard(name, Preprocessing(self.img_size))
+
+    def forget_classes(self) -> None:
+        """For a new head: its classes have no names yet."""
+        self.card = replace(self.card, class_names=())

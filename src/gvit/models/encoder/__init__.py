@@ -1,0 +1,9 @@
+"""Images to Gaussians: one file per kind of encoder."""
+
+from gvit.models.encoder.base import GaussianEncoder
+from gvit.models.encoder.denoising import DenoisingEncoder
+from gvit.models.encoder.queries import QueryEncoder
+
+ENCODERS: dict[str, type[GaussianEncoder]] = {cls.kind: cls for cls in (DenoisingEncoder, QueryEncoder)}
+
+__all__ = ["ENCODERS", "DenoisingEncoder", "GaussianEncoder", "QueryEncoder"]

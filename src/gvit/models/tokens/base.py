@@ -1,0 +1,62 @@
+"""What a transformer can read: the interface between images or Gaussians on the one side and tokens on the other."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar, Literal
+
+from torch import Tensor, nn
+
+from gvit.models.part import Part
+
+Reads = Literal["images", "gaussians"]
+
+
+class Tokenizer(Part, nn.Module):
+    """Images [B, C, H, W] in [0, 1], or raw Gaussians [B, K, 9], as tokens [B, N, D].
+
+    A new kind is a subclass whose constructor takes ``img_size``, ``embed_dim`` and what else it needs, with the
+    attributes below; ``gvit.models.registry.register_model`` makes a named model of it. Positions are the
+    transformer's: it learns an embedding for each index.
+
+    Attributes:
+        kind: the name in model files and settings.
+        reads: ``images`` or ``gaussians``.
+        num_patches: N; the name is timm's.
+        grid_size: rows and columns, of tokens that lie on a grid.
+        embed_dim: D.
+    """
+
+    kind: ClassVar[str]
+    reads: ClassVar[Reads]
+    num_patches: int
+    grid_size: tuple[int, int] | None = None
+
+    @property
+    def embed_dim(self) -> int:
+        return self.arguments["embed_dim"]
+
+    @property
+    def image_side(self) -> int:
+        """Height and width, pixels, of the images, or of those that the Gaussians stand for."""
+        return self.arguments["img_size"]
+
+    @property
+    def bounds(self) -> dict[str, Any]:
+        """Scale factor and nominal count that raw Gaussians are read in; nothing where images are read."""
+        return {}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Tokens.
+
+        Raises:
+            ValueError: inputs of another shape.
+        """
+        raise NotImplementedError
+
+    def example(self) -> Tensor:
+        """An empty input for one image."""
+        raise NotImplementedError
+
+    def geometry(self) -> list[nn.Module]:
+        """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""
+        return []

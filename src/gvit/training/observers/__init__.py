@@ -1,0 +1,16 @@
+"""Who is told how a training run goes on: one file per way of telling."""
+
+from gvit.training.observers.base import Evaluated, Observer, Start, Step
+from gvit.training.observers.console import ConsoleObserver
+from gvit.training.observers.jsonl import JsonlObserver
+from gvit.training.observers.tensorboard import TensorBoardObserver
+
+__all__ = [
+    "ConsoleObserver",
+    "Evaluated",
+    "JsonlObserver",
+    "Observer",
+    "Start",
+    "Step",
+    "TensorBoardObserver",
+]

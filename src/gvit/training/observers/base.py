@@ -1,0 +1,77 @@
+"""Who is told how a training run goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gvit.evaluation import Evaluation
+from gvit.training.schedule import StepPlan
+
+
+@dataclass(frozen=True)
+class Start:
+    """A run begins or goes on.
+
+    Attributes:
+        total: steps in all.
+        done: steps done before.
+        steps_per_epoch: images over batch size.
+        notes: lines that the user should read, see ``gvit.errors.wording``.
+    """
+
+    total: int
+    done: int
+    steps_per_epoch: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step is done.
+
+    Attributes:
+        number: steps done so far, this one included.
+        epoch: epochs done so far.
+        plan: what it did.
+        rates: learning rates by network.
+        measures: what the objective measured.
+        images_per_second: of this step.
+    """
+
+    number: int
+    epoch: float
+    plan: StepPlan
+    rates: Mapping[str, float]
+    measures: Mapping[str, float]
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """The test images have been gone through.
+
+    Attributes:
+        step: steps done so far.
+        epoch: epochs done so far.
+        result: what was measured.
+        moved: share of the Gaussians that guidance has moved; None where there is nothing to tell.
+    """
+
+    step: int
+    epoch: float
+    result: Evaluation
+    moved: float | None
+
+
+class Observer:
+    """Is told, in the main process; a subclass listens to what it wants."""
+
+    def start(self, start: Start) -> None:
+        """Once, before the first step."""
+
+    def step(self, step: Step) -> None:
+        """After every step."""
+
+    def evaluation(self, evaluated: Evaluated) -> None:
+        """After every evaluation."""

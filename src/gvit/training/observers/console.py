@@ -1,0 +1,72 @@
+"""A live bar on a terminal, one line per evaluation everywhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+
+from gvit.errors import for_python
+from gvit.progress import ProgressBar, clock
+from gvit.training.observers.base import Evaluated, Observer, Start, Step
+
+_SHORT = {"pixel_loss": "pixel", "perceptual_loss": "1-ssim", "class_loss": "class", "accuracy": "acc"}
+
+
+class ConsoleObserver(Observer):
+    """Prints to standard error, so that standard output stays free for results; a context manager.
+
+    Args:
+        header: is printed when training starts.
+        worded: how notes name settings: ``gvit.errors.for_python`` or ``for_command_line``.
+    """
+
+    def __init__(self, header: str = "", worded: Callable[[str], str] = for_python) -> None:
+        self.header, self.worded = header, worded
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.bar: ProgressBar | None = None
+
+    def __enter__(self) -> ConsoleObserver:
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        if self.bar is not None:
+            self.bar.__exit__(*problem)
+
+    def start(self, start: Start) -> None:
+        self.begun, self.first, self.total = time.perf_counter(), start.done, start.total
+        self.phase, self.losses, self.speed = "", "", 0.0
+        for note in start.notes:
+            self.console.print(self.worded(note))
+        if self.header:
+            self.console.print(self.header)
+        self.bar = ProgressBar("start", start.total, done=start.done, console=self.console)
+        self.bar.__enter__()
+
+    def step(self, step: Step) -> None:
+        self.phase = step.plan.phase
+        self.losses = " ".join(
+            f"{short} {step.measures[name]:.3f}" for name, short in _SHORT.items() if name in step.measures
+        )
+        latest = step.images_per_second
+        self.speed = latest if not self.speed else 0.9 * self.speed + 0.1 * latest
+        if self.bar is not None:
+            self.bar.update(step.number, f"{self.losses} {self.speed:.0f} img/s", label=f"{self.phase:<11}")
+
+    def evaluation(self, evaluated: Evaluated) -> None:
+        elapsed = time.perf_counter() - self.begun
+        left = elapsed * (self.total - evaluated.step) / max(1, evaluated.step - self.first)
+        result, moved = evaluated.result, evaluated.moved
+        parts = [
+            f"epoch {evaluated.epoch:5.1f}",
+            f"{self.phase:<11}",
+            f"top-1 {100 * result.top1:5.1f} %",
+            "" if result.psnr is None else f"PSNR {result.psnr:5.2f} dB  SSIM {result.ssim:.3f}",
+            self.losses,
+            "" if moved is None else f"moved {100 * moved:.0f} %",
+            f"{self.speed:.0f} img/s",
+            f"{clock(elapsed)} gone, {clock(left)} left",
+        ]
+        self.console.print("  ".join(part for part in parts if part))

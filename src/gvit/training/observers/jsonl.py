@@ -1,0 +1,55 @@
+"""``metrics.jsonl``: a line of JSON for every tenth step, every guided one, and every evaluation."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gvit.files import write_text
+from gvit.training.observers.base import Evaluated, Observer, Start, Step
+
+_EVERY = 10
+
+
+class JsonlObserver(Observer):
+    """Appends to a file; what it says of steps that a resumed run does again is dropped first."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def start(self, start: Start) -> None:
+        self.total = start.total
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = []
+        for line in lines:
+            try:
+                if json.loads(line)["step"] <= start.done:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError):  # cut off in the middle by a power failure
+                break
+        write_text(self.path, "".join(kept))
+
+    def step(self, step: Step) -> None:
+        if step.plan.guided or step.number % _EVERY == 0 or step.number == self.total:
+            self._append(
+                kind="train",
+                step=step.number,
+                epoch=step.epoch,
+                phase=step.plan.phase,
+                **{f"lr_{name}": rate for name, rate in step.rates.items()},
+                gamma=step.plan.gamma,
+                **step.measures,
+                images_per_second=round(step.images_per_second, 1),
+            )
+
+    def evaluation(self, evaluated: Evaluated) -> None:
+        record: dict[str, Any] = evaluated.result.to_dict()
+        del record["confusion"]
+        if evaluated.moved is not None:
+            record["moved"] = evaluated.moved
+        self._append(kind="evaluation", step=evaluated.step, epoch=evaluated.epoch, **record)
+
+    def _append(self, **record: Any) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps(record) + "\n")

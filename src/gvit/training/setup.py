@@ -1,0 +1,105 @@
+"""Everything of a run but its folder: data, task, schedule, made from a configuration."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from gvit.errors import InputError, option
+from gvit.training.build import build_model, resolved
+from gvit.training.config import TrainConfig
+from gvit.training.distributed import ALONE, World
+from gvit.training.feed import Feed
+from gvit.training.schedule import Schedule, learning_rates
+from gvit.training.task import Task, make_task
+
+_NUM_PROBES = 32  # test images that show how far Gaussians move
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a run consists of.
+
+    Attributes:
+        config: complete, nothing left to defaults.
+        feed: images.
+        task: networks.
+        schedule: phases, in steps.
+        notes: lines that the user should read.
+    """
+
+    config: TrainConfig
+    feed: Feed
+    task: Task
+    schedule: Schedule
+    notes: tuple[str, ...]
+
+    @property
+    def eval_steps(self) -> int:
+        """Steps from one evaluation to the next."""
+        return max(1, round(self.config.schedule.eval_every * self.feed.steps_per_epoch))
+
+    @property
+    def warmup_steps(self) -> int:
+        return round(self.config.optimizer.warmup_epochs * self.feed.steps_per_epoch)
+
+    def rates(self, step: int) -> dict[str, float]:
+        """The learning rates of a step, of the networks that learn in it.
+
+        The peak is linear in the batch (GViT paper, Appendix A).
+        """
+        peak = self.config.optimizer.base_lr * self.feed.batch_size / 256
+        rates = learning_rates(self.schedule, step, peak, self.warmup_steps)
+        return {name: rate for name, rate in rates.items() if name in self.task.networks}
+
+
+def set_up(
+    config: TrainConfig,
+    device: str = "cpu",
+    world: World = ALONE,
+    *,
+    saved: Path | None = None,
+    initialize: bool = True,
+) -> Setup:
+    """Load the data and build the networks; nothing is written.
+
+    Args:
+        config: of the run.
+        device: of this process.
+        world: the processes that share each batch.
+        saved: the run's own model file, if there is one already.
+        initialize: read the weights of ``config.model.init``; a checkpoint makes that superfluous.
+
+    Raises:
+        InputError: unusable configuration or data.
+    """
+    feed = Feed(config, world)
+    model, notes = build_model(config, list(feed.train.class_names), feed.train.example, saved, initialize)
+    task = make_task(model, config, torch.device(device), world)
+    schedule = Schedule.from_config(config.schedule, feed.steps_per_epoch)
+    if not schedule.total:
+        raise InputError(f"the phases are shorter than one step; raise {option('epochs')}")
+    feed.connect(model, task.draw_noise)
+    few = range(0, len(feed.tests), -(-len(feed.tests) // _NUM_PROBES))
+    task.watch(lambda: torch.stack([feed.tests[i][0] for i in few]))
+    setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), tuple(notes))
+    return replace(setup, notes=(*notes, *_proportions(setup)))
+
+
+def _proportions(setup: Setup) -> list[str]:
+    """What is out of proportion in a run, though it can be done."""
+    feed, schedule, notes = setup.feed, setup.schedule, []
+    if feed.batch_size < setup.config.data.batch_size:
+        notes.append(
+            f"{len(feed.train)} images to train on: a batch is all of them, not {setup.config.data.batch_size}"
+        )
+    learning = schedule.total - schedule.classify_start
+    if 0 < learning < 2 * setup.warmup_steps:
+        epochs, whole = learning / feed.steps_per_epoch, schedule.total / feed.steps_per_epoch
+        notes.append(
+            f"the warm-up, {setup.config.optimizer.warmup_epochs:g} epochs, takes over half of the classifier's "
+            f"{epochs:.3g}; {option('warmup_epochs', float(f'{whole / 20:.2g}'))} would be in proportion"
+        )
+    return notes

@@ -1,0 +1,226 @@
+"""What a run trains: its networks, how a step goes through them, and how good they are. Knows nothing of time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from timm.utils import ModelEmaV3
+from torch import Tensor, nn
+
+from gvit.data.loading import Batch, derive_seed
+from gvit.errors import InputError, first_line
+from gvit.evaluation import measure
+from gvit.models.base import ImageClassifier
+from gvit.models.gvit import GViT
+from gvit.training.build import build_optimizer
+from gvit.training.config import TrainConfig
+from gvit.training.distributed import (
+    World,
+    distribute,
+    load_optimizer,
+    load_weights,
+    synchronized,
+    whole_optimizer,
+    whole_weights,
+)
+from gvit.training.motion import GaussianMotion
+from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective
+from gvit.training.precision import autocast, keep_float32
+from gvit.training.schedule import Phase, Schedule, StepPlan
+
+
+class Task:
+    """Classification by one network; a base for what trains more than that.
+
+    Args:
+        model: on the CPU; it is moved and, where asked for, compiled, wrapped or sharded.
+        config: the run's.
+        device: of this process.
+        world: the processes that share each batch.
+
+    Attributes:
+        networks: what learns, by name, each with its own optimizer.
+        ema: the moving average that is evaluated and saved instead of the model; None for none.
+    """
+
+    def __init__(
+        self, model: ImageClassifier, config: TrainConfig, device: torch.device, world: World
+    ) -> None:
+        compute, optimizer = config.compute, config.optimizer
+        self.config, self.device, self.world = config, device, world
+        self.model = model.to(device, torch.float64 if compute.precision == "float64" else torch.float32)
+        if compute.grad_checkpointing:
+            model.set_grad_checkpointing(True)
+        self.ema = None if optimizer.ema_decay is None else ModelEmaV3(model, optimizer.ema_decay)
+        self.networks = self.split(model)
+        if compute.precision == "bf16":
+            keep_float32(*model.geometry())
+        if compute.compile:
+            for network in self.networks.values():
+                network.compile()
+        self.parallel = {name: distribute(net, world, compute.fsdp) for name, net in self.networks.items()}
+        self.optimizers = {
+            # the layer-wise decay is the classifier's: what an encoder learned to draw is not to be forgotten by layers
+            name: build_optimizer(net, optimizer, optimizer.layer_decay if name == "classifier" else None)
+            for name, net in self.networks.items()
+        }
+        self.objective = self.make_objective()
+
+    def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
+        """The networks that learn, by name."""
+        return {"classifier": model}
+
+    def make_objective(self) -> Objective:
+        """What a step descends."""
+        return ClassificationObjective(self.parallel["classifier"], self.autocast)
+
+    @property
+    def autocast(self) -> Any:
+        """Makes the context that the networks are called in."""
+        return partial(autocast, self.config.compute.precision, self.device)
+
+    def fit_schedule(self, schedule: Schedule) -> Schedule:
+        """The phases that there are for it: a network without Gaussians has nothing to do but to classify."""
+        return schedule.classify_only()
+
+    def draw_noise(self) -> Tensor:
+        """What a training sample needs of chance beside its augmentation, from torch's global generator."""
+        return torch.empty(0)
+
+    def watch(self, inputs: Callable[[], Tensor]) -> None:
+        """Some test inputs, [N, ...], that can be looked at on the way."""
+
+    def begin(self, phase: Phase) -> None:
+        """A phase begins."""
+
+    def moved(self) -> float | None:
+        """Share of the Gaussians that guidance has moved; None where there is nothing to tell."""
+        return None
+
+    def step(
+        self, step: int, parts: Sequence[Batch], plan: StepPlan, rates: dict[str, float]
+    ) -> dict[str, float]:
+        """One optimizer step.
+
+        Args:
+            step: its number, from 0.
+            parts: this process's share of the batch.
+            plan: what the step does.
+            rates: learning rates of the networks that learn in it.
+
+        Returns:
+            Means over this process's parts of what the objective measures.
+
+        Raises:
+            FloatingPointError: Gaussians or a loss are NaN or infinite; no weight has changed.
+        """
+        measured: list[dict[str, float]] = []
+        for index, part in enumerate(parts):
+            # dropout and stochastic depth, too, depend on nothing but seed, step and place in the batch
+            place = self.world.rank * len(parts) + index
+            torch.manual_seed(derive_seed(self.config.seed, step, place))
+            with synchronized(self.parallel, last=index == len(parts) - 1):
+                measures = self.objective.backward(self._on_device(part), plan, 1 / len(parts))
+            measured.append({name: value.item() for name, value in measures.items()})
+        self._optimize(rates)
+        return {name: sum(part[name] for part in measured) / len(measured) for name in measured[0]}
+
+    def _on_device(self, batch: Batch) -> Batch:
+        dtype = next(self.model.parameters()).dtype
+        inputs, noise = (x.to(self.device, dtype, non_blocking=True) for x in (batch.inputs, batch.noise))
+        return Batch(inputs, batch.labels.to(self.device, non_blocking=True), noise)
+
+    def _optimize(self, rates: dict[str, float]) -> None:
+        largest = self.config.optimizer.clip_grad
+        for name, optimizer in self.optimizers.items():
+            if name not in rates:
+                continue
+            for group in optimizer.param_groups:
+                group["lr"] = rates[name] * group.get("lr_scale", 1.0)
+            if largest is not None:
+                nn.utils.clip_grad_norm_(self.networks[name].parameters(), largest)
+            optimizer.step()
+            optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.model)
+
+    def measure(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        """What ``gvit.evaluation.measure`` gives for the model, or for its moving average.
+
+        Raises:
+            FloatingPointError: its Gaussians cannot be drawn.
+        """
+        model = self.model if self.ema is None else self.ema.module
+        try:
+            return measure(model, batches)
+        except InputError:
+            raise
+        except ValueError as error:  # what the renderer says of numbers that are not finite
+            raise FloatingPointError(first_line(error)) from error
+
+    def state(self) -> dict[str, Any]:
+        """All that changes while it trains; every process has to call it, the main one gets it whole."""
+        state: dict[str, Any] = {"model": whole_weights(self.model)}
+        state |= {name: whole_optimizer(self.networks[name], o) for name, o in self.optimizers.items()}
+        if self.ema is not None:
+            state["ema"] = self.ema.module.state_dict()
+        return state
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go back to what ``state`` gave.
+
+        Raises:
+            KeyError, RuntimeError, ValueError: it is of another model.
+        """
+        load_weights(self.model, state["model"])
+        for name, optimizer in self.optimizers.items():
+            load_optimizer(self.networks[name], optimizer, state[name])
+        if self.ema is not None:
+            self.ema.module.load_state_dict(state["ema"])
+
+
+class GuidedTask(Task):
+    """GViT: an encoder that learns to draw, a classifier that learns to read, and guidance from the one to the other."""
+
+    model: GViT
+
+    def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
+        assert model.encoder is not None
+        return {"encoder": model.encoder, "classifier": model.classifier}
+
+    def make_objective(self) -> Objective:
+        self.motion: GaussianMotion | None = None
+        return GuidedObjective(self.model, self.config.objective, self.parallel, self.autocast)
+
+    def fit_schedule(self, schedule: Schedule) -> Schedule:
+        return schedule
+
+    def draw_noise(self) -> Tensor:
+        return self.model.encoder.draw_noise()
+
+    def watch(self, inputs: Callable[[], Tensor]) -> None:
+        self.motion = GaussianMotion(self.model, inputs())
+
+    def begin(self, phase: Phase) -> None:
+        if phase == "guide" and self.motion is not None:
+            self.motion.begin()
+
+    def moved(self) -> float | None:
+        return None if self.motion is None else self.motion.moved()
+
+    def state(self) -> dict[str, Any]:
+        motion = {} if self.motion is None else {"motion": self.motion.start}
+        return super().state() | motion
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        super().load_state(state)
+        if self.motion is not None:
+            self.motion.start = state["motion"]
+
+
+def make_task(model: ImageClassifier, config: TrainConfig, device: torch.device, world: World) -> Task:
+    """The task for what the model declares: with an encoder it is guided."""
+    return (Task if model.encoder is None else GuidedTask)(model, config, device, world)

@@ -1,0 +1,100 @@
+"""A training run from its configuration to its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from gvit.evaluation import Evaluation
+from gvit.training.config import TrainConfig
+from gvit.training.distributed import ALONE, World
+from gvit.training.loop import Interrupted, Loop, never
+from gvit.training.observers.base import Observer
+from gvit.training.report import write_report
+from gvit.training.run import Run
+from gvit.training.setup import set_up
+
+__all__ = ["Interrupted", "resume", "train"]
+
+
+def train(
+    config: TrainConfig,
+    out: str | Path,
+    observers: Iterable[Observer] = (),
+    *,
+    overwrite: bool = False,
+    device: str = "cpu",
+    world: World = ALONE,
+    stop: Callable[[], bool] = never,
+) -> Evaluation:
+    """Train a model into a new run folder; see ``gvit.training.run.Run`` for what it holds at the end.
+
+    Args:
+        config: for example ``gvit.recipes.digits()``.
+        out: the run folder.
+        observers: are told how it goes on, for example ``gvit.training.observers.ConsoleObserver()``.
+        overwrite: replace a run that the folder holds.
+        device: where to train.
+        world: the processes that train together; see ``gvit.training.distributed.joined``.
+        stop: is asked after every step whether to stop.
+
+    Returns:
+        The evaluation after the last step.
+
+    Raises:
+        InputError: unusable configuration, data or folder.
+        Interrupted: ``stop`` said so; everything is saved, and ``resume`` goes on.
+    """
+    # everything that can be wrong with the configuration shows before anything is written
+    setup = set_up(config, device, world)
+    run = Run(Path(out))
+    if world.is_main:
+        Run.create(run.folder, setup.config, overwrite)
+    world.barrier()
+    return _fit(Loop(setup, run, observers, world), stop)
+
+
+def resume(
+    out: str | Path,
+    observers: Iterable[Observer] = (),
+    *,
+    device: str = "cpu",
+    world: World = ALONE,
+    stop: Callable[[], bool] = never,
+    until: int | None = None,
+) -> Evaluation:
+    """Go on with an interrupted run, to the same result as if it had not been interrupted.
+
+    Args:
+        out: the run folder.
+        observers: are told how it goes on.
+        device: where to train.
+        world: the processes that train together.
+        stop: is asked after every step whether to stop.
+        until: stop again, saved, when so many steps are done in all.
+
+    Raises:
+        InputError: there is no run, or its checkpoint is damaged.
+        Interrupted: again.
+    """
+    run = Run.open(Path(out))
+    setup = set_up(
+        run.load_config(),
+        device,
+        world,
+        saved=run.weights_file if run.weights_file.exists() else None,
+        initialize=not run.checkpoint_file.exists(),
+    )
+    loop = Loop(setup, run, observers, world)
+    loop.resume()
+    world.barrier()
+    if world.is_main:
+        run.save_config(setup.config)
+    return _fit(loop, stop, until)
+
+
+def _fit(loop: Loop, stop: Callable[[], bool], until: int | None = None) -> Evaluation:
+    result = loop.fit(stop, until)
+    if loop.world.is_main and loop.step == loop.setup.schedule.total:
+        write_report(loop.run)
+    return result

@@ -1,0 +1,65 @@
+"""Names and flat arguments become complete arguments of parts."""
+
+import pytest
+
+from gvit.errors import InputError
+from gvit.models.architecture import Architecture
+from gvit.models.registry import architecture
+
+
+def test_flat_arguments_reach_the_parts_that_have_them():
+    found = architecture(
+        "gvit_tiny",
+        **{"img_size": 64, "mlp_ratio": 3.0, "encoder_dim": 48, "encoder_depth": 2, "encoder_heads": 4},
+        **{"embed_dim": 60, "depth": 5, "num_heads": 6, "num_classes": 7, "noise_std": 0.3},
+    )
+    assert found.encoder is not None
+    of_encoder = {"img_size": 64, "mlp_ratio": 3.0, "embed_dim": 48, "depth": 2, "num_heads": 4, "noise_std": 0.3}
+    assert found.encoder | of_encoder == found.encoder
+    assert found.tokens | {"img_size": 64, "embed_dim": 60} == found.tokens
+    assert found.vit | {"mlp_ratio": 3.0, "depth": 5, "num_heads": 6, "num_classes": 7} == found.vit
+
+
+def test_what_is_not_named_stays():
+    before, after = architecture("gvit_base"), architecture("gvit_base", num_gaussians=9)
+    assert before.vit == after.vit
+    assert {**before.tokens, "num_gaussians": 9} == after.tokens
+    assert before.encoder is not None
+    assert {**before.encoder, "num_gaussians": 9} == after.encoder
+
+
+def test_flat_is_what_with_arguments_takes():
+    for name in ("gvit_base", "gaussian_vit_small", "vit_tiny_patch8"):
+        whole = architecture(name)
+        assert architecture(name, img_size=64, depth=7).with_arguments(**whole.flat) == whole
+        assert whole.with_arguments(**whole.flat) == whole
+        kinds = (whole.tokens["kind"], None if whole.encoder is None else whole.encoder["kind"])
+        others = {name: value for name, value in whole.flat.items() if name not in ("tokens", "encoder")}
+        assert Architecture.default(*kinds, **others) == whole
+
+
+def test_another_kind_keeps_the_arguments_that_it_has_too():
+    queries = architecture("gvit_tiny", encoder="queries", num_gaussians=5)
+    assert queries.encoder is not None
+    assert queries.encoder["kind"] == "queries"
+    assert queries.encoder["num_gaussians"] == 5
+    assert queries.encoder["embed_dim"] == 96
+    assert "noise_std" not in queries.encoder
+    raw = architecture("gvit_tiny", tokens="raw", num_gaussians=5)
+    assert raw.tokens == {**architecture("gvit_tiny", num_gaussians=5).tokens, "kind": "raw"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "message"),
+    [
+        ("gvit_tiny", {"encoder": "quries"}, "model gvit_tiny: unknown encoder 'quries'; nearest: queries"),
+        ("gvit_tiny", {"tokens": "patches"}, "unknown kind of tokens 'patches'; there are: canonical, raw"),
+        ("vit_tiny_patch8", {"tokens": "raw"}, "unknown kind of tokens 'raw'; there are: patches"),
+        ("vit_tiny_patch8", {"encoder": "queries"}, "it has no argument 'encoder'"),
+        ("gvit_tiny", {"vit": "vit"}, "it has no argument 'vit'"),
+        ("gvit_tiny", {"num_gaussians": 0}, "num_gaussians must be a whole number, at least 1, got 0"),
+    ],
+)
+def test_bad_arguments_are_named(name, arguments, message):
+    with pytest.raises(InputError, match=message):
+        architecture(name, **arguments)

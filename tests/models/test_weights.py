@@ -1,0 +1,132 @@
+"""Model files hold everything that a model was built with, and files of the first version are converted."""
+
+import json
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+import gvit
+from gvit.models import registry
+from gvit.models.architecture import Architecture
+from gvit.models.encoder import QueryEncoder
+from gvit.models.gvit import GViT
+from gvit.models.tokens import CanonicalTokens, PatchTokens, RawTokens
+from gvit.models.vit import ViT
+
+
+def described(path) -> dict:
+    with safe_open(path, "pt") as file:
+        return json.loads(file.metadata()["gvit.model"])
+
+
+def test_a_file_holds_every_argument(tmp_path):
+    file = tmp_path / "model.safetensors"
+    gvit.save_model(gvit.create_model("gvit_tiny", num_classes=3, noise_std=0.25), file)
+    found = described(file)
+    assert found["architecture"] == {
+        "encoder": {
+            **{"kind": "denoising", "img_size": 32, "patch_size": 8, "in_chans": 3, "num_gaussians": 32},
+            **{"scale_factor": 1.0, "embed_dim": 96, "depth": 3, "num_heads": 3, "mlp_ratio": 2.0},
+            **{"noise_std": 0.25, "noise_seed": 0},
+        },
+        "tokens": {
+            **{"kind": "canonical", "img_size": 32, "num_gaussians": 32, "scale_factor": 1.0, "embed_dim": 96}
+        },
+        "vit": {
+            **{"num_classes": 3, "pool": "token", "depth": 3, "num_heads": 3, "mlp_ratio": 2.0},
+            "drop_path_rate": 0.0,
+        },
+    }
+    assert found["name"] == "gvit_tiny"
+
+
+def test_changed_defaults_orphan_no_weights(tmp_path, monkeypatch):
+    model = gvit.create_model("gvit_tiny", num_classes=3).eval()
+    gvit.save_model(model, tmp_path / "model.safetensors")
+    entries = dict(registry._ENTRIES)
+    monkeypatch.setattr(registry, "_ENTRIES", entries)
+    images = torch.rand(2, 3, 32, 32)
+    entries["gvit_tiny"] = entries["gvit_base"]
+    assert torch.equal(gvit.load_model(tmp_path)(images), model(images))
+    del entries["gvit_tiny"]  # not even the name has to be known
+    assert torch.equal(gvit.load_model(tmp_path)(images), model(images))
+
+
+def directly_built():
+    torch.manual_seed(0)
+    sizes = {"img_size": 16, "num_gaussians": 5, "scale_factor": 0.5}
+    encoder = QueryEncoder(patch_size=8, embed_dim=12, depth=1, num_heads=2, **sizes)
+    yield GViT(encoder, ViT(RawTokens(embed_dim=8, **sizes), 3, "avg", depth=1, num_heads=2))
+    yield ViT(CanonicalTokens(16, 5, 0.5, 8), num_classes=3, depth=1, num_heads=2, mlp_ratio=3.0)
+    yield ViT(PatchTokens(16, 8, embed_dim=8), num_classes=3, depth=1, num_heads=2)
+
+
+@pytest.mark.parametrize("model", list(directly_built()), ids=["gvit", "gaussians", "patches"])
+def test_models_that_were_built_directly_can_be_saved_and_loaded(model, tmp_path):
+    model.eval()
+    gvit.save_model(model, tmp_path / "model.safetensors")
+    loaded = gvit.load_model(tmp_path)
+    inputs = model.tokens.example() if model.encoder is None else model.encoder.patch_embed.example()
+    inputs = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(loaded(inputs), model(inputs))
+    assert Architecture.of(loaded) == Architecture.of(model)
+
+
+def test_the_default_gvit_is_gvit_s_and_can_be_saved_and_loaded(tmp_path):
+    model = GViT()
+    assert Architecture.of(model) == registry.architecture("gvit_small")
+    gvit.save_model(model, tmp_path / "model.safetensors")
+    loaded = gvit.load_model(tmp_path).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
+
+
+def test_parts_that_do_not_fit_together_are_refused():
+    encoder = QueryEncoder(img_size=16, patch_size=8, num_gaussians=5, embed_dim=12, depth=1, num_heads=2)
+    with pytest.raises(ValueError, match=r"num_gaussians, scale_factor and img_size must agree, got \(5, 1"):
+        GViT(encoder, ViT(CanonicalTokens(16, 6, embed_dim=8), depth=1, num_heads=2))
+    with pytest.raises(ValueError, match="must read Gaussians, got one that reads images"):
+        GViT(encoder, ViT(PatchTokens(16, 8, embed_dim=8), depth=1, num_heads=2))
+
+
+# what gvit 0.1.0 wrote into its files: names of models, and what differed from their defaults of then
+FIRST_FORMAT = {
+    "gvit_tiny": ({"scale_factor": 0.7, "num_classes": 10}, 32, 32),
+    "gvit_small": ({"num_classes": 4, "encoder": "queries", "num_gaussians": 6, "pool": "avg"}, 224, 6),
+    "gaussian_vit_tiny": ({"img_size": 64, "num_gaussians": 5, "tokens": "raw", "num_classes": 2}, 64, 5),
+    "vit_tiny_patch8": ({"img_size": 64, "num_classes": 2}, 64, 64),
+    "vit_base_patch32": ({"drop_path_rate": 0.1}, 224, 49),
+}
+
+
+@pytest.mark.parametrize("name", FIRST_FORMAT)
+def test_files_of_the_first_version_load(name, tmp_path):
+    kwargs, img_size, tokens = FIRST_FORMAT[name]
+    model = gvit.create_model(name, **kwargs)
+    card = {
+        "name": name,
+        "kwargs": kwargs,
+        "preprocessing": {
+            **{"img_size": img_size, "crop_mode": "squash", "crop_pct": 0.9, "interpolation": "bicubic"}
+        },
+        "class_names": ["a", "b"],
+    }
+    file = tmp_path / "model.safetensors"
+    save_file(model.state_dict(), file, {"gvit.model": json.dumps(card)})
+    loaded = gvit.load_model(file)
+    assert Architecture.of(loaded) == Architecture.of(model)
+    assert loaded.tokens.num_patches == tokens
+    assert loaded.card.preprocessing.crop_pct == 0.9
+    assert loaded.card.class_names == ("a", "b")
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
+
+
+def test_a_file_of_a_newer_version_is_named(tmp_path):
+    file = tmp_path / "model.safetensors"
+    model = gvit.create_model("gvit_tiny", num_classes=3)
+    gvit.save_model(model, file)
+    newer = described(file) | {"format": 3}
+    save_file(model.state_dict(), file, {"gvit.model": json.dumps(newer)})
+    with pytest.raises(ValueError, match="format 3, which a newer gvit wrote"):
+        gvit.load_model(file)
