@@ -18,10 +18,17 @@ from typing import Any
 
 from torch import Tensor
 
-from gvit.data.datasets import LabelledImages
-from gvit.data.files import open_gaussians
-from gvit.data.geometry import AffineMap, eval_map, random_map
-from gvit.data.loading import Augmentation, Transform, eval_transform, train_transform
+from gvit.data.sources import Source
+from gvit.data.sources.gaussians import open_gaussians
+from gvit.data.transforms import (
+    AffineMap,
+    Augmentation,
+    Transform,
+    eval_map,
+    eval_transform,
+    random_map,
+    train_transform,
+)
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians, transform_gaussians
 from gvit.models.frozen import GaussianViT
@@ -30,7 +37,7 @@ from gvit.models.registry import ImageClassifier
 from gvit.rendering import render
 
 
-def eval_input(model: ImageClassifier, source: LabelledImages) -> Transform:
+def eval_input(model: ImageClassifier, source: Source) -> Transform:
     """The fixed way from what ``source.load`` gives to one input of the model.
 
     Raises:
@@ -43,7 +50,7 @@ def eval_input(model: ImageClassifier, source: LabelledImages) -> Transform:
     return _gaussian_input(model, lambda extent: eval_map(preprocessing, extent))
 
 
-def train_input(model: ImageClassifier, source: LabelledImages, augmentation: Augmentation) -> Transform:
+def train_input(model: ImageClassifier, source: Source, augmentation: Augmentation) -> Transform:
     """The random way; draws from torch's global generator.
 
     Raises:
@@ -70,7 +77,7 @@ def read_gaussians(path: str | Path, model: GaussianViT) -> Tensor:
     return _gaussian_input(model, lambda extent: eval_map(model.card.preprocessing, extent))(gaussians)
 
 
-def _check_fit(model: ImageClassifier, source: LabelledImages) -> None:
+def _check_fit(model: ImageClassifier, source: Source) -> None:
     name = model.card.name
     if source.example is None:
         if isinstance(model, GaussianViT):

@@ -15,18 +15,18 @@ import torch
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from gvit.data.datasets import load_dataset
 from gvit.data.inputs import eval_input, train_input
 from gvit.data.loading import (
-    Augmentation,
     Batch,
-    EvaluationImages,
+    EvaluationSamples,
     StepSampler,
-    TrainingImages,
+    TrainingSamples,
     derive_seed,
     evaluation_loader,
     training_loader,
 )
+from gvit.data.sources import load_source
+from gvit.data.transforms import Augmentation
 from gvit.errors import InputError, first_line
 from gvit.evaluation import Evaluation, measure, summarize
 from gvit.gaussians import NUM_FIELDS
@@ -110,8 +110,8 @@ class Trainer:
 
     def _load_data(self) -> None:
         data = self.config.data
-        self.train_images = load_dataset(data.dataset, "train", data.data_dir)
-        self.test_images = load_dataset(data.dataset, "test", data.data_dir)
+        self.train_images = load_source(data.dataset, "train", data.data_dir)
+        self.test_images = load_source(data.dataset, "test", data.data_dir)
         self.batch_size = min(data.batch_size, len(self.train_images))
         parts = self.world.size * self.config.compute.accumulate
         if self.batch_size % parts:
@@ -178,15 +178,16 @@ class Trainer:
     def _build_loaders(self) -> None:
         data = self.config.data
         augmentation = Augmentation(data.hflip, data.min_crop, data.rotate, data.translate, data.zoom)
-        self.images = TrainingImages(
+        noise_shape = (self.model.encoder.num_gaussians, NUM_FIELDS) if isinstance(self.model, GViT) else (0,)
+        self.images = TrainingSamples(
             self.train_images,
             train_input(self.model, self.train_images, augmentation),
-            (self.model.encoder.num_gaussians, NUM_FIELDS) if isinstance(self.model, GViT) else (0,),
+            partial(torch.randn, noise_shape),
             self.config.seed,
         )
         size = max(1, self.batch_size // (self.world.size * self.config.compute.accumulate))
         shard = {"rank": self.world.rank, "world_size": self.world.size}
-        tests = EvaluationImages(self.test_images, eval_input(self.model, self.test_images))
+        tests = EvaluationSamples(self.test_images, eval_input(self.model, self.test_images))
         self.test_loader = evaluation_loader(tests, size, data.workers, **shard)
         self.motion = None
         if isinstance(self.model, GViT):
@@ -292,7 +293,7 @@ class Trainer:
 
     def _backward(self, batch: Batch, plan: StepPlan, share: float) -> dict[str, torch.Tensor]:
         dtype = next(self.model.parameters()).dtype
-        images, noise = (x.to(self.device, dtype, non_blocking=True) for x in (batch.images, batch.noise))
+        images, noise = (x.to(self.device, dtype, non_blocking=True) for x in (batch.inputs, batch.noise))
         labels = batch.labels.to(self.device, non_blocking=True)
         try:
             return self.objective.backward(Batch(images, labels, noise), plan, share)

@@ -70,12 +70,12 @@ class GuidedObjective:
         other classifying steps; nothing where the plan lets it stand still.
         """
         with self.autocast(), torch.set_grad_enabled(plan.train_encoder):
-            raw = self.encoder(batch.images, batch.noise)
+            raw = self.encoder(batch.inputs, batch.noise)
         if not raw.isfinite().all():
             raise FloatingPointError("the encoder's Gaussians are not finite")
         gradient, measures = torch.zeros_like(raw), dict[str, Tensor]()
         if plan.train_encoder:
-            gradient, measures = self._reconstruction(raw, batch.images, plan)
+            gradient, measures = self._reconstruction(raw, batch.inputs, plan)
         if plan.classify:
             joint = plan.train_encoder and self.config.gradient == "joint"
             weight = plan.gamma if plan.guided else float(joint)
@@ -133,7 +133,7 @@ class ClassificationObjective:
     def backward(self, batch: Batch, plan: StepPlan, share: float = 1.0) -> dict[str, Tensor]:
         """See ``Objective``."""
         with self.autocast():
-            logits = self.network(batch.images)
+            logits = self.network(batch.inputs)
         loss, measures = _cross_entropy(logits, batch.labels)
         if not loss.isfinite():
             raise FloatingPointError(f"class_loss is {loss.item()}")
