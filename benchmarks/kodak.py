@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 import gvit
-from gvit.data.files import find_images, open_image
+from gvit.data.images import find_images, open_image
 from gvit.fitting.optimise import INITIALISERS
 from provenance import ROOT, describe, provenance, write_results
 

@@ -26,9 +26,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as the command line sets 
 import torch
 from torch.nn import functional as F
 
-from gvit.data import datasets
-from gvit.data.datasets import LabelledImages
 from gvit.data.loading import Batch
+from gvit.data.sources import SOURCES, Source
 from gvit.losses import pixel_loss, ssim
 from gvit.recipes import digits, imagenet1k
 from gvit.rendering import render
@@ -56,7 +55,7 @@ class Stopwatch:
 def step_in_parts(trainer: Trainer, batch: Batch, watch: Stopwatch) -> None:
     """What ``GuidedObjective.backward`` and the optimizers do in an ordinary step."""
     model, weight = trainer.model, trainer.config.objective.perceptual_weight
-    images = batch.images
+    images = batch.inputs
     with watch("encoder"):
         raw = model.encoder(images, batch.noise)
     with watch("renderer"):
@@ -106,13 +105,13 @@ def measure(name: str, config: TrainConfig, steps: int, load: bool) -> dict:
 def gvit_small() -> TrainConfig:
     """The paper's model in float32 on a few images, without compilation."""
 
-    def noise(split: str, data_dir: Path | None = None) -> LabelledImages:
+    def noise(split: str, data_dir: Path | None = None) -> Source:
         from PIL import Image
 
         image = Image.effect_noise((224, 224), 80).convert("RGB")
-        return LabelledImages(lambda i: image, [i % 10 for i in range(16)], [str(i) for i in range(10)])
+        return Source(lambda i: image, [i % 10 for i in range(16)], [str(i) for i in range(10)])
 
-    datasets.DATASETS["noise"] = noise
+    SOURCES["noise"] = noise
     config = imagenet1k()
     return replace(
         config,

@@ -13,8 +13,9 @@ from PIL import Image
 
 import gvit
 from gvit.cli import main
-from gvit.data.datasets import load_dataset
-from gvit.data.loading import EvaluationImages, eval_transform
+from gvit.data.loading import EvaluationSamples
+from gvit.data.sources import load_source
+from gvit.data.transforms import eval_transform
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,7 @@ def test_train_leaves_a_whole_run(run):
 def digit_files(tmp_path_factory) -> Path:
     """Test digits as files of other sizes and modes; the name tells the row of the test set."""
     folder = tmp_path_factory.mktemp("digits")
-    test = load_dataset("digits", "test")
+    test = load_source("digits", "test")
 
     def write(row: int, what: str, image: Image.Image, suffix: str = "png", **kwargs) -> None:
         image.save(folder / f"{row:03d}-{what}.{suffix}", **kwargs)
@@ -88,7 +89,7 @@ def digit_files(tmp_path_factory) -> Path:
 
 def test_predict_on_files_agrees_with_the_images_in_memory(run, digit_files, capsys):
     model = gvit.load_model(run)
-    images = EvaluationImages(load_dataset("digits", "test"), eval_transform(model.card.preprocessing))
+    images = EvaluationSamples(load_source("digits", "test"), eval_transform(model.card.preprocessing))
     exact = {"rgb", "grey", "palette", "rgba", "transparent", "sixteen", "rotated"}
     found = predictions(capsys, run, digit_files, "--top-k", 10)
     assert len(found) == 12 * 9
@@ -145,7 +146,7 @@ def test_evaluate_agrees_with_training(run, capsys):
     confusion = np.array(result["confusion"])
     assert confusion.sum() == 360
     assert np.trace(confusion) / 360 == pytest.approx(result["top1"])
-    assert confusion.sum(1).tolist() == np.bincount(load_dataset("digits", "test").labels).tolist()
+    assert confusion.sum(1).tolist() == np.bincount(load_source("digits", "test").labels).tolist()
     assert f"top-1   {100 * result['top1']:.2f} %" in printed
     assert (run / "confusion.png").stat().st_size > 1000
 

@@ -22,8 +22,9 @@ import torch
 from session import Results, arguments, begin, markdown
 from torch import Tensor
 
-from gvit.data.datasets import load_dataset
-from gvit.data.loading import EvaluationImages, eval_transform, evaluation_loader
+from gvit.data.loading import EvaluationSamples, evaluation_loader
+from gvit.data.sources import load_source
+from gvit.data.transforms import eval_transform
 from gvit.evaluation import measure
 from gvit.models.gvit import GViT
 from gvit.models.registry import create_model, load_model, register_model, save_model
@@ -73,7 +74,7 @@ def assemble(folder: Path, sources: dict[str, Path | None], dry: bool) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     for name, (kind, count, times) in SETS.items():
         for split, place in (("train", "train"), ("test", "val")):
-            images = load_dataset("digits" if dry else kind, split, sources[name])
+            images = load_source("digits" if dry else kind, split, sources[name])
             target = partial / place / name
             target.mkdir(parents=True, exist_ok=True)
             for i in range(min(len(images), 4 if dry else count if split == "train" else len(images))):
@@ -119,8 +120,8 @@ def publish(run: Path, file: Path) -> GViT:
 
 def fidelity(model: GViT, config: TrainConfig, device: str) -> list[dict]:
     """PSNR and SSIM on the test images of each set."""
-    tests = load_dataset(config.data.dataset, "test", config.data.data_dir)
-    images = EvaluationImages(tests, eval_transform(model.card.preprocessing))
+    tests = load_source(config.data.dataset, "test", config.data.data_dir)
+    images = EvaluationSamples(tests, eval_transform(model.card.preprocessing))
     # any head will do: the classes are not looked at
     model.reset_classifier(len(tests.class_names))
     loader = evaluation_loader(images, config.data.batch_size, config.data.workers)

@@ -22,7 +22,7 @@ from gvit.errors import InputError, unknown_name
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from gvit.data.loading import EvaluationImages
+    from gvit.data.loading import EvaluationSamples
     from gvit.fitting.files import FittedFile
     from gvit.fitting.optimise import Fit
     from gvit.gaussians import Gaussians
@@ -277,15 +277,15 @@ def _write_report(run: "Run") -> Path | None:
     return run.report_file
 
 
-def _load_with_test_images(run: "Run") -> "tuple[ImageClassifier, EvaluationImages]":
-    from gvit.data.datasets import load_dataset
+def _load_with_test_images(run: "Run") -> "tuple[ImageClassifier, EvaluationSamples]":
     from gvit.data.inputs import eval_input
-    from gvit.data.loading import EvaluationImages
+    from gvit.data.loading import EvaluationSamples
+    from gvit.data.sources import load_source
     from gvit.models.registry import load_model
 
     data = run.load_config().data
     model = load_model(run.folder)
-    source = load_dataset(data.dataset, "test", data.data_dir)
+    source = load_source(data.dataset, "test", data.data_dir)
     known, found = list(model.card.class_names), list(source.class_names)
     if known != found:
         changed = sorted(set(known) ^ set(found))
@@ -293,7 +293,7 @@ def _load_with_test_images(run: "Run") -> "tuple[ImageClassifier, EvaluationImag
             f"{run.folder}: trained on {len(known)} classes, but its data set has {len(found)} now "
             f"(differing: {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''})"
         )
-    return model, EvaluationImages(source, eval_input(model, source))
+    return model, EvaluationSamples(source, eval_input(model, source))
 
 
 @dataclass(frozen=True)
@@ -324,7 +324,8 @@ class _Predict:
 
 
 def _predict(args: list[str]) -> int:
-    from gvit.data.files import EXTENSIONS, GAUSSIAN_EXTENSIONS, find_images
+    from gvit.data.images import EXTENSIONS, find_images
+    from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS
     from gvit.models.frozen import GaussianViT
     from gvit.models.registry import load_model
     from gvit.prediction import predict_files

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gvit.data.files import open_image
+from gvit.data.images import open_image
 from gvit.data.inputs import read_gaussians
-from gvit.data.loading import eval_transform
+from gvit.data.transforms import eval_transform
 from gvit.errors import InputError
 from gvit.models.base import ImageClassifier
 

@@ -1,16 +1,17 @@
 """Gaussians on their way into a model move as the pixels of their picture do."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from torchvision.transforms.v2.functional import to_pil_image
 
 import gvit
-from gvit.data.datasets import LabelledImages
-from gvit.data.geometry import CROP_GRID, random_map
 from gvit.data.inputs import eval_input, train_input
-from gvit.data.loading import Augmentation, TrainingImages, eval_transform, seeded, train_transform
+from gvit.data.loading import TrainingSamples, seeded
+from gvit.data.sources import Source
+from gvit.data.transforms import CROP_GRID, Augmentation, eval_transform, random_map, train_transform
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
 from gvit.models.card import Preprocessing
@@ -28,8 +29,8 @@ def scene(request) -> Gaussians:
     return Gaussians(raw, scale_factor=1.0, nominal_count=40, aspect=request.param)
 
 
-def data_set(gaussians: Gaussians) -> LabelledImages:
-    return LabelledImages(lambda i: gaussians, [0] * 8, ["a"], gaussians)
+def data_set(gaussians: Gaussians) -> Source:
+    return Source(lambda i: gaussians, [0] * 8, ["a"], gaussians)
 
 
 def patch_model(**preprocessing):
@@ -105,10 +106,9 @@ def test_the_numbers_are_those_of_the_picture(scene):
 def test_augmented_gaussians_depend_on_seed_epoch_and_index_alone(scene):
     model = gvit.create_model("gaussian_vit_tiny", num_gaussians=5, num_classes=2)
     augmentation = Augmentation(rotate=10)
+    transform = train_input(model, data_set(scene), augmentation)
     samples = [
-        TrainingImages(data_set(scene), train_input(model, data_set(scene), augmentation), (0,), seed)[
-            key
-        ].images
+        TrainingSamples(data_set(scene), transform, partial(torch.randn, 0), seed)[key].inputs
         for seed, key in ((0, (3, 4)), (0, (3, 4)), (0, (3, 5)), (0, (2, 4)), (1, (3, 4)))
     ]
     assert torch.equal(samples[0], samples[1])
@@ -116,7 +116,7 @@ def test_augmented_gaussians_depend_on_seed_epoch_and_index_alone(scene):
 
 
 def test_what_does_not_go_together_says_what_would(scene):
-    images = LabelledImages(lambda i: picture(scene), [0], ["a"])
+    images = Source(lambda i: picture(scene), [0], ["a"])
     given = gvit.create_model("gaussian_vit_tiny", num_gaussians=6, num_classes=2)
     whole = gvit.create_model("gvit_tiny", num_classes=2)
     for model, source, message in (

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 import gvit
-from gvit.data import datasets
-from gvit.data.datasets import LabelledImages, load_dataset
+from gvit.data.sources import SOURCES, Source, digits, load_source
 from gvit.gaussians import Gaussians
 from gvit.recipes import load_recipe
 from gvit.reproduction import execute, jobs
@@ -151,11 +150,11 @@ def test_needs_come_first_and_nothing_comes_twice(tmp_path):
 def few(monkeypatch):
     """A study of thirty digits of three classes."""
 
-    def load(split, data_dir=None) -> LabelledImages:
-        whole = datasets.digits(split, classes=range(3))
-        return LabelledImages(whole.load, whole.labels[: {"train": 30, "test": 12}[split]], whole.class_names)
+    def load(split, data_dir=None) -> Source:
+        whole = digits.source(split, classes=range(3))
+        return Source(whole.load, whole.labels[: {"train": 30, "test": 12}[split]], whole.class_names)
 
-    monkeypatch.setitem(datasets.DATASETS, "few_digits", load)
+    monkeypatch.setitem(SOURCES, "few_digits", load)
     return change(DEBUG, data={"dataset": "few_digits", "batch_size": 10}, schedule={"epochs": 4.0})
 
 
@@ -166,7 +165,7 @@ def test_a_frozen_set_is_what_the_encoder_makes_of_every_image(few, tmp_path):
         job.run("cpu", silent)
     model = gvit.load_model(collection.source.folder)
     for split, count in (("train", 30), ("test", 12)):
-        frozen = load_dataset("gaussians", split, collection.data_dir)
+        frozen = load_source("gaussians", split, collection.data_dir)
         labelled, images = collection.images(split)
         assert len(frozen) == count
         assert sorted(frozen.labels) == sorted(labelled.labels)

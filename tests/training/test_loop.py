@@ -10,8 +10,7 @@ import pytest
 import torch
 
 import gvit
-from gvit.data import datasets
-from gvit.data.datasets import LabelledImages
+from gvit.data.sources import SOURCES, Source, digits
 from gvit.errors import InputError
 from gvit.training import objective
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
@@ -35,12 +34,12 @@ CONFIG = TrainConfig(
 
 @pytest.fixture(scope="module", autouse=True)
 def few_digits():
-    def load(split, data_dir=None) -> LabelledImages:
-        whole = datasets.digits(split)
-        return LabelledImages(whole.load, whole.labels[: {"train": 35, "test": 12}[split]], whole.class_names)
+    def load(split, data_dir=None) -> Source:
+        whole = digits.source(split)
+        return Source(whole.load, whole.labels[: {"train": 35, "test": 12}[split]], whole.class_names)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(datasets.DATASETS, "few_digits", load)
+        patch.setitem(SOURCES, "few_digits", load)
         yield
 
 
@@ -342,7 +341,7 @@ def test_under_bf16_gaussians_and_losses_stay_in_float32(tmp_path, monkeypatch):
         trainer.step = 9
         measures = trainer.train_step(parts, trainer.schedule.plan(9))
         with torch.autocast("cpu", torch.bfloat16):
-            raw = trainer.model.encoder(parts[0].images, parts[0].noise)
+            raw = trainer.model.encoder(parts[0].inputs, parts[0].noise)
         return measures, raw, seen
 
     measures, raw, seen = first_step("bf16")
@@ -449,12 +448,12 @@ def test_a_run_can_start_from_another_and_keep_what_fits(finished, tmp_path):
 
 
 def test_transfer_keeps_the_body_and_starts_a_head_for_the_new_classes(finished, tmp_path, monkeypatch):
-    def three_digits(split, data_dir=None) -> LabelledImages:
-        whole = datasets.digits(split)
+    def three_digits(split, data_dir=None) -> Source:
+        whole = digits.source(split)
         rows = [i for i, label in enumerate(whole.labels) if label < 3][:24]
-        return LabelledImages(lambda i: whole.load(rows[i]), [whole.labels[i] for i in rows], ["0", "1", "2"])
+        return Source(lambda i: whole.load(rows[i]), [whole.labels[i] for i in rows], ["0", "1", "2"])
 
-    monkeypatch.setitem(datasets.DATASETS, "three_digits", three_digits)
+    monkeypatch.setitem(SOURCES, "three_digits", three_digits)
     config = with_(
         model={"init": finished},
         data={"dataset": "three_digits"},
@@ -485,11 +484,11 @@ def test_transfer_keeps_the_body_and_starts_a_head_for_the_new_classes(finished,
 
 
 def test_as_many_classes_that_are_others_get_a_new_head(finished, tmp_path, monkeypatch):
-    def renamed(split, data_dir=None) -> LabelledImages:
-        digits_ = datasets.DATASETS["few_digits"](split)
-        return LabelledImages(digits_.load, digits_.labels, [f"a {name}" for name in digits_.class_names])
+    def renamed(split, data_dir=None) -> Source:
+        digits_ = SOURCES["few_digits"](split)
+        return Source(digits_.load, digits_.labels, [f"a {name}" for name in digits_.class_names])
 
-    monkeypatch.setitem(datasets.DATASETS, "renamed", renamed)
+    monkeypatch.setitem(SOURCES, "renamed", renamed)
     trainer = Trainer(with_(model={"init": finished}, data={"dataset": "renamed"}), Run(tmp_path))
     assert trainer.notes[1].endswith("its head new for other classes")
     source, found = weights(finished), trainer.model.state_dict()

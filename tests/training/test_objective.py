@@ -62,9 +62,9 @@ def through(model, batch, plan, **config) -> tuple[list[torch.Tensor], list[torc
 def directly(model, batch, reconstruction: float, classification: float, pixel="bce", weight=0.1):
     """The same by one backward through the sum of the losses."""
     model.zero_grad()
-    raw = model.encoder(batch.images, batch.noise)
+    raw = model.encoder(batch.inputs, batch.noise)
     drawn = render(model.encoder.gaussians(raw), 16, 16)
-    drawing = pixel_loss(drawn, batch.images, pixel) + weight * (1 - ssim(drawn, batch.images).mean())
+    drawing = pixel_loss(drawn, batch.inputs, pixel) + weight * (1 - ssim(drawn, batch.inputs).mean())
     naming = F.cross_entropy(model.classifier(raw), batch.labels)
     (reconstruction * drawing + classification * naming).backward()
     return gradients(model.encoder), gradients(model.classifier)
@@ -110,10 +110,10 @@ def test_the_first_phases_do_not_touch_the_classifier(model, batch):
 @pytest.mark.parametrize("pixel", ["bce", "mse"])
 def test_losses_are_what_they_say(model, batch, pixel):
     _, _, losses = through(model, batch, CLASSIFY, pixel_loss=pixel, perceptual_weight=0.5)
-    raw = model.encoder(batch.images, batch.noise)
+    raw = model.encoder(batch.inputs, batch.noise)
     drawn = render(model.encoder.gaussians(raw), 16, 16)
-    torch.testing.assert_close(losses["pixel_loss"], pixel_loss(drawn, batch.images, pixel).detach())
-    torch.testing.assert_close(losses["perceptual_loss"], 1 - ssim(drawn, batch.images).mean().detach())
+    torch.testing.assert_close(losses["pixel_loss"], pixel_loss(drawn, batch.inputs, pixel).detach())
+    torch.testing.assert_close(losses["perceptual_loss"], 1 - ssim(drawn, batch.inputs).mean().detach())
     torch.testing.assert_close(
         losses["class_loss"], F.cross_entropy(model.classifier(raw), batch.labels).detach()
     )
@@ -146,9 +146,9 @@ def test_a_frozen_encoder_gets_no_gradient_and_the_classifier_the_same_one(model
 
 def test_guided_steps_tell_how_the_two_gradients_compare(model, batch):
     _, _, measures = through(model, batch, GUIDED)
-    raw = model.encoder(batch.images, batch.noise).detach().requires_grad_()
+    raw = model.encoder(batch.inputs, batch.noise).detach().requires_grad_()
     drawn = render(model.encoder.gaussians(raw), 16, 16)
-    drawing = pixel_loss(drawn, batch.images) + 0.1 * (1 - ssim(drawn, batch.images).mean())
+    drawing = pixel_loss(drawn, batch.inputs) + 0.1 * (1 - ssim(drawn, batch.inputs).mean())
     (drawing_gradient,) = torch.autograd.grad(drawing, raw)
     (naming_gradient,) = torch.autograd.grad(F.cross_entropy(model.classifier(raw), batch.labels), raw)
     drawings, namings = (4 * gradient.flatten(1) for gradient in (drawing_gradient, naming_gradient))
@@ -158,7 +158,7 @@ def test_guided_steps_tell_how_the_two_gradients_compare(model, batch):
     torch.testing.assert_close(measures["gradient_cosine"], cosines.mean())
     # whatever the batch is split into
     halves = [
-        through(model, Batch(*(x[rows] for x in (batch.images, batch.labels, batch.noise))), GUIDED)[2]
+        through(model, Batch(*(x[rows] for x in (batch.inputs, batch.labels, batch.noise))), GUIDED)[2]
         for rows in (slice(2), slice(2, 4))
     ]
     for name in ("reconstruction_gradient", "class_gradient", "gradient_cosine", "steered"):
@@ -176,7 +176,7 @@ def test_steered_is_the_share_that_the_classifier_moves_more():
 
 def class_loss_after_a_step(model, batch, sign: float) -> tuple[float, float, float]:
     """Move the Gaussians by sign * gamma * gradient of the class loss; returns loss before, after, and slope."""
-    raw = model.encoder(batch.images, batch.noise).detach().requires_grad_()
+    raw = model.encoder(batch.inputs, batch.noise).detach().requires_grad_()
     loss = F.cross_entropy(model.classifier(raw), batch.labels)
     (pull,) = torch.autograd.grad(loss, raw)
     step = 1e-4
@@ -189,7 +189,7 @@ def test_guidance_descends_the_class_loss_and_eq_1_as_printed_climbs_it(model, b
     """What the objective adds at the Gaussians is +gamma * gradient: the encoder's gradient is its pullback."""
     with_guidance = through(model, batch, GUIDED)[0]
     without = through(model, batch, CLASSIFY)[0]
-    raw = model.encoder(batch.images, batch.noise)
+    raw = model.encoder(batch.inputs, batch.noise)
     leaf = raw.detach().requires_grad_()
     (pull,) = torch.autograd.grad(F.cross_entropy(model.classifier(leaf), batch.labels), leaf)
     pulled_back = torch.autograd.grad(
@@ -213,7 +213,7 @@ def test_one_guided_step_of_the_encoder_lowers_the_class_loss_to_first_order(mod
     def class_loss() -> float:
         with torch.no_grad():
             return F.cross_entropy(
-                model.classifier(model.encoder(batch.images, batch.noise)), batch.labels
+                model.classifier(model.encoder(batch.inputs, batch.noise)), batch.labels
             ).item()
 
     before, step = class_loss(), 1e-4

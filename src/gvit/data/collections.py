@@ -1,13 +1,59 @@
-"""Writing a set of Gaussians that ``--dataset gaussians`` reads."""
+"""The Gaussians of a whole data set: in memory, or as the class folders that the source ``gaussians`` reads."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gvit.data.datasets import Split
+import torch
+from torch import Tensor
+
+from gvit.data.inputs import eval_input
+from gvit.data.loading import EvaluationSamples, evaluation_loader
+from gvit.data.sources import Source, Split
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
+from gvit.models.gvit import GViT
+
+
+def encode_with(model: GViT) -> Callable[[Tensor], Gaussians]:
+    """Images [B, 3, H, W] in [0, 1] to the Gaussians that a model's encoder predicts, raw [B, K, 9] on the CPU.
+
+    The model is used on its device in evaluation mode, without gradients, and comes back in the mode that it had.
+    """
+
+    @torch.no_grad()
+    def encode(images: Tensor) -> Gaussians:
+        was_training, parameter = model.training, next(model.parameters())
+        model.eval()
+        gaussians = model.encode(images.to(parameter.device, parameter.dtype)).to("cpu")
+        model.train(was_training)
+        return gaussians
+
+    return encode
+
+
+def collect_gaussians(model: GViT, source: Source, batch_size: int = 64, workers: int = 0) -> Gaussians:
+    """The Gaussians that a model's encoder predicts for every image, without augmentation.
+
+    Args:
+        model: is used as in ``encode_with``.
+        source: its images, in this order; they are cropped as in the model's evaluation, so a model that is trained
+            on the result wants ``crop_mode="squash"``: the crop has been done.
+        batch_size: images at a time.
+        workers: processes that load images.
+
+    Returns:
+        Raw [N, K, 9] on the CPU; ``save_collection`` writes them.
+
+    Raises:
+        InputError: the data set holds no images, or one that can't be read.
+    """
+    samples = EvaluationSamples(source, eval_input(model, source))
+    encode = encode_with(model)
+    parts = [encode(images) for images, _ in evaluation_loader(samples, batch_size, workers)]
+    return parts[0].replace_raw(torch.cat([part.raw for part in parts]))
 
 
 def save_collection(
@@ -27,22 +73,74 @@ def save_collection(
     Raises:
         InputError: the split is there already, or class names can't be folders' names, each its own.
     """
-    unusable = [
-        name for name in class_names if not name or "/" in name or "\\" in name or name.startswith(".")
-    ]
-    if unusable or len(set(class_names)) < len(class_names):
-        raise InputError(f"class names must be different names of folders, got {', '.join(class_names)}")
     if len(labels) != len(gaussians.raw):
         raise InputError(f"{len(labels)} labels for the Gaussians of {len(gaussians.raw)} images")
     place = Path(folder) / split
     if place.exists():
         raise InputError(f"{place} is there already; remove it, or choose another folder")
-    # what an interruption leaves is written over by the next time
-    partial = place.with_name(f".{split}.partial")
+    unfinished = place.with_name(f".{split}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # what an interruption left
+    _save(gaussians, _files(unfinished, class_names, labels))
+    unfinished.rename(place)
+
+
+def write_collection(
+    folder: str | Path,
+    split: Split,
+    samples: EvaluationSamples,
+    encode: Callable[[Tensor], Gaussians],
+    batch_size: int = 64,
+    progress: Callable[[int], None] | None = None,
+) -> list[Path]:
+    """Turn every image of a split into Gaussians, and write them as ``save_collection`` does, batch by batch.
+
+    Called again after an interruption, it goes on with the first batch that is not complete; until it has returned
+    once, the split in ``folder`` may lack images. Files that are there are trusted: ``samples`` and ``encode`` have to
+    be the same as before.
+
+    Args:
+        folder: may hold other splits.
+        split: which one.
+        samples: the images as ``encode`` wants them.
+        encode: images [B, 3, H, W] to raw Gaussians [B, K, 9] (``encode_with``, or a fit).
+        batch_size: images at a time.
+        progress: is called after each batch with the number of images that are done.
+
+    Returns:
+        The file of each image, in the order of the samples.
+
+    Raises:
+        InputError: class names can't be folders' names, the split holds files of another data set, or an image can't
+            be read.
+    """
+    source, place = samples.source, Path(folder) / split
+    files = _files(place, source.class_names, source.labels)
+    strangers = sorted(set(place.rglob("*.safetensors")) - set(files))
+    if strangers:
+        raise InputError(f"{strangers[0]}: is not of this data set; remove {place}, or choose another folder")
+    for first in range(0, len(files), batch_size):
+        rows = range(first, min(first + batch_size, len(files)))
+        batch = [files[row] for row in rows]
+        if not all(file.exists() for file in batch):
+            _save(encode(torch.stack([samples[row][0] for row in rows])), batch)
+        if progress is not None:
+            progress(rows.stop)
+    return files
+
+
+def _files(place: Path, class_names: Sequence[str], labels: Sequence[int]) -> list[Path]:
+    """A file for each image, numbered in their order, in class folders, which are made."""
+    unusable = [
+        name for name in class_names if not name or "/" in name or "\\" in name or name.startswith(".")
+    ]
+    if unusable or len(set(class_names)) < len(class_names):
+        raise InputError(f"class names must be different names of folders, got {', '.join(class_names)}")
     for name in class_names:
-        (partial / name).mkdir(parents=True, exist_ok=True)
-    gaussians = gaussians.detach().to("cpu")
-    digits = len(str(len(labels) - 1))
-    for number, label in enumerate(labels):
-        gaussians[number].save(partial / class_names[label] / f"{number:0{digits}d}.safetensors")
-    partial.rename(place)
+        (place / name).mkdir(parents=True, exist_ok=True)
+    return [place / class_names[label] / f"{row:07}.safetensors" for row, label in enumerate(labels)]
+
+
+def _save(gaussians: Gaussians, files: Sequence[Path]) -> None:
+    on_cpu = gaussians.detach().to("cpu")
+    for single, file in zip(on_cpu.raw, files, strict=True):
+        on_cpu.replace_raw(single).save(file)

@@ -1,90 +1,32 @@
-"""From labelled images to batches. What is random is a pure function of (seed, epoch, sample index)."""
+"""From a source to batches. What is random is a pure function of (seed, epoch, sample index)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchvision.transforms import InterpolationMode, v2
 
-from gvit.data.datasets import LabelledImages
-from gvit.models.card import Preprocessing
-
-# from what LabelledImages.load gives, an image or its Gaussians
-Transform = Callable[[Any], Tensor]
-
-
-@dataclass(frozen=True)
-class Augmentation:
-    """Random changes of a training image.
-
-    Attributes:
-        hflip: mirror half of the images.
-        min_crop: smallest share of the area that a random crop keeps; 1 turns cropping off.
-        rotate: largest rotation, degrees.
-        translate: largest shift, share of the side.
-        zoom: largest relative change of size.
-    """
-
-    hflip: bool = True
-    min_crop: float = 0.5
-    rotate: float = 0.0
-    translate: float = 0.0
-    zoom: float = 0.0
+from gvit.data.sources import Source
+from gvit.data.transforms import Transform
 
 
 class Batch(NamedTuple):
-    """Images [B, 3, H, W] in [0, 1] or raw Gaussians [B, K, 9], labels [B], and for each a draw of g0 [B, K, 9]."""
+    """What a training step reads.
 
-    images: Tensor
+    Attributes:
+        inputs: images [B, 3, H, W] in [0, 1], or raw Gaussians [B, K, 9].
+        labels: class indices [B].
+        noise: for each sample what ``draw_noise`` of ``TrainingSamples`` drew.
+    """
+
+    inputs: Tensor
     labels: Tensor
     noise: Tensor
-
-
-def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """The fixed way from an RGB image to [3, H, W] in [0, 1]."""
-    size, mode = preprocessing.img_size, InterpolationMode(preprocessing.interpolation)
-    if preprocessing.crop_mode == "squash":
-        geometry: list[torch.nn.Module] = [v2.Resize((size, size), mode, antialias=True)]
-    else:
-        shorter = round(size / preprocessing.crop_pct)
-        geometry = [v2.Resize(shorter, mode, antialias=True), v2.CenterCrop(size)]
-    return v2.Compose([*geometry, *_to_tensor()])
-
-
-def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> Transform:
-    """The random way from an RGB image to [3, H, W] in [0, 1]; draws from torch's global generator."""
-    size, mode = preprocessing.img_size, InterpolationMode(preprocessing.interpolation)
-    geometry: list[torch.nn.Module] = []
-    if augmentation.min_crop < 1:
-        scale = (augmentation.min_crop, 1.0)
-        geometry.append(v2.RandomResizedCrop((size, size), scale, interpolation=mode, antialias=True))
-    elif preprocessing.crop_mode == "squash":
-        geometry.append(v2.Resize((size, size), mode, antialias=True))
-    else:
-        geometry += [v2.Resize(size, mode, antialias=True), v2.CenterCrop(size)]
-    if augmentation.hflip:
-        geometry.append(v2.RandomHorizontalFlip())
-    if augmentation.rotate or augmentation.translate or augmentation.zoom:
-        geometry.append(
-            v2.RandomAffine(
-                augmentation.rotate,
-                (augmentation.translate, augmentation.translate),
-                (1 - augmentation.zoom, 1 + augmentation.zoom),
-                interpolation=InterpolationMode.BILINEAR,
-            )
-        )
-    return v2.Compose([*geometry, *_to_tensor()])
-
-
-def _to_tensor() -> list[torch.nn.Module]:
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
 
 
 def derive_seed(*key: int) -> int:
@@ -103,29 +45,42 @@ def seeded(seed: int) -> Iterator[None]:
         torch.set_rng_state(state)
 
 
-class TrainingImages(Dataset[Batch]):
-    """Augmented images (or Gaussians) and their g0, indexed by (epoch, sample index)."""
+class TrainingSamples(Dataset[Batch]):
+    """Augmented samples with their noise, indexed by (epoch, sample index).
+
+    Args:
+        source: images or Gaussians.
+        transform: the random way from what the source loads to one input; draws from torch's global generator.
+        draw_noise: what a model wants drawn for each sample (an encoder its g0); draws from torch's global generator.
+        seed: of all that is random.
+    """
 
     def __init__(
-        self, source: LabelledImages, transform: Transform, noise_shape: tuple[int, ...], seed: int
+        self, source: Source, transform: Transform, draw_noise: Callable[[], Tensor], seed: int
     ) -> None:
-        self.source, self.transform, self.noise_shape, self.seed = source, transform, noise_shape, seed
+        self.source, self.transform, self.draw_noise, self.seed = source, transform, draw_noise, seed
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
         epoch, index = key
+        # one stream for a sample, the noise first: another order would train earlier configurations otherwise
         with seeded(derive_seed(self.seed, epoch, index)):
-            noise = torch.randn(self.noise_shape)
-            image = self.transform(self.source.load(index))
-        return Batch(image, torch.tensor(self.source.labels[index]), noise)
+            noise = self.draw_noise()
+            inputs = self.transform(self.source.load(index))
+        return Batch(inputs, torch.tensor(self.source.labels[index]), noise)
 
 
-class EvaluationImages(Dataset[tuple[Tensor, Tensor]]):
-    """Images (or Gaussians) and labels, nothing random."""
+class EvaluationSamples(Dataset[tuple[Tensor, Tensor]]):
+    """Inputs and labels, nothing random.
 
-    def __init__(self, source: LabelledImages, transform: Transform) -> None:
+    Args:
+        source: images or Gaussians.
+        transform: the fixed way from what the source loads to one input.
+    """
+
+    def __init__(self, source: Source, transform: Transform) -> None:
         self.source, self.transform = source, transform
 
     def __len__(self) -> int:
@@ -197,16 +152,16 @@ class EverySampler(Sampler[int]):
         return ((self.rank + i * self.world_size) % self.num_samples for i in range(len(self)))
 
 
-def training_loader(images: TrainingImages, sampler: StepSampler, workers: int = 0) -> DataLoader[Batch]:
+def training_loader(samples: TrainingSamples, sampler: StepSampler, workers: int = 0) -> DataLoader[Batch]:
     """The sampler's batches."""
     return DataLoader(
-        images, batch_sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available()
+        samples, batch_sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available()
     )
 
 
 def evaluation_loader(
-    images: EvaluationImages, batch_size: int, workers: int = 0, *, rank: int = 0, world_size: int = 1
+    samples: EvaluationSamples, batch_size: int, workers: int = 0, *, rank: int = 0, world_size: int = 1
 ) -> DataLoader[tuple[Tensor, Tensor]]:
-    """All images in their order, or a process's share of them."""
-    sampler = EverySampler(len(images), rank, world_size)
-    return DataLoader(images, batch_size=batch_size, sampler=sampler, num_workers=workers)
+    """All samples in their order, or a process's share of them."""
+    sampler = EverySampler(len(samples), rank, world_size)
+    return DataLoader(samples, batch_size=batch_size, sampler=sampler, num_workers=workers)

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gvit.data.files import find_images, open_image
+from gvit.data.images import find_images, open_image
 from gvit.errors import InputError
 from gvit.fitting.optimise import Fit
 from gvit.gaussians import Gaussians

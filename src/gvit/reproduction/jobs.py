@@ -20,9 +20,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gvit.data.datasets import LabelledImages, Split, load_dataset
 from gvit.data.inputs import eval_input
-from gvit.data.loading import EvaluationImages, eval_transform, evaluation_loader
+from gvit.data.loading import EvaluationSamples, evaluation_loader
+from gvit.data.sources import Source, Split, load_source
+from gvit.data.transforms import eval_transform
 from gvit.evaluation import Evaluation, evaluate
 from gvit.fitting.optimise import fit
 from gvit.gaussians import Gaussians
@@ -144,12 +145,12 @@ class Collection(Job):
     def data_dir(self) -> Path:
         return self.folder / "images"
 
-    def images(self, split: Split) -> tuple[LabelledImages, EvaluationImages]:
+    def images(self, split: Split) -> tuple[Source, EvaluationSamples]:
         """The data set, and its images as the model wants them."""
         data = self.config.data
-        images = load_dataset(data.dataset, split, data.data_dir)
+        images = load_source(data.dataset, split, data.data_dir)
         size = gaussian_model(self.config).img_size
-        return images, EvaluationImages(
+        return images, EvaluationSamples(
             images, eval_transform(Preprocessing(size, data.crop_mode, data.crop_pct))
         )
 
@@ -233,8 +234,8 @@ class CrossEvaluation(Job):
     def run(self, device: str, progress: Progress) -> None:
         self.folder.mkdir(exist_ok=True)
         model = load_model(self.training.folder)
-        source = load_dataset("gaussians", "test", self.collection.data_dir)
-        loader = evaluation_loader(EvaluationImages(source, eval_input(model, source)), BATCH)
+        source = load_source("gaussians", "test", self.collection.data_dir)
+        loader = evaluation_loader(EvaluationSamples(source, eval_input(model, source)), BATCH)
         result = evaluate(model.to(device), loader)
         self.finish(top1=result.top1, num_images=result.num_images, epochs=self.training.result["epochs"])
 
@@ -287,7 +288,7 @@ def _begin(folder: Path, config: TrainConfig, trunk: Trunk | None = None) -> Non
 
 @functools.cache
 def _steps_per_epoch(data: DataConfig) -> int:
-    images = load_dataset(data.dataset, "train", data.data_dir)
+    images = load_source(data.dataset, "train", data.data_dir)
     return len(images) // min(data.batch_size, len(images))
 
 

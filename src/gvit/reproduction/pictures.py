@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from gvit.analysis.attribution import cdam, determinant_relevance
-from gvit.data.datasets import load_dataset
-from gvit.data.loading import EvaluationImages, eval_transform, evaluation_loader
+from gvit.data.loading import EvaluationSamples, evaluation_loader
+from gvit.data.sources import load_source
+from gvit.data.transforms import eval_transform
 from gvit.fitting.optimise import fit
 from gvit.models.gvit import GViT
 from gvit.models.registry import load_model
@@ -96,10 +97,10 @@ def _gvit(training: Training) -> GViT:
     return model
 
 
-def _prepared(model: GViT, training: Training) -> EvaluationImages:
+def _prepared(model: GViT, training: Training) -> EvaluationSamples:
     data = training.config.data
-    source = load_dataset(data.dataset, "test", data.data_dir)
-    return EvaluationImages(source, eval_transform(model.card.preprocessing))
+    source = load_source(data.dataset, "test", data.data_dir)
+    return EvaluationSamples(source, eval_transform(model.card.preprocessing))
 
 
 def _test_images(model: GViT, training: Training, count: int) -> tuple[Tensor, list[int]]:

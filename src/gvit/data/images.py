@@ -1,4 +1,4 @@
-"""Image files: finding them, and opening whatever people have as 8-bit RGB; and files of Gaussians."""
+"""Image files: finding them, and opening whatever people have as 8-bit RGB."""
 
 from __future__ import annotations
 
@@ -7,22 +7,19 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from gvit.errors import InputError
-from gvit.gaussians import Gaussians
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
 )
-GAUSSIAN_EXTENSIONS = frozenset({".safetensors"})
 
 
 def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTENSIONS) -> list[Path]:
     """Image files named by files, folders (searched recursively) and shell-style patterns, each once, in order.
 
-    ``extensions`` are what is looked for in folders: ``GAUSSIAN_EXTENSIONS`` for files of Gaussians.
+    ``extensions`` are what is looked for in folders; those of Gaussians are in ``gvit.data.sources.gaussians``.
 
     Raises:
         InputError: a source that does not exist, a folder or pattern without images.
@@ -64,22 +61,6 @@ def open_image(path: str | Path) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read as an image ({reason})") from error
-
-
-def open_gaussians(path: str | Path) -> Gaussians:
-    """A file with the Gaussians of one image, raw [K, 9] and finite, as ``Gaussians.save`` writes it.
-
-    Raises:
-        InputError: the file is missing, is damaged, or holds something else.
-    """
-    try:
-        gaussians = Gaussians.load(path)
-    except ValueError as error:
-        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
-    if gaussians.raw.ndim != 2 or not gaussians.raw.isfinite().all():
-        shape = list(gaussians.raw.shape)
-        raise InputError(f"{path}: expected the Gaussians of one image, finite numbers [K, 9], got {shape}")
-    return gaussians.to(torch.float32)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gvit.data.files import find_images, open_image
+from gvit.data.images import find_images, open_image
 from gvit.errors import InputError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20

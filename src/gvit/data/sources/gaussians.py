@@ -1,0 +1,64 @@
+"""Gaussians of images in class folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from gvit.data.sources.base import Source, Split, existing_folder
+from gvit.data.sources.class_folders import class_folders
+from gvit.errors import InputError
+from gvit.gaussians import Gaussians
+
+GAUSSIAN_EXTENSIONS = frozenset({".safetensors"})
+
+
+def source(split: Split, data_dir: Path | None = None) -> Source:
+    """Gaussians in class folders, a ``.safetensors`` file of raw [K, 9] for each image, as ``gvit fit FOLDER`` and
+    ``gvit.data.collections`` write them; folders, classes and splits as in ``gvit.data.sources.folders``.
+
+    Raises:
+        InputError: as for folders of photographs; also on loading a file that is damaged, or whose Gaussians differ
+            in number or bounds from those of the first training file.
+    """
+    root = existing_folder(data_dir, "gaussians")
+    files, names = class_folders(split, root, GAUSSIAN_EXTENSIONS, "Gaussians")
+    training = (
+        files if split == "train" else class_folders("train", root, GAUSSIAN_EXTENSIONS, "Gaussians")[0]
+    )
+    first = training[0][0]
+    example = open_gaussians(first)
+
+    def load(row: int) -> Gaussians:
+        file = files[row][0]
+        loaded = open_gaussians(file)
+        if _kind(loaded) != _kind(example):
+            raise InputError(f"{file}: holds {_kind(loaded)}, but {first} {_kind(example)}")
+        return loaded
+
+    return Source(load, [label for _, label in files], names, example)
+
+
+def open_gaussians(path: str | Path) -> Gaussians:
+    """A file with the Gaussians of one image, raw [K, 9] and finite, as ``Gaussians.save`` writes it.
+
+    Raises:
+        InputError: the file is missing, is damaged, or holds something else.
+    """
+    try:
+        gaussians = Gaussians.load(path)
+    except ValueError as error:
+        raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
+    if gaussians.raw.ndim != 2 or not gaussians.raw.isfinite().all():
+        shape = list(gaussians.raw.shape)
+        raise InputError(f"{path}: expected the Gaussians of one image, finite numbers [K, 9], got {shape}")
+    return gaussians.to(torch.float32)
+
+
+def _kind(gaussians: Gaussians) -> str:
+    """What the Gaussians of all images of a set have in common."""
+    return (
+        f"{len(gaussians)} Gaussians with scale_factor {gaussians.scale_factor:g}, "
+        f"nominal_count {gaussians.nominal_count}, aspect {gaussians.aspect:g}"
+    )

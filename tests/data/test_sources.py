@@ -1,0 +1,163 @@
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gvit.data.sources import SOURCES, load_source
+from gvit.errors import InputError
+from gvit.gaussians import Gaussians
+
+pa = pytest.importorskip("pyarrow")
+pq = pytest.importorskip("pyarrow.parquet")
+
+
+def write_class(folder, value: int, count: int) -> None:
+    folder.mkdir(parents=True)
+    for i in range(count):
+        Image.new("RGB", (4, 4), (value, i, 0)).save(folder / f"{i:02d}.png")
+
+
+def pixels(images) -> list[tuple[int, int]]:
+    """(class value, number) of each image."""
+    return [images.load(i).getpixel((0, 0))[:2] for i in range(len(images))]
+
+
+def test_digits_are_the_documented_split():
+    train, test = load_source("digits", "train"), load_source("digits", "test")
+    assert (len(train), len(test)) == (1437, 360)
+    shares = np.bincount(test.labels) / 360
+    np.testing.assert_allclose(shares, np.bincount(train.labels) / 1437, atol=0.003)
+    assert train.load(0).size == (8, 8)
+    assert train.load(0).mode == "RGB"
+    of_train = {train.load(i).tobytes() for i in range(len(train))}
+    assert sum(test.load(i).tobytes() in of_train for i in range(360)) <= 1
+    assert load_source("digits", "test").labels == test.labels
+
+
+def test_unknown_data_set():
+    with pytest.raises(InputError, match="unknown data set 'digit'; nearest: digits"):
+        load_source("digit", "train")
+
+
+def test_train_and_val_folders(tmp_path):
+    for split, count in (("train", 3), ("val", 2)):
+        write_class(tmp_path / split / "cat", 10, count)
+        write_class(tmp_path / split / "ant", 20, count)
+    train, val = (load_source("folder", split, tmp_path) for split in ("train", "test"))
+    assert list(train.class_names) == list(val.class_names) == ["ant", "cat"]
+    assert train.labels == [0, 0, 0, 1, 1, 1]
+    assert pixels(train) == [(20, 0), (20, 1), (20, 2), (10, 0), (10, 1), (10, 2)]
+    assert val.labels == [0, 0, 1, 1]
+
+
+def test_class_folders_alone_are_split_by_class(tmp_path):
+    write_class(tmp_path / "a", 10, 10)
+    write_class(tmp_path / "b", 20, 5)
+    (tmp_path / "readme.txt").touch()
+    train, test = (load_source("folder", split, tmp_path) for split in ("train", "test"))
+    assert (train.labels, test.labels) == ([0] * 8 + [1] * 4, [0] * 2 + [1])
+    assert not set(pixels(train)) & set(pixels(test))
+    assert sorted(pixels(train) + pixels(test)) == sorted(
+        [(10, i) for i in range(10)] + [(20, i) for i in range(5)]
+    )
+    assert pixels(load_source("folder", "test", tmp_path)) == pixels(test)
+
+
+def test_folders_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match="data set 'folder' needs data_dir, a folder") as caught:
+        load_source("folder", "train")
+    assert caught.value.for_command_line() == "data set 'folder' needs --data-dir FOLDER"
+    with pytest.raises(InputError, match=r"^data_dir='.*gone': no such folder") as caught:
+        load_source("folder", "train", tmp_path / "gone")
+    assert caught.value.for_command_line() == f"--data-dir {tmp_path / 'gone'}: no such folder"
+    with pytest.raises(InputError, match="a folder for each class, at least two, found 0"):
+        load_source("folder", "train", tmp_path)
+    write_class(tmp_path / "train" / "a", 0, 1)
+    with pytest.raises(InputError, match="no val/ or test/"):
+        load_source("folder", "train", tmp_path)
+    write_class(tmp_path / "train" / "b", 0, 0)
+    (tmp_path / "val" / "a").mkdir(parents=True)
+    (tmp_path / "val" / "c").mkdir()
+    with pytest.raises(InputError, match=r"train: class folders without images to train on: b$"):
+        load_source("folder", "train", tmp_path)
+    with pytest.raises(InputError, match=r"takes no data_dir='.*the data set 'folder'") as caught:
+        load_source("digits", "train", tmp_path)
+    assert f"takes no --data-dir {tmp_path};" in caught.value.for_command_line()
+    assert caught.value.for_command_line().endswith("gvit train folder --data-dir FOLDER")
+    single = tmp_path / "single"
+    write_class(single / "a", 0, 5)
+    write_class(single / "b", 0, 1)
+    with pytest.raises(
+        InputError, match=r"single: class folders without images to train on: b; .* at least 2"
+    ):
+        load_source("folder", "train", single)
+    with pytest.raises(InputError, match="classes that train/ does not have: c"):
+        load_source("folder", "test", tmp_path)
+
+
+def write_parquet(path, labels: list[int], names: list[str]) -> None:
+    def encode(label: int) -> bytes:
+        stream = io.BytesIO()
+        Image.fromarray(np.full((4, 4), label * 10, np.uint8)).save(stream, "png")
+        return stream.getvalue()
+
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    table = pa.table(
+        {"image": [{"bytes": encode(label), "path": "x.png"} for label in labels], "label": labels}
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    path.parent.mkdir(exist_ok=True)
+    pq.write_table(table, path)
+
+
+def test_parquet(tmp_path):
+    write_parquet(tmp_path / "data" / "train-00000-of-00002.parquet", [1, 0], ["a", "b"])
+    write_parquet(tmp_path / "data" / "train-00001-of-00002.parquet", [1], ["a", "b"])
+    write_parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [0], ["a", "b"])
+    train, test = (load_source("parquet", split, tmp_path) for split in ("train", "test"))
+    assert (train.labels, test.labels) == ([1, 0, 1], [0])
+    assert list(train.class_names) == ["a", "b"]
+    assert [pixel[0] for pixel in pixels(train)] == [10, 0, 10]
+    assert train.load(0).mode == "RGB"
+
+
+def test_parquet_that_cannot_be_used(tmp_path):
+    with pytest.raises(InputError, match=r"no train-\*\.parquet"):
+        load_source("parquet", "train", tmp_path)
+    path = tmp_path / "train-0.parquet"
+    path.write_text("not Parquet")
+    with pytest.raises(InputError, match=r"train-0\.parquet: not in the Hugging Face"):
+        load_source("parquet", "train", tmp_path)
+    pq.write_table(pa.table({"label": [0]}), path)
+    with pytest.raises(InputError, match=r"train-0\.parquet: not in the Hugging Face"):
+        load_source("parquet", "train", tmp_path)
+
+
+@pytest.mark.parametrize("name", SOURCES)
+def test_every_source_keeps_to_its_word(name, tmp_path):
+    """Both splits agree in their classes, every class has images in both, and loading twice gives the same."""
+    for split in ("train", "test"):
+        if name == "folder":
+            write_class(tmp_path / split / "a", 10, 2)
+            write_class(tmp_path / split / "b", 20, 1)
+        elif name == "gaussians":
+            for label in "ab":
+                (tmp_path / split / label).mkdir(parents=True)
+                Gaussians(torch.randn(3, 9)).save(tmp_path / split / label / "0.safetensors")
+        elif name == "parquet":
+            write_parquet(tmp_path / "data" / f"{split}-0.parquet", [1, 0, 1], ["a", "b"])
+    data_dir = None if name.startswith("digits") else tmp_path
+    train, test = (load_source(name, split, data_dir) for split in ("train", "test"))
+    assert list(train.class_names) == list(test.class_names)
+    for source in (train, test):
+        assert len(source) == len(source.labels)
+        assert set(source.labels) == set(range(len(source.class_names)))
+        for row in (0, len(source) - 1):
+            first, again = source.load(row), source.load(row)
+            if source.example is None:
+                assert (first.mode, first.tobytes()) == ("RGB", again.tobytes())
+            else:
+                assert torch.equal(first.raw, again.raw)
+                assert first.raw.shape == source.example.raw.shape
