@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gvit.training.progress import ConsoleObserver
 
 import gvit
 from gvit.data.sources import SOURCES, Source, digits, load_source
@@ -16,7 +17,6 @@ from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Training, Trunk, share_trunks
 from gvit.reproduction.targets import Study, change
 from gvit.training.loop import Interrupted, train
-from gvit.training.progress import ConsoleObserver
 
 DEBUG = load_recipe("debug")  # 5 steps a phase
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from gvit.training.progress import ConsoleObserver
 from PIL import Image
 
 import gvit
@@ -16,7 +17,6 @@ from gvit.errors import InputError
 from gvit.gaussians import Gaussians
 from gvit.recipes import gaussians
 from gvit.training.loop import Trainer, resume, train
-from gvit.training.progress import ConsoleObserver
 from gvit.training.run import Run
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gvit.training.tensorboard import TensorBoardObserver
 
 import gvit
 from gvit.data.sources import SOURCES, Source, digits
@@ -18,7 +19,6 @@ from gvit.training.dry_run import dry_run
 from gvit.training.loop import Interrupted, Trainer, resume, train
 from gvit.training.motion import GaussianMotion
 from gvit.training.run import Run
-from gvit.training.tensorboard import TensorBoardObserver
 
 # 4 steps an epoch; phases end at 4, 8, 14 and 20; guided steps are 14 and 17
 CONFIG = TrainConfig(

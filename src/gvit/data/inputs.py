@@ -18,7 +18,8 @@ from typing import Any
 
 from torch import Tensor
 
-from gvit.data.sources import Source, open_gaussians
+from gvit.data.sources import Source
+from gvit.data.sources.gaussians import open_gaussians
 from gvit.data.transforms import (
     AffineMap,
     Augmentation,

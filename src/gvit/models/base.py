@@ -49,7 +49,7 @@ class ImageClassifier(Part, nn.Module):
         return self.tokens.image_side
 
     def forward_with_gaussians(
-        self, inputs: Float[Tensor, "batch *shape"]
+        self, inputs: Float[Tensor, batch *shape]
     ) -> tuple[Float[Tensor, "batch classes"], Gaussians | None]:
         """Logits, and the Gaussians that the model made of the images, if it makes any."""
         return self(inputs), None

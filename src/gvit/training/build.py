@@ -107,7 +107,8 @@ def _keep_meaning(
     wanted: dict[str, Any], parts: Architecture, initial: Architecture, source: Path | None
 ) -> list[str]:
     """Settings that no weight has the shape of, but that an encoder learned with: its own unless others are given."""
-    assert parts.encoder is not None and initial.encoder is not None
+    assert parts.encoder is not None
+    assert initial.encoder is not None
     notes = []
     for name in ("scale_factor", "noise_std"):
         if name not in initial.encoder or name not in parts.encoder:

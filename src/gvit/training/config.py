@@ -9,8 +9,8 @@ from typing import Any, Literal, get_type_hints
 
 from gvit.errors import InputError
 from gvit.losses import PixelLoss
-from gvit.models.classifier import TokenKind
-from gvit.models.encoder import EncoderKind
+
+
 
 
 def _require(
@@ -51,9 +51,9 @@ class ModelConfig:
     img_size: int | None = None
     num_gaussians: int | None = None
     scale_factor: float | None = None
-    encoder: EncoderKind | None = None
+    encoder: str | None = None
     noise_std: float | None = None
-    tokens: TokenKind | None = None
+    tokens: str | None = None
     pool: Literal["token", "avg"] | None = None
     drop_path_rate: float | None = None
 

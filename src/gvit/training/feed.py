@@ -54,7 +54,8 @@ class Feed:
         if self.batch_size % parts:
             raise InputError(
                 f"a batch of {self.batch_size} images cannot be split evenly over {world.size} processes "
-                f"times {option('accumulate', config.compute.accumulate)}; make {option('batch_size')} a multiple of {parts}"
+                f"times {option('accumulate', config.compute.accumulate)}; make {option('batch_size')} a multiple of "
+                f"{parts}"
             )
         self.steps_per_epoch = len(self.train) // self.batch_size
 

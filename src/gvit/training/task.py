@@ -183,7 +183,7 @@ class Task:
 
 
 class GuidedTask(Task):
-    """GViT: an encoder that learns to draw, a classifier that learns to read, and guidance from the one to the other."""
+    """GViT: an encoder that learns to draw, a classifier that learns to read, and guidance of the one by the other."""
 
     model: GViT
 
