@@ -1,10 +1,16 @@
+import doctest
 import math
+import os
+import re
+import warnings
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gvit.errors import InputError
+from gvit.fitting.optimise import default_scale_factor
 from gvit.gaussians import Gaussians, build_covariances, canonical_features, transform_gaussians
 from gvit.rendering import rasterize, render
 
@@ -76,13 +82,14 @@ def test_from_values_inverts_the_bounds(aspect):
 
 def test_from_values_is_finite_at_the_bounds():
     count = 3
-    extreme = Gaussians.from_values(
-        torch.tensor([[1.0, -1.0]] * count),
-        torch.full((count, 2), 10.0),
-        torch.zeros(count),
-        torch.tensor([[0.0, 1.0, 0.5]] * count),
-        torch.ones(count),
-    )
+    with pytest.warns(UserWarning, match="scales"):
+        extreme = Gaussians.from_values(
+            torch.tensor([[1.0, -1.0]] * count),
+            torch.full((count, 2), 10.0),
+            torch.zeros(count),
+            torch.tensor([[0.0, 1.0, 0.5]] * count),
+            torch.ones(count),
+        )
     assert extreme.raw.isfinite().all()
     torch.testing.assert_close(extreme.opacities, torch.ones(count))
 
@@ -264,3 +271,457 @@ def test_other_bounds_keep_what_they_can_hold():
     cut = transform_gaussians(gaussians, IDENTITY, NOWHERE, scale_factor=1.0)
     assert (gaussians.scales > cut.spacing).any()
     torch.testing.assert_close(cut.scales, gaussians.scales.clamp_max(cut.spacing), rtol=1e-5, atol=0)
+
+
+# --- Gaussians as a person edits them ---
+
+PROPERTIES = ("centers", "scales", "angles", "colors", "opacities")
+COLUMNS = {"centers": [0, 1], "scales": [2, 3], "angles": [4], "colors": [5, 6, 7], "opacities": [8]}
+
+
+def bounded(gaussians: Gaussians) -> dict[str, torch.Tensor]:
+    return {name: getattr(gaussians, name) for name in PROPERTIES}
+
+
+def bounds(gaussians: Gaussians) -> dict[str, float]:
+    return {name: getattr(gaussians, name) for name in ("scale_factor", "nominal_count", "aspect")}
+
+
+@pytest.fixture
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        yield
+
+
+def test_the_example_in_the_documentation_runs():
+    example = doctest.DocTestParser().get_doctest(
+        Gaussians.__doc__, {"Gaussians": Gaussians}, "Gaussians", None, 0
+    )
+    assert any("replace(colors=colors)" in step.source for step in example.examples)
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=seeds,
+    names=st.sets(st.sampled_from(PROPERTIES)),
+    dtype=st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]),
+)
+def test_replace_changes_what_is_named_and_no_bit_else(seed, names, dtype):
+    gaussians = Gaussians(random_raw(2, 6, seed=seed).to(dtype), 0.7, 32, 0.5)[:, torch.arange(5, -1, -1)]
+    others = Gaussians(random_raw(2, 6, seed=seed + 1), 0.7, 32, 0.5)
+    edited = gaussians.replace(**{name: getattr(others, name) for name in names})
+    assert bounds(edited) == bounds(gaussians)
+    assert torch.equal(edited.slots, gaussians.slots)
+    assert edited.raw.dtype == dtype
+    for name, columns in COLUMNS.items():
+        if name in names:
+            expected = others.raw[..., columns].to(dtype)
+            torch.testing.assert_close(edited.raw[..., columns], expected, rtol=1e-2, atol=1e-5)
+            torch.testing.assert_close(
+                getattr(edited.to(torch.float64), name), getattr(others, name), rtol=2e-2, atol=1e-2
+            )
+        else:
+            assert torch.equal(edited.raw[..., columns], gaussians.raw[..., columns])
+
+
+def test_replacing_values_by_themselves_draws_the_same(no_warnings):
+    gaussians = Gaussians(3 * random_raw(2, 40), 0.7, 32, 1.5)
+    same = gaussians.replace(**bounded(gaussians))
+    torch.testing.assert_close(render(same, 24, 16), render(gaussians, 24, 16), rtol=0, atol=1e-5)
+
+
+def test_replace_broadcasts_numbers_and_lists():
+    gaussians = Gaussians(random_raw(2, 6), 0.7, 32, 0.5)
+    edited = gaussians.replace(colors=(1, 0, 0.25), opacities=0.5, scales=[[0.1, 0.05]] * 6)
+    color = torch.tensor([1.0, 0.0, 0.25], dtype=torch.float64).expand(2, 6, 3)
+    torch.testing.assert_close(edited.colors, color, rtol=0, atol=2e-6)
+    torch.testing.assert_close(edited.opacities, torch.full((2, 6), 0.5, dtype=torch.float64))
+    torch.testing.assert_close(
+        edited.scales, torch.tensor([0.1, 0.05], dtype=torch.float64).expand(2, 6, 2), rtol=1e-6, atol=0
+    )
+    with pytest.raises(
+        InputError, match=r"colors must be numbers that broadcast to \[2, 6, 3\], got \[5, 3\]"
+    ):
+        gaussians.replace(colors=torch.zeros(5, 3))
+    with pytest.raises(InputError, match=r"opacities must be numbers .* got half"):
+        gaussians.replace(opacities="half")
+    with pytest.raises(InputError, match="broadcast"):  # an edit must not make more images
+        gaussians.replace(angles=torch.zeros(3, 2, 6))
+
+
+def test_replace_passes_gradients_to_old_and_new():
+    raw = random_raw(3).requires_grad_()
+    colors = torch.rand(3, 3, dtype=torch.float64).requires_grad_()
+    edited = Gaussians(raw).replace(colors=colors)
+    (edited.colors * torch.arange(9).reshape(3, 3)).sum().backward()
+    torch.testing.assert_close(colors.grad, torch.arange(9, dtype=torch.float64).reshape(3, 3))
+    edited = Gaussians(raw).replace(colors=colors)
+    raw.grad = None
+    edited.centers.sum().backward()
+    assert (raw.grad[:, :2] > 0).all()
+
+
+def test_a_fits_own_values_without_its_bounds_are_not_cut_silently():
+    raw = random_raw(50, dtype=torch.float32)
+    fit = Gaussians(raw, default_scale_factor(50), 50, 0.75)
+    with pytest.warns(UserWarning, match="visible Gaussians have scales above the bound") as caught:
+        Gaussians.from_values(**bounded(fit), aspect=0.75)
+    cut = (fit.scales > fit.spacing * 1.01).any(-1) & (fit.opacities >= 1 / 255)
+    text = str(caught[0].message)
+    assert text.startswith(f"{int(cut.sum())} of {int((fit.opacities >= 1 / 255).sum())} visible")
+    # what the warning says helps
+    factor = float(re.search(r"scale_factor=([\d.e+]+) would keep", text)[1])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        kept = Gaussians.from_values(**bounded(fit), aspect=0.75, scale_factor=factor)
+    torch.testing.assert_close(render(kept, 12, 16), render(fit, 12, 16), rtol=0, atol=1e-4)
+
+
+def values(**changes) -> dict[str, torch.Tensor]:
+    """Three Gaussians within all bounds, spacing 1 for a nominal count of 4."""
+    start = {
+        "centers": torch.zeros(3, 2),
+        "scales": torch.full((3, 2), 0.5),
+        "angles": torch.zeros(3),
+        "colors": torch.full((3, 3), 0.5),
+        "opacities": torch.full((3,), 0.5),
+    }
+    for name, change in changes.items():
+        start[name][1] = torch.as_tensor(change)
+    return start
+
+
+CUT = {
+    "above the bound": ({"scales": (0.5, 1.02)}, {"scales": (0.5, 1.005)}),
+    "negative scales": ({"scales": (-0.2, 0.5)}, {"scales": (0.0, 0.5)}),
+    "beyond the canvas": ({"centers": (0.0, -0.52)}, {"centers": (-1.0, 0.509)}),
+    "colors outside": ({"colors": (0.5, -0.01, 0.5)}, {"colors": (0.0, 1.0, 1.0009)}),
+    "opacities outside": ({"opacities": 1.01}, {"opacities": 1.0009}),
+}
+
+
+@pytest.mark.parametrize("what", CUT)
+def test_material_cuts_are_told_and_small_ones_are_not(what):
+    material, small = CUT[what]
+    # spacing is 1: 2 * sqrt(1 * 0.5 / 2)
+    canvas = {"nominal_count": 2, "aspect": 0.5}
+    inside = Gaussians.from_values(**values(), **canvas)
+    with pytest.warns(UserWarning, match=f"1 (of 3 visible )?Gaussians .*{what}"):
+        Gaussians.from_values(**values(**material), **canvas)
+    with pytest.warns(UserWarning, match=what):
+        inside.replace(**{name: value[name] for value in [values(**material)] for name in material})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        Gaussians.from_values(**values(**small), **canvas)
+        inside.replace(**{name: value[name] for value in [values(**small)] for name in small})
+        if "opacities" not in material:  # nobody sees it
+            Gaussians.from_values(**values(**material, opacities=0.003), **canvas)
+
+
+def test_replace_names_the_bound_that_keeps_scales():
+    gaussians = Gaussians(torch.zeros(4, 9), 1.0, 4)
+    with pytest.warns(UserWarning, match=r"with_bounds\(scale_factor=2\.5\) before this would keep them"):
+        gaussians.replace(scales=2.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        kept = gaussians.with_bounds(scale_factor=2.5).replace(scales=2.5)
+    torch.testing.assert_close(kept.scales, torch.full((4, 2), 2.5), rtol=1e-5, atol=0)
+
+
+def test_transforms_cut_without_a_word(no_warnings):
+    gaussians = Gaussians(random_raw(20), 4.0, 20)
+    moved = transform_gaussians(gaussians, 3 * IDENTITY, NOWHERE + 0.4, scale_factor=0.5)
+    assert (moved.scales > 0.49 * moved.spacing).any()
+
+
+def test_values_that_cannot_be_looked_at_are_taken(no_warnings):
+    gaussians = Gaussians(random_raw(4, 6))
+
+    def double(scales):
+        return gaussians[0].replace(scales=2 * scales).raw
+
+    together = torch.func.vmap(double)(gaussians.scales / 4)
+    torch.testing.assert_close(together[2], double(gaussians.scales[2] / 4))
+    empty = Gaussians.from_values(**{name: value.to("meta") for name, value in values().items()})
+    assert empty.raw.shape == (3, 9)
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, factor=st.floats(0.7, 20), count=st.integers(1, 32))
+def test_other_scale_bounds_change_raw_scales_alone(seed, factor, count):
+    gaussians = Gaussians(3 * random_raw(2, 6, seed=seed), 0.7, 32, 0.5)
+    gaussians.raw[0, 0, 2] = -60.0
+    other = gaussians.with_bounds(scale_factor=factor, nominal_count=count)
+    assert bounds(other) == {"scale_factor": factor, "nominal_count": count, "aspect": 0.5}
+    rest = [0, 1, 4, 5, 6, 7, 8]
+    assert torch.equal(other.raw[..., rest], gaussians.raw[..., rest])
+    torch.testing.assert_close(other.scales, gaussians.scales, rtol=1e-9, atol=0)
+    back = other.with_bounds(scale_factor=0.7, nominal_count=32)
+    within = gaussians.raw[..., 2:4] < 8  # nearer to the bound, numbers are kept off it
+    torch.testing.assert_close(
+        back.raw[..., 2:4][within], gaussians.raw[..., 2:4][within], rtol=1e-5, atol=1e-5
+    )
+
+
+def test_with_bounds_is_the_same_object_where_nothing_changes():
+    gaussians = Gaussians(random_raw(3), 0.7, 32, 4 / 3)
+    assert gaussians.with_bounds() is gaussians
+    assert gaussians.with_bounds(scale_factor=0.7, nominal_count=32, aspect=4 / 3) is gaussians
+    assert gaussians.with_bounds(aspect=1 / 0.75) is gaussians
+    with pytest.raises(InputError, match="positive"):
+        gaussians.with_bounds(scale_factor=-1.0)
+
+
+def test_with_bounds_tells_what_it_cuts():
+    gaussians = Gaussians(torch.zeros(3, 9), 2.0, 4)  # scales of 1, spacing 1
+    gaussians.raw[0, 8] = -20.0
+    with pytest.warns(UserWarning, match=r"2 of 2 visible .* scale_factor=1 would keep them"):
+        cut = gaussians.with_bounds(scale_factor=0.5)
+    torch.testing.assert_close(cut.scales, torch.full((3, 2), 0.5), rtol=1e-5, atol=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        gaussians.with_bounds(scale_factor=1.0)
+        gaussians[:1].with_bounds(scale_factor=0.5)  # it is not visible
+    with pytest.warns(UserWarning, match="scale_factor=1.42 would keep them"):
+        gaussians.with_bounds(scale_factor=0.5, aspect=0.5)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=seeds, before=st.floats(0.4, 2.5), after=st.floats(0.4, 2.5))
+def test_another_aspect_stretches_the_picture(seed, before, after):
+    gaussians = around_the_middle(2, 6, seed=seed, aspect=before)
+    gaussians.raw[:, 0, :2] = 30.0  # on the very corner of the canvas
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        other = gaussians.with_bounds(aspect=after, scale_factor=40.0)
+    assert other.aspect == after
+    rest = [0, 1, 5, 6, 7, 8]
+    assert torch.equal(other.raw[..., rest], gaussians.raw[..., rest])
+    torch.testing.assert_close(render(other, 12, 16), render(gaussians, 12, 16), rtol=1e-6, atol=1e-6)
+
+
+def test_another_aspect_in_half_precision():
+    gaussians = Gaussians(random_raw(6).half(), 4.0, 64, 0.75)
+    other = gaussians.with_bounds(aspect=1.0)
+    assert other.raw.dtype == torch.float16
+    torch.testing.assert_close(render(other, 12, 16), render(gaussians, 12, 16), rtol=0, atol=0.01)
+
+
+def test_cat_draws_the_first_in_front():
+    near = Gaussians(random_raw(2, 5, seed=1), 0.7, 32, 0.75)
+    far = Gaussians(random_raw(2, 3, seed=2), 0.7, 32, 0.75)
+    both = Gaussians.cat([near[:, [0, 2]], far])
+    assert torch.equal(both.raw, torch.cat((near.raw[:, [0, 2]], far.raw), 1))
+    assert bounds(both) == bounds(near)
+    assert both.slots is None
+    # opaque and everywhere: what is behind it is not seen
+    wall = Gaussians(torch.zeros(2, 1, 9, dtype=torch.float64), 200.0, 32, 0.75)
+    wall = wall.replace(opacities=1, scales=50)
+    hidden = Gaussians.cat([wall, *([near] * 3)])
+    gray = Gaussians.cat([*([near] * 3), wall])
+    assert (render(hidden, 9, 12) - 0.5).abs().max() < 1e-2
+    assert (render(gray, 9, 12) - 0.5).abs().max() > 0.05
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=seeds,
+    factors=st.lists(st.floats(0.1, 10), min_size=1, max_size=4),
+    counts=st.lists(st.integers(1, 600), min_size=4, max_size=4),
+)
+def test_cat_keeps_the_picture_of_every_part(seed, factors, counts):
+    parts = [
+        Gaussians(random_raw(2, 4, seed=seed + number), factor, count, 0.75)
+        for number, (factor, count) in enumerate(zip(factors, counts, strict=False))
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        both = Gaussians.cat(iter(parts))
+    assert both.nominal_count == parts[0].nominal_count
+    for name, value in bounded(both).items():
+        expected = torch.cat([getattr(part, name) for part in parts], 1)
+        torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-9)
+    largest = [part.scale_factor * part.spacing for part in parts]
+    if largest[0] == max(largest):
+        assert both.scale_factor == parts[0].scale_factor
+        assert torch.equal(both.raw[:, :4], parts[0].raw)
+    else:
+        assert both.scale_factor * both.spacing == pytest.approx(max(largest))
+
+
+def test_parts_that_do_not_go_together_are_refused():
+    square = Gaussians(torch.zeros(2, 3, 9))
+    with pytest.raises(
+        InputError, match=r"part 1 has aspect 0\.5, part 0 has 1: .*with_bounds\(aspect=1\.0\)"
+    ):
+        Gaussians.cat([square, Gaussians(torch.zeros(2, 3, 9), aspect=0.5)])
+    with pytest.raises(InputError, match=r"part 1 has batch dimensions \[\], part 0 has \[2\]"):
+        Gaussians.cat([square, square[0]])
+    with pytest.raises(InputError, match="at least one part"):
+        Gaussians.cat([])
+
+
+@pytest.mark.parametrize("name", ["g.json", "g", "g.pt", "g.safetensors.txt"])
+def test_another_suffix_is_refused(tmp_path, name):
+    with pytest.raises(InputError, match=rf"{name}: .*name the file g\.safetensors$"):
+        Gaussians(torch.zeros(3, 9)).save(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o002, 0o664)])
+def test_a_saved_file_is_as_readable_as_others(tmp_path, mask, mode):
+    path = tmp_path / "g.safetensors"
+    before = os.umask(mask)
+    try:
+        Gaussians(torch.zeros(3, 9)).save(str(path))
+    finally:
+        os.umask(before)
+    assert path.stat().st_mode & 0o777 == mode
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_slots_are_saved_and_checked(tmp_path):
+    path = tmp_path / "g.safetensors"
+    kept = Gaussians(random_raw(2, 6, dtype=torch.float32), 0.7, 32, 0.5)[:, 1:5]
+    kept.save(path)
+    loaded = Gaussians.load(path)
+    assert torch.equal(loaded.slots, torch.tensor([[1, 2, 3, 4]] * 2))
+    assert torch.equal(loaded.raw, kept.raw)
+    Gaussians(torch.zeros(2, 9)).save(path)
+    assert Gaussians.load(path).slots is None
+
+    from safetensors.torch import save_file
+
+    save_file({"raw": torch.zeros(2, 9), "slots": torch.zeros(3)}, path, {"gvit.gaussians": "{}"})
+    with pytest.raises(InputError, match=r"g\.safetensors: not a file of Gaussians.*slots must be int64"):
+        Gaussians.load(path)
+
+
+# --- Gaussians removed, and their slots ---
+
+
+def test_only_an_index_along_the_gaussians_gives_slots():
+    gaussians = Gaussians(random_raw(2, 3, 6))
+    plain = [0, (1, 2), slice(1), (slice(None), 1), None, ..., (0, ...), [1, 0], torch.tensor([1, 0])]
+    plain += [torch.tensor([True, False]), torch.rand(2, 3) > 2, (None, 0), torch.tensor(1)]
+    for index in plain:
+        assert gaussians[index].slots is None, index
+        assert torch.equal(gaussians[index].raw, gaussians.raw[index])
+    keep = torch.tensor([True, False, True, True, False, True])
+    chosen = torch.arange(6)[keep]
+    along = [
+        (0, 0, keep),
+        (..., keep, slice(None)),
+        (slice(None), slice(None), chosen),
+        (1, [0, 2], slice(1, 4)),
+    ]
+    along += [torch.rand(2, 3, 6) > 0.5, (slice(None), torch.tensor([0, 1]), torch.tensor([5, 2]), None)]
+    for index in along:
+        found = gaussians[index]
+        assert torch.equal(found.raw, gaussians.raw[index])
+        # the same index on slots that are written beside the raw numbers
+        written = torch.arange(6).view(1, 1, 6, 1).expand(2, 3, 6, 9)[index][..., 0]
+        assert torch.equal(found.slots, written)
+
+
+def test_slots_follow_every_step():
+    gaussians = Gaussians(random_raw(2, 6), 0.7, 32, 0.5)
+    kept = gaussians[:, [5, 1, 3]]
+    assert torch.equal(kept[:, 1:].slots, torch.tensor([[1, 3]] * 2))
+    assert torch.equal(kept[1].slots, torch.tensor([5, 1, 3]))
+    same = [
+        kept.to(torch.float16),
+        kept.detach(),
+        kept.replace(opacities=0.5),
+        kept.replace_raw(2 * kept.raw),
+    ]
+    same += [kept.with_bounds(scale_factor=2.0), kept.with_bounds(aspect=0.6, scale_factor=2.0)]
+    same += [kept.drop([True, False, True]), transform_gaussians(kept, IDENTITY, NOWHERE)]
+    for other in same:
+        assert torch.equal(other.slots, kept.slots)
+        assert other.slots.dtype == torch.int64
+    assert kept.replace_raw(gaussians.raw).slots is None
+    assert torch.equal(kept[0].replace_raw(kept.raw).slots, kept.slots)
+    with pytest.raises(InputError, match="index the Gaussians"):
+        kept.replace_raw(kept.raw[0])
+    with pytest.raises(InputError, match=r"slots must be int64 of shape \[2, 6\]"):
+        Gaussians(gaussians.raw, slots=torch.arange(6))
+
+
+def assert_same_to_all_who_look(one: Gaussians, other: Gaussians) -> None:
+    assert one.raw.shape == other.raw.shape
+    assert torch.equal(canonical_features(one), canonical_features(other))
+    assert torch.equal(render(one, 12, 16), render(other, 12, 16))
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, dtype=st.sampled_from([torch.float16, torch.float32, torch.float64]))
+def test_removing_and_dropping_are_the_same(seed, dtype):
+    gaussians = Gaussians(random_raw(2, 8, seed=seed).to(dtype), 0.7, 8, 0.75)
+    keep = torch.rand(8, generator=torch.Generator().manual_seed(seed)) > 0.4
+    keep[0] = True
+    kept, dropped = gaussians[:, keep], gaussians.drop(~keep)
+    assert torch.equal(dropped.raw[:, keep], kept.raw)
+    assert (canonical_features(dropped)[:, ~keep] == 0).all()
+    assert dropped.raw.isfinite().all()
+    assert_same_to_all_who_look(kept.in_slots(8), dropped)
+    # a model of raw numbers sees no difference, and nothing of what was removed
+    assert torch.equal(kept.in_slots(8).raw, dropped.raw)
+    assert dropped.raw[:, ~keep].unique(dim=1).shape[1] <= 1
+    torch.testing.assert_close(render(kept, 12, 16), render(dropped, 12, 16), rtol=0, atol=1e-6)
+    assert kept.in_slots(8).slots is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=seeds, count=st.integers(1, 8))
+def test_each_image_may_lose_and_reorder_its_own(seed, count):
+    gaussians = Gaussians(random_raw(3, 8, seed=seed), 0.7, 8, 0.75)
+    order = torch.rand(3, 8, generator=torch.Generator().manual_seed(seed)).argsort(-1)[:, :count]
+    kept = gaussians[torch.arange(3).unsqueeze(-1), order]
+    mask = torch.ones(3, 8, dtype=torch.bool)
+    for image, taken in enumerate(order.tolist()):
+        for slot in taken:
+            mask[image, slot] = False
+    assert_same_to_all_who_look(kept.in_slots(8), gaussians.drop(mask))
+    for image in range(3):
+        assert_same_to_all_who_look(kept[image].in_slots(8), gaussians[image].drop(mask[image]))
+
+
+def test_dropping_draws_as_if_the_others_had_been_alone():
+    gaussians = Gaussians(random_raw(5), 0.7, 8, 0.75)
+    alone = Gaussians(gaussians.raw[[0, 3]], 0.7, 8, 0.75)
+    dropped = gaussians.drop([False, True, True, False, True])
+    torch.testing.assert_close(render(dropped, 12, 16), render(alone, 12, 16))
+    assert (render(dropped, 12, 16) - render(gaussians, 12, 16)).abs().max() > 0.05
+    assert torch.equal(dropped.in_slots(5).raw, dropped.raw)
+    with pytest.raises(InputError, match=r"mask must be boolean of shape \[5\], .* got torch.int64"):
+        gaussians.drop([0, 1, 1, 0, 1])
+    with pytest.raises(InputError, match=r"got torch.bool of shape \[4\]"):
+        gaussians.drop(torch.ones(4, dtype=torch.bool))
+
+
+def test_gradients_reach_what_is_kept_only():
+    raw = random_raw(2, 4).requires_grad_()
+    keep = torch.tensor([True, False, True, False])
+    for result in (Gaussians(raw)[:, keep].in_slots(4), Gaussians(raw).drop(~keep)):
+        raw.grad = None
+        result.raw.sum().backward()
+        assert torch.equal(raw.grad, keep.unsqueeze(-1).expand(2, 4, 9).double())
+
+
+def test_more_slots_than_gaussians_and_slots_that_cannot_be():
+    gaussians = Gaussians(random_raw(2, 3), 0.7, 3)
+    assert gaussians.in_slots(3) is gaussians
+    longer = gaussians.in_slots(5)
+    assert torch.equal(longer.raw[:, :3], gaussians.raw)
+    assert (longer.opacities[:, 3:] < 1e-5).all()
+    with pytest.raises(InputError, match="no slot 2 among 2"):
+        gaussians.in_slots(2)
+    with pytest.raises(InputError, match="no slot 2 among 2"):
+        gaussians[:, 1:].in_slots(2)
+    with pytest.raises(InputError, match="slot 1 is taken twice"):
+        gaussians[:, [0, 1, 1]].in_slots(3)
+    with pytest.raises(InputError, match="no slot -1"):
+        Gaussians(gaussians.raw, slots=torch.tensor([[0, 1, -1]] * 2)).in_slots(3)

@@ -17,10 +17,12 @@ opacity  ``sigmoid(raw)``                (0, 1)
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
-import os
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +31,37 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from gvit.errors import InputError
+from gvit.files import replacing
+
 FIELDS = ("x", "y", "s1", "s2", "angle", "r", "g", "b", "opacity")
 NUM_FIELDS = len(FIELDS)
 _CENTER, _SCALE, _ANGLE, _COLOR, _OPACITY = slice(0, 2), slice(2, 4), 4, slice(5, 8), 8
+# the raw columns of each bounded property
+_COLUMNS = {
+    "centers": _CENTER,
+    "scales": _SCALE,
+    "angles": slice(_ANGLE, _ANGLE + 1),
+    "colors": _COLOR,
+    "opacities": slice(_OPACITY, _OPACITY + 1),
+}
 
 # A Gaussian of lower opacity draws nothing: the renderer skips every alpha below this.
 VISIBLE_OPACITY = 1 / 255
+
+# Raw opacity of a removed Gaussian: its sigmoid is 8e-7. Float16 and bfloat16 hold the number exactly.
+_REMOVED_OPACITY = -14.0
+
+# Bounded values are kept this far from their bounds (relative), where the raw numbers would be infinite.
+# float32's 1 - 6e-8 is the largest number below 1: stay well clear of it.
+_INSIDE = 1e-6
+
+# Two numbers are the same, though computed in two ways, within this (relative).
+_SAME = 1e-9
+
+# A bound changes a picture materially above these: scales and centres in units of the largest scale and of the
+# spacing, colours and opacities as they are.
+_CUT_SCALE, _CUT_CENTER, _CUT_COLOR = 0.01, 0.01, 1e-3
 
 
 def build_covariances(
@@ -63,26 +90,54 @@ class Gaussians:
 
     Index it like a tensor (``gaussians[0]``, ``gaussians[:, mask]``): what comes back is again ``Gaussians``.
 
+    The bounded values (``centers``, ``scales``, ``angles``, ``colors``, ``opacities``) are computed from ``raw`` each
+    time. To write into what was computed changes no Gaussian; ``replace`` makes others with the values changed:
+
+    >>> import torch
+    >>> gaussians = Gaussians(torch.zeros(4, 9))
+    >>> gaussians.colors[0] = torch.tensor([1.0, 0.0, 0.0])  # changes a copy, which is then lost
+    >>> gaussians.colors[0].tolist()
+    [0.5, 0.5, 0.5]
+    >>> colors = gaussians.colors
+    >>> colors[0] = torch.tensor([1.0, 0.0, 0.0])
+    >>> edited = gaussians.replace(colors=colors)
+    >>> [round(value, 3) for value in edited.colors[0].tolist()]
+    [1.0, 0.0, 0.0]
+
+    There are two ways to remove Gaussians. ``gaussians[:, keep]`` has fewer of them, and ``slots`` tells where they
+    stood. ``gaussians.drop(mask)`` has as many as before, and the removed ones draw nothing. Both draw the same
+    picture, and ``gaussians[:, keep].in_slots(K)`` is what ``gaussians.drop(~keep)`` gives.
+
     Attributes:
         raw: unbounded numbers in the order of ``FIELDS``, any number of leading batch dimensions.
         scale_factor: c, the largest standard deviation in units of the spacing (paper, Section 2.2 and Table 1a).
         nominal_count: K0, the number of Gaussians that defines the spacing; it stays when Gaussians are removed.
         aspect: image height divided by image width.
+        slots: int64 [..., K], the index that each Gaussian had before others were removed or the order was changed
+            (models that learn a position by index need it); None where that is 0 to K - 1.
     """
 
     raw: Tensor  # [..., K, 9]; a wrong shape is for __post_init__ to explain
     scale_factor: float = 1.0
     nominal_count: int = 512
     aspect: float = 1.0
+    slots: Tensor | None = None
 
     def __post_init__(self) -> None:
         if self.raw.ndim < 2 or self.raw.shape[-1] != NUM_FIELDS:
-            raise ValueError(f"raw must have shape [..., K, {NUM_FIELDS}], got {list(self.raw.shape)}")
+            raise InputError(f"raw must have shape [..., K, {NUM_FIELDS}], got {list(self.raw.shape)}")
         if not self.scale_factor > 0 or not self.aspect > 0 or self.nominal_count < 1:
-            raise ValueError(
+            raise InputError(
                 "scale_factor, aspect and nominal_count must be positive, got "
                 f"{self.scale_factor}, {self.aspect}, {self.nominal_count}"
             )
+        if self.slots is not None:
+            expected = self.raw.shape[:-1]
+            if self.slots.shape != expected or self.slots.dtype != torch.int64:
+                raise InputError(
+                    f"slots must be int64 of shape {list(expected)} to go with the raw numbers, "
+                    f"got {self.slots.dtype} of shape {list(self.slots.shape)}"
+                )
 
     @classmethod
     def from_values(
@@ -99,6 +154,8 @@ class Gaussians:
     ) -> Gaussians:
         """The inverse of the bounded properties; values on or beyond a bound are moved just inside it.
 
+        Values of other ``Gaussians`` need their bounds, too: ``gaussians.replace`` keeps them.
+
         Args:
             centers: canvas units, see the module's table.
             scales: standard deviations in canvas units, below ``scale_factor * spacing``.
@@ -108,31 +165,250 @@ class Gaussians:
             scale_factor: as the attribute.
             nominal_count: as the attribute; K when None.
             aspect: as the attribute.
+
+        Warns:
+            UserWarning: a bound changes the picture materially. A visible Gaussian (of opacity 1/255 or more) has a
+                scale that is cut by more than 1 % or is negative, has a centre that is moved by more than a hundredth
+                of the spacing, or has a colour off [0, 1] by more than 0.001; or an opacity is off by that much.
         """
         count = centers.shape[-2] if nominal_count is None else nominal_count
-        empty = cls(centers.new_zeros(1, NUM_FIELDS), scale_factor, count, aspect)
-        # float32's 1 - 6e-8 is the largest number below 1: stay well clear of it
-        inside = 1e-6
-        position = (centers / centers.new_tensor(empty.extent)).clamp(-1 + inside, 1 - inside)
-        fraction = (scales / (scale_factor * empty.spacing)).clamp(inside, 1 - inside)
-        parts = (
-            position.atanh(),
-            fraction.logit(),
-            angles.unsqueeze(-1),
-            colors.clamp(inside, 1 - inside).logit(),
-            opacities.unsqueeze(-1).clamp(inside, 1 - inside).logit(),
+        canvas = cls(centers.new_zeros(1, NUM_FIELDS), scale_factor, count, aspect)
+        values = {"centers": centers, "scales": scales, "colors": colors, "opacities": opacities}
+        _warn_if_cut(canvas, opacities, values, "scale_factor={:g}")
+        return dataclasses.replace(canvas, raw=_to_raw(canvas, centers, scales, angles, colors, opacities))
+
+    @classmethod
+    def cat(cls, parts: Iterable[Gaussians]) -> Gaussians:
+        """All Gaussians of several, in one picture; the renderer draws the first part in front of the others.
+
+        The result has the ``nominal_count`` of the first part. Its ``scale_factor`` is the one that allows the
+        largest scale that any part allows: the first part's own, or a larger one, so that no scale is ever cut. Parts
+        of other bounds are converted with ``with_bounds``. ``slots`` are None: the Gaussians are counted anew.
+
+        Args:
+            parts: at least one, of equal aspect and batch dimensions.
+
+        Raises:
+            InputError: there is no part, or the parts don't go together.
+        """
+        parts = tuple(parts)
+        if not parts:
+            raise InputError("there must be at least one part, got none")
+        first = parts[0]
+        for number, part in enumerate(parts):
+            if not math.isclose(part.aspect, first.aspect, rel_tol=_SAME):
+                raise InputError(
+                    f"part {number} has aspect {part.aspect:g}, part 0 has {first.aspect:g}: "
+                    f"stretch it first, by with_bounds(aspect={first.aspect!r})"
+                )
+            if part.raw.shape[:-2] != first.raw.shape[:-2]:
+                raise InputError(
+                    f"part {number} has batch dimensions {list(part.raw.shape[:-2])}, "
+                    f"part 0 has {list(first.raw.shape[:-2])}: they must be equal"
+                )
+        factor = max(part.scale_factor * (part.spacing / first.spacing) for part in parts)
+        if math.isclose(factor, first.scale_factor, rel_tol=_SAME):
+            factor = first.scale_factor
+        count = first.nominal_count
+        raw = torch.cat(
+            [part.with_bounds(scale_factor=factor, nominal_count=count).raw for part in parts], -2
         )
-        return replace(empty, raw=torch.cat(parts, -1))
+        return cls(raw, factor, count, first.aspect)
 
     def __len__(self) -> int:
         return self.raw.shape[-2]
 
     def __getitem__(self, index: Any) -> Gaussians:
-        return self.replace_raw(self.raw[index])
+        """``raw[index]`` as Gaussians. An index that reaches the K Gaussians gives them ``slots``."""
+        raw = self.raw[index]
+        bare = dataclasses.replace(self, raw=raw, slots=None)
+        if self.slots is None and not _reaches_gaussians(index, self.raw.ndim):
+            return bare
+        # of the raw numbers' shape, so that any index means the same
+        slots = self._own_slots().unsqueeze(-1).expand(self.raw.shape)[index]
+        return dataclasses.replace(bare, slots=slots[..., 0])
+
+    def _own_slots(self) -> Tensor:
+        if self.slots is not None:
+            return self.slots
+        return torch.arange(len(self), device=self.raw.device).expand(self.raw.shape[:-1])
 
     def replace_raw(self, raw: Float[Tensor, "*batch k 9"]) -> Gaussians:
-        """The same canvas and scale bound with other raw numbers."""
-        return replace(self, raw=raw)
+        """The same canvas and scale bound with other raw numbers.
+
+        ``slots`` stay where the number of Gaussians does, and are None otherwise.
+
+        Raises:
+            InputError: the slots differ from image to image, and there are other images now.
+        """
+        slots = self.slots
+        if slots is not None:
+            if raw.shape[-2:-1] != slots.shape[-1:]:
+                slots = None
+            else:
+                try:
+                    slots = slots.to(raw.device).expand(raw.shape[:-1])
+                except RuntimeError:
+                    raise InputError(
+                        f"slots of shape {list(slots.shape)} don't fit raw numbers of shape {list(raw.shape)}; "
+                        "index the Gaussians, not their raw numbers"
+                    ) from None
+        return dataclasses.replace(self, raw=raw, slots=slots)
+
+    def replace(
+        self,
+        *,
+        centers: Any = None,
+        scales: Any = None,
+        angles: Any = None,
+        colors: Any = None,
+        opacities: Any = None,
+    ) -> Gaussians:
+        """The same Gaussians with other bounded values; raw numbers of what is not named stay bit by bit.
+
+        Bounds and slots stay, too. Values are tensors or what ``torch.as_tensor`` takes, and broadcast to the shape of
+        their property: ``gaussians.replace(colors=(1, 0, 0), opacities=0.5)``. Values on or beyond a bound are moved
+        just inside it. Differentiable.
+
+        Args:
+            centers: canvas units; broadcasts to [..., K, 2].
+            scales: standard deviations in canvas units; broadcasts to [..., K, 2].
+            angles: radians; broadcasts to [..., K].
+            colors: in [0, 1]; broadcasts to [..., K, 3].
+            opacities: in [0, 1]; broadcasts to [..., K].
+
+        Raises:
+            InputError: values don't broadcast to the shape of their property.
+
+        Warns:
+            UserWarning: a bound changes the picture materially, as in ``from_values``.
+        """
+        lifted = self._lifted()
+        named = {
+            "centers": (centers, (2,)),
+            "scales": (scales, (2,)),
+            "angles": (angles, ()),
+            "colors": (colors, (3,)),
+            "opacities": (opacities, ()),
+        }
+        values = {}
+        for name, (value, width) in named.items():
+            if value is not None:
+                values[name] = _broadcast(name, value, lifted.raw, (*self.raw.shape[:-1], *width))
+        drawn = values.get("opacities", lifted.opacities)
+        _warn_if_cut(self, drawn, values, "with_bounds(scale_factor={:g}) before this")
+        parts = []
+        for name, columns in _COLUMNS.items():
+            if name in values:
+                parts.append(_field_to_raw(self, name, values[name]).to(self.raw.dtype))
+            else:
+                parts.append(self.raw[..., columns])
+        return self.replace_raw(torch.cat(parts, -1))
+
+    def with_bounds(
+        self,
+        *,
+        scale_factor: float | None = None,
+        nominal_count: int | None = None,
+        aspect: float | None = None,
+    ) -> Gaussians:
+        """The same picture under other bounds, with the same slots; ``self`` where none of them changes.
+
+        With another ``scale_factor`` or ``nominal_count`` only the two raw scales change: each becomes the inverse
+        sigmoid of the standard deviation in units of the new bound. With another ``aspect`` the canvas is stretched
+        onto the new one, just as the picture is when it is resized to that aspect, or rendered at it; raw scales and
+        angles change.
+
+        Args:
+            scale_factor: as the attribute; None keeps it.
+            nominal_count: as the attribute; None keeps it.
+            aspect: as the attribute; None keeps it.
+
+        Warns:
+            UserWarning: a visible Gaussian has a scale that the new bound cuts by more than 1 %.
+        """
+        canvas = dataclasses.replace(
+            self,
+            scale_factor=self.scale_factor if scale_factor is None else scale_factor,
+            nominal_count=self.nominal_count if nominal_count is None else nominal_count,
+            aspect=self.aspect if aspect is None else aspect,
+        )
+        stretched = not math.isclose(canvas.aspect, self.aspect, rel_tol=_SAME)
+        same_spacing = canvas.nominal_count == self.nominal_count
+        if not stretched and same_spacing and canvas.scale_factor == self.scale_factor:
+            return self
+        lifted = self._lifted()
+        raw = lifted.raw
+        if stretched:
+            stretch = torch.diag(raw.new_tensor(canvas.extent) / raw.new_tensor(self.extent))
+            _, scales, angles = _map_values(lifted, stretch, raw.new_zeros(2))
+            cut = True
+            raw_scales, raw_angles = _field_to_raw(canvas, "scales", scales), angles.unsqueeze(-1)
+        else:
+            scales, raw_angles = lifted.scales, raw[..., _COLUMNS["angles"]]
+            ratio = self._largest_scale / canvas._largest_scale
+            cut = ratio > 1
+            # logarithms hold the smallest scales, which sigmoids would lose
+            log_fraction = F.logsigmoid(raw[..., _SCALE]) + math.log(ratio)
+            log_fraction = log_fraction.clamp_max(math.log1p(-_INSIDE))
+            raw_scales = log_fraction - (-log_fraction.expm1()).log()
+        if cut:
+            _warn_if_cut(canvas, lifted.opacities, {"scales": scales}, "scale_factor={:g}")
+        shape = torch.cat((raw_scales, raw_angles), -1).to(self.raw.dtype)
+        return canvas.replace_raw(
+            torch.cat((self.raw[..., _CENTER], shape, self.raw[..., _COLOR.start :]), -1)
+        )
+
+    def drop(self, mask: Any) -> Gaussians:
+        """Without the Gaussians of ``mask``, in the same number: each stays in its place, and the removed draw nothing.
+
+        The raw numbers of the removed ones are zeros and an opacity of 8e-7, so that nothing of them is left for
+        any model to read. Indexing (``gaussians[:, keep]``) removes them altogether.
+
+        Args:
+            mask: boolean [..., K] or [K], True for those to remove.
+
+        Raises:
+            InputError: the mask is of another type or shape.
+        """
+        mask = torch.as_tensor(mask, device=self.raw.device)
+        shapes = (self.raw.shape[:-1], self.raw.shape[-2:-1])
+        if mask.dtype != torch.bool or mask.shape not in shapes:
+            wanted = " or ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
+            raise InputError(
+                f"mask must be boolean of shape {wanted}, True for Gaussians to remove; "
+                f"got {mask.dtype} of shape {list(mask.shape)}"
+            )
+        return self.replace_raw(torch.where(mask.unsqueeze(-1), _removed(self.raw), self.raw))
+
+    def in_slots(self, count: int) -> Gaussians:
+        """``count`` Gaussians, each of these in its slot; the others draw nothing, and are as ``drop`` makes them.
+
+        Args:
+            count: K of the result, whose ``slots`` are None.
+
+        Raises:
+            InputError: a slot is ``count`` or more, or is negative, or is taken twice in an image.
+        """
+        slots = self.slots
+        if slots is None:
+            if len(self) == count:
+                return self
+            slots = self._own_slots()
+        if slots.numel():
+            low, high = (int(slot) for slot in slots.aminmax())
+            if low < 0 or high >= count:
+                wrong = low if low < 0 else high
+                raise InputError(f"there is no slot {wrong} among {count}; slots must be 0 to {count - 1}")
+            ordered = slots.sort(-1).values
+            twice = ordered[..., 1:][ordered.diff(dim=-1) == 0]
+            if twice.numel():
+                raise InputError(
+                    f"slot {int(twice[0])} is taken twice; each Gaussian needs a slot of its own"
+                )
+        empty = _removed(self.raw).expand(*self.raw.shape[:-2], count, NUM_FIELDS)
+        raw = empty.scatter(-2, slots.unsqueeze(-1).expand(self.raw.shape), self.raw)
+        return dataclasses.replace(self, raw=raw, slots=None)
 
     def detach(self) -> Gaussians:
         return self.replace_raw(self.raw.detach())
@@ -140,6 +416,9 @@ class Gaussians:
     def to(self, *args: Any, **kwargs: Any) -> Gaussians:
         """Move or cast, with the arguments of ``torch.Tensor.to``."""
         return self.replace_raw(self.raw.to(*args, **kwargs))
+
+    def _lifted(self) -> Gaussians:
+        return self.to(torch.float32) if self.raw.dtype in (torch.float16, torch.bfloat16) else self
 
     @property
     def extent(self) -> tuple[float, float]:
@@ -153,6 +432,10 @@ class Gaussians:
         return 2 * math.sqrt(extent_x * extent_y / self.nominal_count)
 
     @property
+    def _largest_scale(self) -> float:
+        return self.scale_factor * self.spacing
+
+    @property
     def centers(self) -> Float[Tensor, "*batch k 2"]:
         """(x, y), canvas units."""
         return self.raw[..., _CENTER].tanh() * self.raw.new_tensor(self.extent)
@@ -160,7 +443,7 @@ class Gaussians:
     @property
     def scales(self) -> Float[Tensor, "*batch k 2"]:
         """Standard deviations along the two axes, canvas units."""
-        return self.raw[..., _SCALE].sigmoid() * (self.scale_factor * self.spacing)
+        return self.raw[..., _SCALE].sigmoid() * self._largest_scale
 
     @property
     def angles(self) -> Float[Tensor, "*batch k"]:
@@ -200,7 +483,7 @@ class Gaussians:
         Pixel (column 0, row 0) has its centre at (0.5, 0.5). Another aspect than the Gaussians' own stretches
         them. Half precision is lifted to float32.
         """
-        lifted = self.to(torch.float32) if self.raw.dtype in (torch.float16, torch.bfloat16) else self
+        lifted = self._lifted()
         extent = lifted.raw.new_tensor(self.extent)
         pixels = lifted.raw.new_tensor((width, height)) / (2 * extent)
         centers = (lifted.centers + extent) * pixels
@@ -208,34 +491,48 @@ class Gaussians:
         return centers, covariances, lifted.colors, lifted.opacities
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all."""
+        """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all.
+
+        Args:
+            path: its name ends in ``.safetensors``.
+
+        Raises:
+            InputError: the name has another suffix.
+        """
         from safetensors.torch import save
 
-        partial = Path(f"{path}.partial")
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            name = f"{path.stem.removesuffix('.safetensors')}.safetensors"
+            raise InputError(f"{path}: Gaussians are written as safetensors; name the file {name}")
         meta = {name: getattr(self, name) for name in ("scale_factor", "nominal_count", "aspect")}
-        # safetensors' own file would be for its owner's eyes only, whatever the umask
-        partial.write_bytes(
-            save({"raw": self.raw.detach().cpu().contiguous()}, {"gvit.gaussians": json.dumps(meta)})
+        tensors = {"raw": self.raw} | ({} if self.slots is None else {"slots": self.slots})
+        content = save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+            {"gvit.gaussians": json.dumps(meta)},
         )
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            # safetensors' own file would be for its owner's eyes only, whatever the umask
+            partial.write_bytes(content)
 
     @classmethod
     def load(cls, path: str | Path) -> Gaussians:
         """Read what ``save`` wrote.
 
         Raises:
-            ValueError: the file is not there, is damaged, or holds no Gaussians.
+            InputError: the file is not there, is damaged, or holds no Gaussians.
         """
         from safetensors import SafetensorError, safe_open
 
         if not Path(path).is_file():
-            raise ValueError(f"{path}: no such file")
+            raise InputError(f"{path}: no such file")
         try:
             with safe_open(path, "pt") as file:
                 meta = json.loads((file.metadata() or {})["gvit.gaussians"])
-                return cls(file.get_tensor("raw"), **meta)
-        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path}: not a file of Gaussians written by gvit ({error})") from error
+                slots = file.get_tensor("slots") if "slots" in file.keys() else None  # noqa: SIM118
+                return cls(file.get_tensor("raw"), **meta, slots=slots)
+        except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError, InputError) as error:
+            raise InputError(f"{path}: not a file of Gaussians written by gvit ({error})") from error
 
 
 def transform_gaussians(
@@ -265,14 +562,27 @@ def transform_gaussians(
         scale_factor: of the result; None keeps it.
         nominal_count: of the result; None keeps it.
         aspect: of the result's canvas; None keeps it.
+
+    Returns:
+        Gaussians with the same slots. No warning is given of scales that were cut.
     """
     matrix, shift = matrix.to(gaussians.raw), shift.to(gaussians.raw)
-    canvas = replace(
+    canvas = dataclasses.replace(
         gaussians,
         scale_factor=gaussians.scale_factor if scale_factor is None else scale_factor,
         nominal_count=gaussians.nominal_count if nominal_count is None else nominal_count,
         aspect=gaussians.aspect if aspect is None else aspect,
     )
+    centers, scales, angles = _map_values(gaussians, matrix, shift)
+    outside = (centers.abs() > centers.new_tensor(canvas.extent)).any(-1)
+    opacities = gaussians.opacities.masked_fill(outside, 0)
+    return canvas.replace_raw(_to_raw(canvas, centers, scales, angles, gaussians.colors, opacities))
+
+
+def _map_values(
+    gaussians: Gaussians, matrix: Float[Tensor, "*#batch 2 2"], shift: Float[Tensor, "*#batch 2"]
+) -> tuple[Float[Tensor, "*batch k 2"], Float[Tensor, "*batch k 2"], Float[Tensor, "*batch k"]]:
+    """Centres, standard deviations and angles after an affine map, whatever the bounds; see the function above."""
     centers = gaussians.centers @ matrix.mT + shift.unsqueeze(-2)
     each = matrix.unsqueeze(-3)  # the same map for all Gaussians of an image
     covariances = each @ gaussians.covariances @ each.mT
@@ -286,17 +596,124 @@ def transform_gaussians(
     stays_long = along >= first.square().sum(-1) / 2
     angles = torch.where(stays_long, long_angle, long_angle + math.pi / 2)
     angles = angles + math.pi * ((gaussians.angles - angles) / math.pi).round()
-    outside = (centers.abs() > centers.new_tensor(canvas.extent)).any(-1)
-    return Gaussians.from_values(
-        centers,
-        torch.where(stays_long.unsqueeze(-1), torch.stack((long, short), -1), torch.stack((short, long), -1)),
-        angles,
-        gaussians.colors,
-        gaussians.opacities.masked_fill(outside, 0),
-        scale_factor=canvas.scale_factor,
-        nominal_count=canvas.nominal_count,
-        aspect=canvas.aspect,
-    )
+    in_order = torch.stack((long, short), -1), torch.stack((short, long), -1)
+    return centers, torch.where(stays_long.unsqueeze(-1), *in_order), angles
+
+
+def _to_raw(
+    canvas: Gaussians, centers: Tensor, scales: Tensor, angles: Tensor, colors: Tensor, opacities: Tensor
+) -> Float[Tensor, "*batch k 9"]:
+    """Raw numbers of bounded values under the bounds of ``canvas``; values beyond a bound are moved just inside it."""
+    values = (centers, scales, angles, colors, opacities)
+    fields = zip(_COLUMNS, values, strict=True)
+    return torch.cat([_field_to_raw(canvas, name, value) for name, value in fields], -1)
+
+
+def _field_to_raw(canvas: Gaussians, name: str, values: Tensor) -> Tensor:
+    """The raw columns of one bounded property, [..., K, 1 to 3]."""
+    if name == "angles":
+        return values.unsqueeze(-1)
+    if name == "centers":
+        position = values / values.new_tensor(canvas.extent)
+        return position.clamp(-1 + _INSIDE, 1 - _INSIDE).atanh()
+    if name == "scales":
+        values = values / canvas._largest_scale
+    if name == "opacities":
+        values = values.unsqueeze(-1)
+    return values.clamp(_INSIDE, 1 - _INSIDE).logit()
+
+
+def _broadcast(name: str, value: Any, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(shape)
+    except (RuntimeError, TypeError, ValueError) as error:
+        got = list(value.shape) if hasattr(value, "shape") else value
+        raise InputError(f"{name} must be numbers that broadcast to {list(shape)}, got {got}") from error
+
+
+def _removed(like: Tensor) -> Float[Tensor, " fields"]:
+    """The raw numbers of a Gaussian that draws nothing."""
+    return F.pad(like.new_zeros(NUM_FIELDS - 1), (0, 1), value=_REMOVED_OPACITY)
+
+
+def _reaches_gaussians(index: Any, ndim: int) -> bool:
+    """Whether an index of raw numbers [..., K, 9] selects along K; in doubt it does."""
+    items = index if isinstance(index, tuple) else (index,)
+    indexed = 0
+    for position, item in enumerate(items):
+        if item is None or isinstance(item, bool):  # these add a dimension
+            continue
+        if item is Ellipsis and position == len(items) - 1:
+            break
+        if isinstance(item, Tensor):
+            indexed += item.ndim if item.dtype in (torch.bool, torch.uint8) else 1
+        elif isinstance(item, (int, slice)) or (
+            isinstance(item, list) and all(isinstance(entry, int) for entry in item)
+        ):
+            indexed += 1
+        else:
+            return True
+    return indexed > ndim - 2
+
+
+def _warn_if_cut(canvas: Gaussians, opacities: Tensor, values: dict[str, Tensor], remedy: str) -> None:
+    """Warn where the bounds of ``canvas`` change values materially; see ``Gaussians.from_values``.
+
+    ``remedy`` is what would keep the scales, with a place for the scale factor.
+    """
+    if torch.compiler.is_compiling():
+        return
+    visible = opacities >= VISIBLE_OPACITY
+    cut = {}
+    if "scales" in values:
+        fraction = values["scales"] / canvas._largest_scale
+        cut["above"] = visible & (fraction > 1 + _CUT_SCALE).any(-1)
+        cut["negative"] = visible & (fraction < -_CUT_SCALE).any(-1)
+    if "centers" in values:
+        centers = values["centers"]
+        beyond = centers.abs() - centers.new_tensor(canvas.extent)
+        cut["centers"] = visible & (beyond > _CUT_CENTER * canvas.spacing).any(-1)
+    if "colors" in values:
+        cut["colors"] = visible & ((values["colors"] - 0.5).abs() > 0.5 + _CUT_COLOR).any(-1)
+    if "opacities" in values:
+        cut["opacities"] = (opacities - 0.5).abs() > 0.5 + _CUT_COLOR
+    if not cut:
+        return
+    try:
+        total, *counts = torch.stack([mask.sum() for mask in (visible, *cut.values())]).tolist()
+    except RuntimeError:  # within vmap or on the meta device there are no numbers to look at
+        return
+    number = dict(zip(cut, counts, strict=True))
+    found = []
+    if number.get("above"):
+        needed = values["scales"].amax(-1)[cut["above"]].max().item() / canvas.spacing
+        keep = f"; {remedy.format(_round_up(needed))} would keep them" if math.isfinite(needed) else ""
+        found.append(
+            f"{number['above']} of {total} visible Gaussians have scales above the bound, scale_factor * spacing = "
+            f"{canvas._largest_scale:.4g}, and are cut to it{keep}"
+        )
+    if number.get("negative"):
+        found.append(
+            f"{number['negative']} of {total} visible Gaussians have negative scales, which become 0"
+        )
+    if number.get("centers"):
+        extent_x, extent_y = canvas.extent
+        found.append(
+            f"{number['centers']} of {total} visible Gaussians lie beyond the canvas, |x| <= {extent_x:.4g} and "
+            f"|y| <= {extent_y:.4g} for aspect={canvas.aspect:.4g}, and are moved to its border; "
+            "the aspect must be height / width of their own image"
+        )
+    for name in ("colors", "opacities"):
+        if number.get(name):
+            found.append(f"{number[name]} Gaussians have {name} outside [0, 1], which are cut to it")
+    if found:
+        warnings.warn(". ".join(found), UserWarning, stacklevel=3)
+
+
+def _round_up(value: float) -> float:
+    """To three significant digits."""
+    digits = 2 - math.floor(math.log10(value))
+    return math.ceil(value * 10.0**digits) / 10.0**digits
 
 
 def num_canonical_features(num_frequencies: int) -> int:
