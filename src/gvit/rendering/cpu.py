@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 from torch import Tensor
 
 from gvit.rendering.operators import Constants, Gradients, Rendered, register
@@ -51,7 +52,7 @@ def _cache_directory() -> Path:
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     name = f"gvit-kernels-{digest[:16]}"
     chosen = os.environ.get("NUMBA_CACHE_DIR")
-    base = Path(chosen or os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser())
+    base = Path(chosen) if chosen else user_cache_path("gvit", appauthor=False)
     if _writable(base / name):
         return base / name
     # what is loaded from here is executed: it must be nobody else's

@@ -1,33 +1,92 @@
-"""The complete configuration of a training run; recipes return one, the command line changes its fields."""
+"""The complete configuration of a training run; recipes return one, the command line changes its fields.
+
+Each class below is a frozen dataclass whose values pydantic validates. A whole number may stand for a float, and a
+string for a path; otherwise a value has to be of its field's type. Whatever is wrong is an ``InputError``.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+import reprlib
+from dataclasses import asdict, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar
 
-from gvit.errors import InputError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic.fields import FieldInfo
+
+from gvit.errors import InputError, option, unknown_name
 from gvit.losses import PixelLoss
 
+_Config = TypeVar("_Config")
+
+# Defaults are validated, too: 5 becomes 5.0, so that equal configurations are equal as text.
+_CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate_default=True)
+
+# A run can be resumed and evaluated from elsewhere.
+_AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(Path.absolute)]
 
 
+def _raises_input_error(kind: type[_Config]) -> type[_Config]:
+    """Class decorator: what pydantic finds wrong with the arguments is raised as an ``InputError``."""
+    built: Any = kind  # a type checker refuses to see __init__ replaced
+    validate = built.__init__
 
-def _require(
-    value: float | None, flag: str, low: float, high: float = float("inf"), open_low: bool = False
-) -> None:
-    if value is None:
-        return
-    if not (low < value if open_low else low <= value) or value > high:
-        bound = f"{'above' if open_low else 'at least'} {low:g}"
-        if high != float("inf"):
-            bound += f" and at most {high:g}"
-        raise InputError(f"--{flag} must be {bound}, got {value:g}")
-    if value == float("inf"):
-        raise InputError(f"--{flag} must be finite")
+    @functools.wraps(validate)
+    def __init__(self: _Config, *args: Any, **kwargs: Any) -> None:
+        try:
+            validate(self, *args, **kwargs)
+        except ValidationError as error:
+            raise _input_error(kind, error) from error
+
+    built.__init__ = __init__
+    return kind
 
 
-@dataclass(frozen=True)
+def _input_error(kind: Any, error: ValidationError) -> InputError:
+    """The first thing that is wrong with a configuration of the class ``kind``, in one line."""
+    wrong = error.errors(include_url=False)[0]
+    context = wrong.get("ctx", {})
+    if isinstance(context.get("error"), InputError):  # raised by a __post_init__
+        return context["error"]
+    *groups, place = wrong["loc"] or ("",)
+    for group in groups:
+        kind = kind.__pydantic_fields__[group].annotation
+    known = kind.__pydantic_fields__
+    if wrong["type"] == "unexpected_keyword_argument":
+        return unknown_name("field", str(place), known)
+    name = list(known)[place] if isinstance(place, int) and place < len(known) else str(place)
+    if name not in known:
+        return InputError(f"not a training configuration ({wrong['msg']})")
+    wanted = wrong["msg"].removeprefix("Input should be ")
+    if wrong["type"] == "path_type":
+        wanted = "a path"
+    elif wrong["type"] == "finite_number":
+        wanted = " and ".join([*_bounds(known[name]), "finite"])
+    elif context.keys() & _BOUNDS.keys():
+        wanted = " and ".join(_bounds(known[name]))
+    value = wrong["input"]
+    shown = f"{value:g}" if isinstance(value, float) else reprlib.repr(value)
+    return InputError(f"{option(name)} must be {wanted}, got {shown}")
+
+
+_BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
+
+
+def _bounds(of: FieldInfo) -> list[str]:
+    """Both ends of a field's range; pydantic's own message names only the one that was passed."""
+    return [
+        f"{words} {getattr(bound, name)}"
+        for bound in of.metadata
+        for name, words in _BOUNDS.items()
+        if hasattr(bound, name)
+    ]
+
+
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
 class ModelConfig:
     """Which model. None leaves a value as the named model has it; patch models have no use for what is Gaussian.
 
@@ -47,31 +106,23 @@ class ModelConfig:
     """
 
     model: str | None = "gvit_small"
-    init: Path | None = None
-    img_size: int | None = None
-    num_gaussians: int | None = None
-    scale_factor: float | None = None
+    init: _AbsolutePath | None = None
+    img_size: Annotated[int | None, Field(ge=11)] = None
+    num_gaussians: Annotated[int | None, Field(ge=1)] = None
+    scale_factor: Annotated[float | None, Field(gt=0)] = None
     encoder: str | None = None
-    noise_std: float | None = None
+    noise_std: Annotated[float | None, Field(ge=0)] = None
     tokens: str | None = None
     pool: Literal["token", "avg"] | None = None
-    drop_path_rate: float | None = None
-
-    def __post_init__(self) -> None:
-        if self.init is not None:
-            object.__setattr__(self, "init", self.init.absolute())
-        _require(self.img_size, "img-size", 11)
-        _require(self.num_gaussians, "num-gaussians", 1)
-        _require(self.scale_factor, "scale-factor", 0, open_low=True)
-        _require(self.noise_std, "noise-std", 0)
-        _require(self.drop_path_rate, "drop-path-rate", 0, 1)
+    drop_path_rate: Annotated[float | None, Field(ge=0, le=1)] = None
 
     def settings(self) -> dict[str, Any]:
         """What can be set of the model, by the names that ``create_model`` takes."""
         return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("model", "init")}
 
 
-@dataclass(frozen=True)
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
 class DataConfig:
     """Which images, and what happens to them.
 
@@ -91,30 +142,20 @@ class DataConfig:
     """
 
     dataset: str = "digits"
-    data_dir: Path | None = None
-    batch_size: int = 256
-    workers: int = 0
+    data_dir: _AbsolutePath | None = None
+    batch_size: Annotated[int, Field(ge=1)] = 256
+    workers: Annotated[int, Field(ge=0)] = 0
     crop_mode: Literal["center", "squash"] = "center"
-    crop_pct: float = 0.875
+    crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
     hflip: bool = True
-    min_crop: float = 0.5
-    rotate: float = 0.0
-    translate: float = 0.0
-    zoom: float = 0.0
-
-    def __post_init__(self) -> None:
-        if self.data_dir is not None:  # a run can be resumed and evaluated from elsewhere
-            object.__setattr__(self, "data_dir", self.data_dir.absolute())
-        _require(self.batch_size, "batch-size", 1)
-        _require(self.workers, "workers", 0)
-        _require(self.crop_pct, "crop-pct", 0, 1, open_low=True)
-        _require(self.min_crop, "min-crop", 0, 1, open_low=True)
-        _require(self.rotate, "rotate", 0, 180)
-        _require(self.translate, "translate", 0, 1)
-        _require(self.zoom, "zoom", 0, 0.99)
+    min_crop: Annotated[float, Field(gt=0, le=1)] = 0.5
+    rotate: Annotated[float, Field(ge=0, le=180)] = 0.0
+    translate: Annotated[float, Field(ge=0, le=1)] = 0.0
+    zoom: Annotated[float, Field(ge=0, le=0.99)] = 0.0
 
 
-@dataclass(frozen=True)
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
 class ScheduleConfig:
     """The four phases, in epochs.
 
@@ -130,26 +171,21 @@ class ScheduleConfig:
         eval_every: epochs from one evaluation, and checkpoint, to the next.
     """
 
-    epochs: float | None = None
-    reconstruct_epochs: float = 150
-    perceptual_epochs: float = 50
-    classify_epochs: float = 150
-    guide_epochs: float = 50
-    guide_every: int = 10
-    gamma: float = 0.1
+    epochs: Annotated[float | None, Field(gt=0)] = None
+    reconstruct_epochs: Annotated[float, Field(ge=0)] = 150
+    perceptual_epochs: Annotated[float, Field(ge=0)] = 50
+    classify_epochs: Annotated[float, Field(ge=0)] = 150
+    guide_epochs: Annotated[float, Field(ge=0)] = 50
+    guide_every: Annotated[int, Field(ge=1)] = 10
+    gamma: Annotated[float, Field(ge=0)] = 0.1
     freeze_encoder: bool = False
-    eval_every: float = 5
+    eval_every: Annotated[float, Field(gt=0)] = 5
 
     def __post_init__(self) -> None:
-        for name in ("reconstruct", "perceptual", "classify", "guide"):
-            _require(getattr(self, f"{name}_epochs"), f"{name}-epochs", 0)
-        _require(self.epochs, "epochs", 0, open_low=True)
-        _require(self.guide_every, "guide-every", 1)
-        _require(self.gamma, "gamma", 0)
-        _require(self.eval_every, "eval-every", 0, open_low=True)
         if sum(self.phase_epochs()) <= 0:
             raise InputError(
-                "the phases have no epochs: set --reconstruct-epochs, --classify-epochs, ... above 0"
+                f"the phases have no epochs: set {option('reconstruct_epochs')}, {option('classify_epochs')}, "
+                "... above 0"
             )
 
     def phase_epochs(self) -> tuple[float, float, float, float]:
@@ -159,7 +195,8 @@ class ScheduleConfig:
         return tuple(length * factor for length in lengths)  # type: ignore[return-value]
 
 
-@dataclass(frozen=True)
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
 class ObjectiveConfig:
     """What is descended.
 
@@ -170,14 +207,12 @@ class ObjectiveConfig:
     """
 
     pixel_loss: PixelLoss = "bce"
-    perceptual_weight: float = 0.1
+    perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     gradient: Literal["cut", "joint"] = "cut"
 
-    def __post_init__(self) -> None:
-        _require(self.perceptual_weight, "perceptual-weight", 0)
 
-
-@dataclass(frozen=True)
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
 class OptimizerConfig:
     """AdamW with a linear warm-up and a cosine decay.
 
@@ -192,27 +227,18 @@ class OptimizerConfig:
         ema_decay: evaluate and save an exponential moving average of the weights with this decay a step.
     """
 
-    base_lr: float = 1e-4
-    warmup_epochs: float = 10
-    weight_decay: float = 0.05
-    layer_decay: float | None = None
-    beta1: float = 0.9
-    beta2: float = 0.95
-    clip_grad: float | None = None
-    ema_decay: float | None = None
-
-    def __post_init__(self) -> None:
-        _require(self.base_lr, "base-lr", 0, open_low=True)
-        _require(self.warmup_epochs, "warmup-epochs", 0)
-        _require(self.weight_decay, "weight-decay", 0)
-        _require(self.beta1, "beta1", 0, 1)
-        _require(self.beta2, "beta2", 0, 1)
-        _require(self.clip_grad, "clip-grad", 0, open_low=True)
-        _require(self.layer_decay, "layer-decay", 0, 1, open_low=True)
-        _require(self.ema_decay, "ema-decay", 0, 1)
+    base_lr: Annotated[float, Field(gt=0)] = 1e-4
+    warmup_epochs: Annotated[float, Field(ge=0)] = 10
+    weight_decay: Annotated[float, Field(ge=0)] = 0.05
+    layer_decay: Annotated[float | None, Field(gt=0, le=1)] = None
+    beta1: Annotated[float, Field(ge=0, le=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, le=1)] = 0.95
+    clip_grad: Annotated[float | None, Field(gt=0)] = None
+    ema_decay: Annotated[float | None, Field(ge=0, le=1)] = None
 
 
-@dataclass(frozen=True)
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
 class ComputeConfig:
     """How a step is computed; what it computes stays the same but for rounding.
 
@@ -225,16 +251,14 @@ class ComputeConfig:
     """
 
     precision: Literal["float32", "bf16", "float64"] = "float32"
-    accumulate: int = 1
+    accumulate: Annotated[int, Field(ge=1)] = 1
     grad_checkpointing: bool = False
     compile: bool = False
     fsdp: bool = False
 
-    def __post_init__(self) -> None:
-        _require(self.accumulate, "accumulate", 1)
 
-
-@dataclass(frozen=True)
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
 class TrainConfig:
     """Everything that decides the result of a training run.
 
@@ -254,12 +278,12 @@ class TrainConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
 
     def __post_init__(self) -> None:
-        _require(self.seed, "seed", 0, 2**63 - 1)
         if self.compute.fsdp and self.optimizer.ema_decay is not None:
-            raise InputError("--ema-decay needs whole weights: leave --fsdp or --ema-decay out")
+            fsdp, ema_decay = option("fsdp"), option("ema_decay")
+            raise InputError(f"{ema_decay} needs whole weights: leave {fsdp} or {ema_decay} out")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, default=str) + "\n"
@@ -269,23 +293,9 @@ class TrainConfig:
         """Read what ``to_json`` wrote.
 
         Raises:
-            InputError: not JSON, or not of this configuration.
+            InputError: it isn't JSON, or a field is unknown or has a value that can't be.
         """
         try:
-            return _build(cls, json.loads(text))
-        except (TypeError, json.JSONDecodeError) as error:
-            raise InputError(f"not a training configuration ({error})") from error
-
-
-def _build(kind: Any, values: dict[str, Any]) -> Any:
-    hints = get_type_hints(kind)
-    built = {}
-    for name, value in values.items():
-        hint = hints.get(name)
-        if is_dataclass(hint):
-            built[name] = _build(hint, value)
-        elif name in ("data_dir", "init") and value is not None:
-            built[name] = Path(value)
-        else:
-            built[name] = value
-    return kind(**built)
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            raise _input_error(cls, error) from error

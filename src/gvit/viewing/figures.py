@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gvit.files import replacing
 from gvit.gaussians import VISIBLE_OPACITY, Gaussians
 from gvit.losses import psnr
 from gvit.models.gvit import GViT
@@ -134,10 +134,9 @@ def save_picture(image: Float[Tensor, "3 h w"], path: Path) -> None:
     """Write an image with values in [0, 1] as a PNG file of 8 bits, whole or not at all."""
     from PIL import Image
 
-    partial = path.with_name(path.name + ".partial")
     pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
-    Image.fromarray(pixels).save(partial, format="png")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        Image.fromarray(pixels).save(partial, format="png")
 
 
 def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
@@ -163,9 +162,8 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG file, whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    figure.savefig(partial, format="png")
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")
 
 
 def as_picture(image: Float[Tensor, "c h w"]) -> Any:
