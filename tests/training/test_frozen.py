@@ -7,17 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from gvit.training.progress import ConsoleObserver
 from PIL import Image
 
 import gvit
 from gvit.cli import main
 from gvit.data.collections import save_collection
-from gvit.errors import InputError
+from gvit.errors import InputError, for_command_line
 from gvit.gaussians import Gaussians
 from gvit.recipes import gaussians
-from gvit.training.loop import Trainer, resume, train
-from gvit.training.run import Run
+from gvit.training.setup import set_up
+from gvit.training.train import Interrupted, resume, train
 
 
 @pytest.fixture(scope="module")
@@ -48,22 +47,14 @@ def config(frozen: Path, model: str, epochs: float = 3, **fields):
 
 @pytest.mark.parametrize("model", ["gaussian_vit_tiny", "vit_tiny_patch8"])
 def test_a_classifier_learns_from_frozen_gaussians_and_goes_on_where_it_stopped(frozen, tmp_path, model):
-    quiet = ConsoleObserver(quiet=True)
     settings = config(frozen, model, epochs=6)
-    result = train(settings, tmp_path / "whole", quiet)
+    result = train(settings, tmp_path / "whole")
     assert result.top1 > 0.9
     assert result.psnr is None
-
-    class Stop(ConsoleObserver):
-        def step(self, step, *rest) -> None:
-            if step == 5:
-                raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(
-            replace(settings, schedule=replace(settings.schedule, eval_every=0.5)), tmp_path / "cut", Stop()
-        )
-    resume(tmp_path / "cut", quiet)
+    answers = iter([False] * 4 + [True])
+    with pytest.raises(Interrupted):
+        train(settings, tmp_path / "cut", stop=lambda: next(answers))
+    resume(tmp_path / "cut")
     expected, found = (gvit.load_model(tmp_path / name).state_dict() for name in ("whole", "cut"))
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert main(["evaluate", str(tmp_path / "whole")]) == 0
@@ -74,36 +65,36 @@ def test_a_classifier_learns_from_frozen_gaussians_and_goes_on_where_it_stopped(
 
 
 def test_number_and_largest_size_come_from_the_data(frozen, tmp_path):
-    trainer = Trainer(config(frozen, "gaussian_vit_tiny"), Run(tmp_path))
-    assert (trainer.model.num_gaussians, trainer.model.scale_factor) == (5, 1.5)
-    assert trainer.notes == []
-    assert {trainer.schedule.plan(step).phase for step in range(trainer.schedule.total)} == {"classify"}
-    smaller = Trainer(config(frozen, "gaussian_vit_tiny", scale_factor=0.5), Run(tmp_path))
-    assert smaller.model.scale_factor == 0.5
-    assert smaller.notes == [
+    setup = set_up(config(frozen, "gaussian_vit_tiny"))
+    assert setup.task.model.tokens.bounds == {"scale_factor": 1.5, "nominal_count": 5}
+    assert setup.notes == ()
+    assert {setup.schedule.plan(step).phase for step in range(setup.schedule.total)} == {"classify"}
+    smaller = set_up(config(frozen, "gaussian_vit_tiny", scale_factor=0.5))
+    assert smaller.task.model.tokens.bounds == {"scale_factor": 0.5, "nominal_count": 5}
+    assert [for_command_line(note) for note in smaller.notes] == [
         "scales are cut to 0.5 spacings, the data's reach to 1.5; --scale-factor 1.5 keeps them"
     ]
     for model, fields, message in (
         ("gvit_tiny", {}, "reads images, but the data set holds Gaussians"),
-        ("gaussian_vit_tiny", {"num_gaussians": 6}, "take --num-gaussians 5"),
+        ("gaussian_vit_tiny", {"num_gaussians": 6}, "take num_gaussians=5"),
     ):
         with pytest.raises(InputError, match=message):
-            Trainer(config(frozen, model, **fields), Run(tmp_path))
+            set_up(config(frozen, model, **fields))
     images = replace(config(frozen, "gaussian_vit_tiny"), data=replace(gaussians().data, dataset="digits"))
-    with pytest.raises(InputError, match="take --dataset gaussians"):
-        Trainer(images, Run(tmp_path))
+    with pytest.raises(InputError, match="take dataset='gaussians'"):
+        set_up(images)
 
 
 def test_gaussians_stay_in_float32_under_bf16(frozen, tmp_path):
     settings = config(frozen, "gaussian_vit_tiny")
-    trainer = Trainer(replace(settings, compute=replace(settings.compute, precision="bf16")), Run(tmp_path))
+    setup = set_up(replace(settings, compute=replace(settings.compute, precision="bf16")))
     seen = {}
     for name in ("patch_embed", "blocks.0.mlp.fc1"):
-        trainer.model.get_submodule(name).register_forward_hook(
+        setup.task.model.get_submodule(name).register_forward_hook(
             lambda module, args, out, name=name: seen.update({name: out.dtype})
         )
-    (parts,) = trainer.batches(0, 1, workers=0)
-    trainer.train_step(parts, trainer.schedule.plan(0))
+    (parts,) = setup.feed.batches(0, 1, workers=0)
+    setup.task.step(0, parts, setup.schedule.plan(0), setup.rates(0))
     assert seen == {"patch_embed": torch.float32, "blocks.0.mlp.fc1": torch.bfloat16}
 
 
@@ -133,10 +124,9 @@ def test_from_photographs_to_a_classifier_of_their_gaussians(tmp_path, monkeypat
 
 
 def test_a_classifier_of_gaussians_can_start_from_another(frozen, tmp_path):
-    quiet = ConsoleObserver(quiet=True)
-    train(config(frozen, "gaussian_vit_tiny", epochs=1), tmp_path / "first", quiet)
-    trainer = Trainer(config(frozen, None, init=tmp_path / "first"), Run(tmp_path))
+    train(config(frozen, "gaussian_vit_tiny", epochs=1), tmp_path / "first")
+    started = set_up(config(frozen, None, init=tmp_path / "first")).task.model.state_dict()
     source = gvit.load_model(tmp_path / "first").state_dict()
-    assert all(torch.equal(value, source[name]) for name, value in trainer.model.state_dict().items())
+    assert all(torch.equal(value, source[name]) for name, value in started.items())
     with pytest.raises(InputError, match="which vit_tiny_patch8 cannot start from"):
-        Trainer(config(frozen, "vit_tiny_patch8", init=tmp_path / "first"), Run(tmp_path))
+        set_up(config(frozen, "vit_tiny_patch8", init=tmp_path / "first"))

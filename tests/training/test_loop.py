@@ -1,24 +1,24 @@
 """Training runs end to end on a few digits with a model that fits a test."""
 
 import json
-import os
-import signal
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
-from gvit.training.tensorboard import TensorBoardObserver
 
 import gvit
 from gvit.data.sources import SOURCES, Source, digits
-from gvit.errors import InputError
+from gvit.errors import InputError, for_command_line, for_python
 from gvit.training import objective
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from gvit.training.dry_run import dry_run
-from gvit.training.loop import Interrupted, Trainer, resume, train
+from gvit.training.loop import Loop
 from gvit.training.motion import GaussianMotion
+from gvit.training.observers import Evaluated, Observer, Start, Step, TensorBoardObserver
 from gvit.training.run import Run
+from gvit.training.setup import Setup, set_up
+from gvit.training.train import Interrupted, resume, train
 
 # 4 steps an epoch; phases end at 4, 8, 14 and 20; guided steps are 14 and 17
 CONFIG = TrainConfig(
@@ -43,27 +43,34 @@ def few_digits():
         yield
 
 
-class Recorder:
-    """An observer that remembers, and may do something at a step."""
+class Recorder(Observer):
+    """Remembers, may do something after a step, and asks to stop after another."""
 
-    def __init__(self, at: int | None = None, action=None) -> None:
-        self.at, self.action = at, action
-        self.notes, self.steps, self.phases, self.results = [], [], [], []
+    def __init__(self, stop_at: int | None = None, at: int | None = None, action=None) -> None:
+        self.stop_at, self.at, self.action = stop_at, at, action
+        self.notes, self.steps, self.phases, self.results = (), [], [], []
 
-    def note(self, text) -> None:
-        self.notes.append(text)
+    def start(self, start: Start) -> None:
+        self.notes = start.notes
 
-    def start(self, total_steps, done, steps_per_epoch) -> None:
-        self.total, self.done, self.steps_per_epoch = total_steps, done, steps_per_epoch
-
-    def step(self, step, plan, measures, images_per_second) -> None:
-        self.steps.append(step)
-        self.phases.append(plan.phase)
-        if step == self.at:
+    def step(self, step: Step) -> None:
+        self.steps.append(step.number)
+        self.phases.append(step.plan.phase)
+        if step.number == self.at:
             self.action()
 
-    def evaluation(self, step, result, moved) -> None:
-        self.results.append((step, result))
+    def evaluation(self, evaluated: Evaluated) -> None:
+        self.results.append((evaluated.step, evaluated.result))
+
+    def stop(self) -> bool:
+        return bool(self.steps) and self.steps[-1] == self.stop_at
+
+
+def interrupt(config: TrainConfig, folder: Path, step: int) -> Interrupted:
+    recorder = Recorder(step)
+    with pytest.raises(Interrupted) as caught:
+        train(config, folder, [recorder], stop=recorder.stop)
+    return caught.value
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -87,13 +94,23 @@ def assert_same_run(one: Path, other: Path) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(CONFIG, folder, Recorder())
+    train(CONFIG, folder)
     return folder
 
 
 def test_a_run_holds_what_it_promises(finished):
     run = Run.open(finished)
-    assert run.load_config() == CONFIG
+    config = run.load_config()
+    assert config == set_up(CONFIG).config
+    # what was left to the named model and to the phases is written down
+    named = {"img_size": 32, "scale_factor": 1.0, "encoder": "denoising", "noise_std": 0.1}
+    named |= {"tokens": "canonical", "pool": "token"}
+    assert asdict(config.model) == asdict(CONFIG.model) | named
+    assert config.schedule.epochs == 5
+    assert config.schedule.phase_epochs() == CONFIG.schedule.phase_epochs()
+    for group in ("data", "objective", "optimizer", "compute", "seed"):
+        assert getattr(config, group) == getattr(CONFIG, group)
+    assert run.report_file.stat().st_size > 10_000
     lines = metrics(finished)
     assert [line["step"] for line in lines if line["kind"] == "evaluation"] == [8, 16, 20]
     # every tenth step, the last, and every guided one
@@ -107,7 +124,7 @@ def test_a_run_holds_what_it_promises(finished):
 
 def test_the_observer_sees_every_step(finished, tmp_path):
     recorder = Recorder()
-    result = train(CONFIG, tmp_path / "run", recorder)
+    result = train(CONFIG, tmp_path / "run", [recorder])
     assert recorder.steps == list(range(1, 21))
     assert recorder.phases == ["reconstruct"] * 4 + ["perceptual"] * 4 + ["classify"] * 6 + ["guide"] * 6
     assert recorder.results[-1] == (20, result)
@@ -115,9 +132,9 @@ def test_the_observer_sees_every_step(finished, tmp_path):
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp_path):
-    train(CONFIG, tmp_path / "again", Recorder())
+    train(CONFIG, tmp_path / "again")
     assert_same_run(finished, tmp_path / "again")
-    train(replace(CONFIG, seed=1), tmp_path / "other", Recorder())
+    train(replace(CONFIG, seed=1), tmp_path / "other")
     name = "encoder.head.2.weight"
     assert not torch.equal(weights(tmp_path / "other")[name], weights(finished)[name])
 
@@ -125,12 +142,9 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp
 @pytest.mark.parametrize("cut", [3, 8, 15])  # inside an epoch, at the end of a phase, between guided steps
 def test_an_interrupted_run_goes_on_to_the_same_result(finished, tmp_path, cut):
     folder = tmp_path / "run"
-    stop = Recorder(cut, lambda: os.kill(os.getpid(), signal.SIGINT))
-    with pytest.raises(Interrupted) as caught:
-        train(CONFIG, folder, stop)
-    assert caught.value.step == cut
+    assert interrupt(CONFIG, folder, cut).step == cut
     recorder = Recorder()
-    resume(folder, recorder)
+    resume(folder, [recorder])
     assert recorder.steps[0] == cut + 1
     assert_same_run(finished, folder)
 
@@ -145,11 +159,11 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
         raise PowerFailure
 
     with pytest.raises(PowerFailure):
-        train(CONFIG, folder, Recorder(11, fail))
+        train(CONFIG, folder, [Recorder(at=11, action=fail)])
     with Run(folder).metrics_file.open("a") as file:
         file.write('{"kind": "train", "st')  # half a line
     recorder = Recorder()
-    resume(folder, recorder)
+    resume(folder, [recorder])
     assert recorder.steps[0] == 9
     assert_same_run(finished, folder)
 
@@ -157,30 +171,30 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
 def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
     before = {file.name: file.read_bytes() for file in finished.iterdir()}
     recorder = Recorder()
-    result = resume(finished, recorder)
+    result = resume(finished, [recorder])
     assert recorder.steps == []
     assert result.psnr == metrics(finished)[-1]["psnr"]
     assert {file.name: file.read_bytes() for file in finished.iterdir()} == before
 
 
-def networks_that_move(trainer: Trainer, step: int) -> set[str]:
-    trainer.step = step
-    before = {name: value.clone() for name, value in trainer.model.named_parameters()}
-    (parts,) = trainer.batches(step, step + 1, workers=0)
-    trainer.train_step(parts, trainer.schedule.plan(step))
-    moved = {name for name, value in trainer.model.named_parameters() if not torch.equal(value, before[name])}
+def networks_that_move(setup: Setup, step: int) -> set[str]:
+    model = setup.task.model
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    (parts,) = setup.feed.batches(step, step + 1, workers=0)
+    setup.task.step(step, parts, setup.schedule.plan(step), setup.rates(step))
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
     return {name.split(".")[0] for name in moved}
 
 
-def test_in_a_frozen_phase_no_weight_moves(tmp_path):
-    trainer = Trainer(CONFIG, Run(tmp_path))
-    torch.nn.init.normal_(trainer.model.encoder.head[-1].weight, std=0.1)
-    assert networks_that_move(trainer, 2) == {"encoder"}
-    assert networks_that_move(trainer, 6) == {"encoder"}
-    assert networks_that_move(trainer, 9) == {"encoder", "classifier"}
-    assert networks_that_move(trainer, 14) == {"encoder"}  # guided: weight decay and momentum included
-    assert networks_that_move(trainer, 15) == {"encoder", "classifier"}
-    assert [set(trainer.rates(step)) for step in (2, 9, 14)] == [
+def test_in_a_frozen_phase_no_weight_moves():
+    setup = set_up(CONFIG)
+    torch.nn.init.normal_(setup.task.model.encoder.head[-1].weight, std=0.1)
+    assert networks_that_move(setup, 2) == {"encoder"}
+    assert networks_that_move(setup, 6) == {"encoder"}
+    assert networks_that_move(setup, 9) == {"encoder", "classifier"}
+    assert networks_that_move(setup, 14) == {"encoder"}  # guided: weight decay and momentum included
+    assert networks_that_move(setup, 15) == {"encoder", "classifier"}
+    assert [set(setup.rates(step)) for step in (2, 9, 14)] == [
         {"encoder"},
         {"encoder", "classifier"},
         {"encoder"},
@@ -189,17 +203,17 @@ def test_in_a_frozen_phase_no_weight_moves(tmp_path):
 
 def test_a_folder_with_a_run_is_never_overwritten_unasked(finished, tmp_path):
     before = {file.name: file.read_bytes() for file in finished.iterdir()}
-    with pytest.raises(InputError, match=r"already holds a run.*--resume.*--overwrite"):
-        train(replace(CONFIG, seed=5), finished, Recorder())
+    with pytest.raises(InputError, match=r"already holds a run.*resume\(.*overwrite=True"):
+        train(replace(CONFIG, seed=5), finished)
     assert {file.name: file.read_bytes() for file in finished.iterdir()} == before
 
 
 def test_overwrite_replaces_the_run_and_leaves_other_files_alone(tmp_path):
     folder = tmp_path / "run"
     short = replace(CONFIG, schedule=replace(CONFIG.schedule, epochs=0.5))
-    train(short, folder, Recorder())
+    train(short, folder)
     (folder / "notes.txt").write_text("mine")
-    train(replace(short, seed=2), folder, Recorder(), overwrite=True)
+    train(replace(short, seed=2), folder, overwrite=True)
     assert Run(folder).load_config().seed == 2
     assert (folder / "notes.txt").read_text() == "mine"
 
@@ -211,28 +225,27 @@ def test_an_unusable_configuration_writes_nothing(tmp_path):
         replace(CONFIG, schedule=replace(CONFIG.schedule, epochs=0.01)),
     ):
         with pytest.raises(InputError, match=r"nearest|shorter than one step"):
-            train(bad, tmp_path / "run", Recorder())
+            train(bad, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file/run: cannot write a run here"):
-        train(CONFIG, tmp_path / "file" / "run", Recorder())
+        train(CONFIG, tmp_path / "file" / "run")
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path):
     wild = replace(CONFIG, optimizer=OptimizerConfig(base_lr=1e30, warmup_epochs=0))
-    with pytest.raises(InputError, match=r"diverged at step \d+ \(\w+\): .*; lower --base-lr"):
-        train(wild, tmp_path / "run", Recorder())
+    with pytest.raises(InputError, match=r"diverged at step \d+ \(\w+\): .*; lower base_lr"):
+        train(wild, tmp_path / "run")
     # a checkpoint of a step before is not lost
     cut = tmp_path / "cut"
-    with pytest.raises(Interrupted):
-        train(CONFIG, cut, Recorder(9, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    interrupt(CONFIG, cut, 9)
     before = Run(cut).checkpoint_file.read_bytes()
     Run(cut).config_file.write_text(replace(CONFIG, optimizer=wild.optimizer).to_json())
     with pytest.raises(InputError, match="diverged"):
-        resume(cut, Recorder())
+        resume(cut)
     assert Run(cut).checkpoint_file.read_bytes() == before
 
 
@@ -240,15 +253,14 @@ def test_gaussians_that_cannot_be_drawn_are_a_divergence_too(tmp_path, monkeypat
     def cannot(*args, **kwargs):
         raise ValueError("covariances must be positive")
 
-    trainer = Trainer(CONFIG, Run(tmp_path))
-    (parts,) = trainer.batches(0, 1, workers=0)
-    for module, action in (
-        ("gvit.training.objective", lambda: trainer.train_step(parts, trainer.schedule.plan(0))),
-        ("gvit.evaluation", trainer.evaluate),
-    ):
-        monkeypatch.setattr(f"{module}.render", cannot)
-        with pytest.raises(InputError, match=r"diverged at step 0 \(.*covariances must be positive; lower"):
-            action()
+    loop = Loop(set_up(CONFIG), Run(tmp_path))
+    for module, where in (("gvit.training.objective", "reconstruct"), ("gvit.evaluation", "evaluation")):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"{module}.render", cannot)
+            with pytest.raises(
+                InputError, match=rf"diverged at step \d+ \({where}\): .*covariances must be positive; lower"
+            ):
+                loop.fit()
 
 
 def with_(config: TrainConfig = CONFIG, **groups) -> TrainConfig:
@@ -257,19 +269,19 @@ def with_(config: TrainConfig = CONFIG, **groups) -> TrainConfig:
     return replace(config, **changed)
 
 
-def test_a_warm_up_that_leaves_no_time_to_learn_is_pointed_out(tmp_path):
+def test_a_warm_up_that_leaves_no_time_to_learn_is_pointed_out():
     short = with_(optimizer={"warmup_epochs": 2.0})  # of 5 epochs, 3 of them the classifier's
-    assert Trainer(CONFIG, Run(tmp_path)).notes == []
-    assert Trainer(short, Run(tmp_path)).notes == [
-        "the warm-up, 2 epochs, takes over half of the classifier's 3; --warmup-epochs 0.25 would be in proportion"
-    ]
+    assert set_up(CONFIG).notes == ()
+    (note,) = set_up(short).notes
+    told = "the warm-up, 2 epochs, takes over half of the classifier's 3; {} would be in proportion"
+    assert for_python(note) == told.format("warmup_epochs=0.25")
+    assert for_command_line(note) == told.format("--warmup-epochs 0.25")
 
 
-def test_what_a_model_without_gaussians_leaves_unused_is_pointed_out(tmp_path):
-    patches = Trainer(with_(model={"model": "vit_tiny_patch8"}), Run(tmp_path))
-    assert patches.notes == [
-        "vit_tiny_patch8 reads pixels: what is set of Gaussians, their losses and guidance has no effect"
-    ]
+def test_what_a_model_without_gaussians_leaves_unused_is_pointed_out():
+    assert set_up(with_(model={"model": "vit_tiny_patch8"})).notes == (
+        "vit_tiny_patch8 reads pixels: what is set of Gaussians, their losses and guidance has no effect",
+    )
 
 
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
@@ -278,16 +290,16 @@ def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
         (with_(compute={"fsdp": True}), "torchrun"),
     ):
         with pytest.raises(InputError, match=message):
-            train(split, tmp_path / "run", Recorder())
+            train(split, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_checkpointing_activations_changes_nothing(finished, tmp_path):
     config = with_(compute={"grad_checkpointing": True})
-    model = Trainer(config, Run(tmp_path / "none")).model
+    model = set_up(config).task.model
     assert model.encoder.grad_checkpointing
     assert model.classifier.grad_checkpointing
-    train(config, tmp_path / "run", Recorder())
+    train(config, tmp_path / "run")
     for name, value in weights(finished).items():
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-4, atol=1e-5)
 
@@ -301,9 +313,9 @@ def test_compiled_networks_train_to_the_same_weights(finished, tmp_path, monkeyp
         compile_(self, backend="aot_eager")
 
     monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
-    train(with_(compute={"compile": True}, model={"drop_path_rate": 0.0}), tmp_path / "compiled", Recorder())
-    assert compiled == ["GaussianEncoder", "GaussianClassifier"]
-    train(with_(model={"drop_path_rate": 0.0}), tmp_path / "plain", Recorder())
+    train(with_(compute={"compile": True}, model={"drop_path_rate": 0.0}), tmp_path / "compiled")
+    assert compiled == ["DenoisingEncoder", "ViT"]
+    train(with_(model={"drop_path_rate": 0.0}), tmp_path / "plain")
     for name, value in weights(tmp_path / "plain").items():
         torch.testing.assert_close(weights(tmp_path / "compiled")[name], value, rtol=1e-3, atol=1e-4)
 
@@ -325,11 +337,11 @@ def test_under_bf16_gaussians_and_losses_stay_in_float32(tmp_path, monkeypatch):
 
     def first_step(precision: str) -> tuple[dict, torch.Tensor, list[torch.dtype]]:
         config = with_(compute={"precision": precision}, model={"drop_path_rate": 0.0})
-        trainer = Trainer(config, Run(tmp_path))
+        setup = set_up(config)
         torch.manual_seed(0)
-        torch.nn.init.normal_(trainer.model.encoder.head[-1].weight, std=0.1)
+        torch.nn.init.normal_(setup.task.model.encoder.head[-1].weight, std=0.1)
         seen = []
-        encoder, classifier = trainer.model.encoder, trainer.model.classifier
+        encoder, classifier = setup.task.model.encoder, setup.task.model.classifier
         for module in (
             encoder.gaussian_embed,
             encoder.blocks[0].mlp.fc1,
@@ -337,11 +349,10 @@ def test_under_bf16_gaussians_and_losses_stay_in_float32(tmp_path, monkeypatch):
             classifier.patch_embed,
         ):
             module.register_forward_hook(lambda module, args, out: seen.append(out.dtype))
-        (parts,) = trainer.batches(9, 10, workers=0)
-        trainer.step = 9
-        measures = trainer.train_step(parts, trainer.schedule.plan(9))
+        (parts,) = setup.feed.batches(9, 10, workers=0)
+        measures = setup.task.step(9, parts, setup.schedule.plan(9), setup.rates(9))
         with torch.autocast("cpu", torch.bfloat16):
-            raw = trainer.model.encoder(parts[0].inputs, parts[0].noise)
+            raw = encoder(parts[0].inputs, parts[0].noise)
         return measures, raw, seen
 
     measures, raw, seen = first_step("bf16")
@@ -358,56 +369,52 @@ def test_under_bf16_gaussians_and_losses_stay_in_float32(tmp_path, monkeypatch):
 def test_the_moving_average_is_what_is_evaluated_and_saved(finished, tmp_path):
     averaged = with_(optimizer={"ema_decay": 0.9})
     decayed: dict[str, torch.Tensor] = {}
-    trainer = Trainer(averaged, Run.create(tmp_path / "run", averaged))
-    names = {name for name, _ in trainer.model.named_parameters()}
-    decayed |= {n: p.detach().clone() for n, p in trainer.model.named_parameters()}
+    loop = Loop(set_up(averaged), Run.create(tmp_path / "run", averaged))
+    parameters = dict(loop.setup.task.model.named_parameters())
+    names = set(parameters)
+    decayed |= {name: value.detach().clone() for name, value in parameters.items()}
 
-    def remember() -> None:
-        for name, value in trainer.model.named_parameters():
-            decayed[name].lerp_(value.detach(), 0.1)
+    class EveryStep(Observer):
+        def step(self, step: Step) -> None:
+            for name, value in parameters.items():
+                decayed[name].lerp_(value.detach(), 0.1)
 
-    class EveryStep(Recorder):
-        def step(self, *args) -> None:
-            super().step(*args)
-            remember()
-
-    result = trainer.fit(EveryStep())
+    loop.observers = [EveryStep()]
+    result = loop.fit()
     saved = weights(tmp_path / "run")
     for name in names:
         torch.testing.assert_close(saved[name], decayed[name], rtol=1e-4, atol=1e-6)
     assert any(not torch.equal(saved[name], value) for name, value in weights(finished).items())
-    images = trainer.test_loader
+    images = loop.setup.feed.test_loader
     assert gvit.evaluate(gvit.load_model(tmp_path / "run"), images).psnr == pytest.approx(result.psnr)
 
 
 def test_an_interrupted_average_goes_on_to_the_same_result(tmp_path):
     averaged = with_(optimizer={"ema_decay": 0.9})
-    train(averaged, tmp_path / "whole", Recorder())
-    with pytest.raises(Interrupted):
-        train(averaged, tmp_path / "run", Recorder(7, lambda: os.kill(os.getpid(), signal.SIGINT)))
-    resume(tmp_path / "run", Recorder())
+    train(averaged, tmp_path / "whole")
+    interrupt(averaged, tmp_path / "run", 7)
+    resume(tmp_path / "run")
     assert_same_run(tmp_path / "whole", tmp_path / "run")
 
 
 def test_a_frozen_encoder_does_not_move_while_the_classifier_warms_up(tmp_path):
-    trainer = Trainer(with_(schedule={"freeze_encoder": True}), Run(tmp_path))
-    torch.nn.init.normal_(trainer.model.encoder.head[-1].weight, std=0.1)
-    assert networks_that_move(trainer, 6) == {"encoder"}
-    assert networks_that_move(trainer, 9) == {"classifier"}
-    assert networks_that_move(trainer, 15) == {"encoder", "classifier"}
+    setup = set_up(with_(schedule={"freeze_encoder": True}))
+    torch.nn.init.normal_(setup.task.model.encoder.head[-1].weight, std=0.1)
+    assert networks_that_move(setup, 6) == {"encoder"}
+    assert networks_that_move(setup, 9) == {"classifier"}
+    assert networks_that_move(setup, 15) == {"encoder", "classifier"}
 
 
 def test_the_patch_vit_learns_in_every_step_of_the_same_recipe(tmp_path):
     config = with_(model={"model": "vit_tiny_patch8"})
     recorder = Recorder()
-    result = train(config, tmp_path / "run", recorder)
+    result = train(config, tmp_path / "run", [recorder])
     assert recorder.phases == ["classify"] * 20
     assert result.psnr is None
     model = gvit.load_model(tmp_path / "run")
     assert model.card.name == "vit_tiny_patch8"
-    with pytest.raises(Interrupted):
-        train(config, tmp_path / "cut", Recorder(7, lambda: os.kill(os.getpid(), signal.SIGINT)))
-    resume(tmp_path / "cut", Recorder())
+    interrupt(config, tmp_path / "cut", 7)
+    resume(tmp_path / "cut")
     assert_same_run(tmp_path / "run", tmp_path / "cut")
 
 
@@ -416,8 +423,8 @@ def test_a_run_can_start_from_another_and_keep_what_fits(finished, tmp_path):
 
     def started(**model) -> tuple[dict[str, torch.Tensor], list[str]]:
         config = with_(model={"init": finished} | model)
-        trainer = Trainer(config, Run(tmp_path))
-        return trainer.model.state_dict(), trainer.notes
+        setup = set_up(config)
+        return setup.task.model.state_dict(), [for_python(note) for note in setup.notes]
 
     same, notes = started()
     assert all(torch.equal(same[name], value) for name, value in source.items())
@@ -428,18 +435,20 @@ def test_a_run_can_start_from_another_and_keep_what_fits(finished, tmp_path):
     assert "classifier new" in notes[1]
     # what the encoder's weights mean is not in their shapes
     other = with_(model={"scale_factor": 0.6, "noise_std": 0.4}, schedule={"epochs": 0.25})
-    train(other, tmp_path / "other", Recorder())
-    kept = Trainer(with_(model={"init": tmp_path / "other"}), Run(tmp_path))
-    assert (kept.model.encoder.scale_factor, kept.model.encoder.noise_std) == (0.6, 0.4)
-    assert kept.model.classifier.patch_embed.scale_factor == 0.6
+    train(other, tmp_path / "other")
+    kept = set_up(with_(model={"init": tmp_path / "other"}))
+    encoder = kept.task.model.encoder
+    assert (encoder.scale_factor, encoder.noise_std) == (0.6, 0.4)
+    assert kept.task.model.tokens.scale_factor == 0.6
     assert len(kept.notes) == 2
-    changed = Trainer(with_(model={"init": tmp_path / "other", "scale_factor": 0.9}), Run(tmp_path))
-    assert changed.model.encoder.scale_factor == 0.9
-    assert changed.notes[0] == f"the encoder of {tmp_path / 'other'} learned with --scale-factor 0.6, not 0.9"
+    changed = set_up(with_(model={"init": tmp_path / "other", "scale_factor": 0.9}))
+    assert changed.task.model.encoder.scale_factor == 0.9
+    told = f"the encoder of {tmp_path / 'other'} learned with scale_factor=0.6, not 0.9"
+    assert for_python(changed.notes[0]) == told
     # nothing but --init names the model
     unnamed, _ = started(model=None, num_gaussians=None)
     assert all(torch.equal(unnamed[name], value) for name, value in source.items())
-    with pytest.raises(InputError, match="no model: give --init RUN"):
+    with pytest.raises(InputError, match="no model: give init='RUN'"):
         started(model=None, init=None)
     with pytest.raises(InputError, match=r"its encoder \(32 px, 8 Gaussians.*does not fit this model's"):
         started(num_gaussians=9)
@@ -463,18 +472,18 @@ def test_transfer_keeps_the_body_and_starts_a_head_for_the_new_classes(finished,
         },
         optimizer={"layer_decay": 0.5, "warmup_epochs": 0.0},
     )
-    trainer = Trainer(config, Run(tmp_path / "none"))
-    assert all(group.get("lr_scale", 1.0) == 1 for group in trainer.optimizers["encoder"].param_groups)
+    task = set_up(config).task
+    assert all(group.get("lr_scale", 1.0) == 1 for group in task.optimizers["encoder"].param_groups)
     rates = {}
-    for group in trainer.optimizers["classifier"].param_groups:
+    for group in task.optimizers["classifier"].param_groups:
         rates |= {id(p): group["lr_scale"] for p in group["params"]}
-    scale = {name: rates[id(p)] for name, p in trainer.model.classifier.named_parameters()}
+    scale = {name: rates[id(p)] for name, p in task.model.classifier.named_parameters()}
     assert scale["head.weight"] == scale["norm.weight"] == 1
     assert scale["blocks.2.attn.qkv.weight"] == 0.5
     assert scale["blocks.0.attn.qkv.weight"] == 0.125
     assert scale["patch_embed.proj.weight"] == 0.0625
     recorder = Recorder()
-    train(config, tmp_path / "run", recorder)
+    train(config, tmp_path / "run", [recorder])
     assert recorder.notes[1].endswith("its head new for other classes")
     before, after = weights(finished), weights(tmp_path / "run")
     assert all(torch.equal(after[n], value) for n, value in before.items() if n.startswith("encoder."))
@@ -489,9 +498,9 @@ def test_as_many_classes_that_are_others_get_a_new_head(finished, tmp_path, monk
         return Source(digits_.load, digits_.labels, [f"a {name}" for name in digits_.class_names])
 
     monkeypatch.setitem(SOURCES, "renamed", renamed)
-    trainer = Trainer(with_(model={"init": finished}, data={"dataset": "renamed"}), Run(tmp_path))
-    assert trainer.notes[1].endswith("its head new for other classes")
-    source, found = weights(finished), trainer.model.state_dict()
+    setup = set_up(with_(model={"init": finished}, data={"dataset": "renamed"}))
+    assert setup.notes[1].endswith("its head new for other classes")
+    source, found = weights(finished), setup.task.model.state_dict()
     assert not torch.equal(found["classifier.head.weight"], source["classifier.head.weight"])
     body = "classifier.blocks.0.attn.qkv.weight"
     assert torch.equal(found[body], source[body])
@@ -522,10 +531,8 @@ def test_gaussians_have_moved_when_they_lie_more_than_a_pixel_away():
 def test_tensorboard_gets_the_same_numbers(finished, tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    recorder = Recorder()
-    with TensorBoardObserver(tmp_path / "run", recorder) as observer:
-        train(CONFIG, tmp_path / "run", observer)
-    assert recorder.steps == list(range(1, 21))
+    with TensorBoardObserver(tmp_path / "run") as observer:
+        train(CONFIG, tmp_path / "run", [observer])
     events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
     events.Reload()
     logged = {line["step"]: line for line in metrics(finished) if line["kind"] == "train"}
@@ -535,8 +542,7 @@ def test_tensorboard_gets_the_same_numbers(finished, tmp_path):
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
-    trainer = Trainer(CONFIG, Run(tmp_path / "run"))
-    plan = dry_run(trainer)
+    plan = dry_run(set_up(CONFIG))
     assert [(cost.phase, cost.steps) for cost in plan.phases] == [
         *[("reconstruct", 4), ("perceptual", 4), ("classify", 6), ("guide", 6)]
     ]
@@ -560,7 +566,7 @@ def test_a_dry_run_does_not_count_compiling_as_a_step(tmp_path, monkeypatch):
         return 100.0 if first else 1.0
 
     monkeypatch.setattr("gvit.training.dry_run._timed_step", timed)
-    plan = dry_run(Trainer(with_(compute={"compile": True}), Run(tmp_path)))
+    plan = dry_run(set_up(with_(compute={"compile": True})))
     assert [cost.step_seconds for cost in plan.phases] == [1.0] * 4
 
 
@@ -574,9 +580,9 @@ def test_damaged_run_files_are_named(finished, tmp_path):
     for damaged in (whole[: len(whole) // 2], b"", b"junk" * 100):
         run.checkpoint_file.write_bytes(damaged)
         with pytest.raises(InputError, match=r"checkpoint\.pt: damaged"):
-            resume(folder, Recorder())
+            resume(folder)
     run.config_file.write_text("{")
     with pytest.raises(InputError, match=r"config\.json: damaged"):
-        resume(folder, Recorder())
+        resume(folder)
     with pytest.raises(InputError, match="no run here"):
-        resume(tmp_path / "nowhere", Recorder())
+        resume(tmp_path / "nowhere")
