@@ -5,6 +5,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 from gvit.cli.devices import find_device
@@ -67,20 +68,13 @@ def run(args: list[str]) -> int:
     """Train, draw the report, print the result."""
     if any(arg.split("=")[0] == "--resume" for arg in args):
         again = parse(Resume, args, "gvit train")
-
-        def go_on(observer: Observer, device: str, world: World) -> Evaluation:
-            return resume(again.resume, observer, device=device, world=world)
-
-        return _watch(go_on, again.resume, "", again)
+        return _watch(partial(resume, again.resume), again.resume, "", again)
     recipe, new = _parse_new_run(args)
     output, config = new.output, new.config
     folder = output.out or Path("runs") / recipe
     if output.dry_run:
         return _dry_run(config, output.device)
-
-    def start(observer: Observer, device: str, world: World) -> Evaluation:
-        return train(config, folder, observer, overwrite=output.overwrite, device=device, world=world)
-
+    start = partial(train, config, folder, overwrite=output.overwrite)
     return _watch(start, folder, _describe(config), output)
 
 
@@ -105,14 +99,12 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
     )
 
 
-def _watch(
-    start: Callable[[Observer, str, World], Evaluation], folder: Path, header: str, options: Output | Resume
-) -> int:
+def _watch(start: Callable[..., Evaluation], folder: Path, header: str, options: Output | Resume) -> int:
     """Train in this process's part of the world, and tell how it goes and ends."""
     with joined(find_device(options.device)) as (world, device):
         try:
             with _observers(header, folder, options.tensorboard, world) as observer:
-                result = start(observer, device, world)
+                result = start(observer, device=device, world=world)
         except Interrupted as stop:
             if world.is_main:
                 print(
