@@ -17,6 +17,8 @@ from gvit.data.loading import EvaluationSamples
 from gvit.data.sources import load_source
 from gvit.data.transforms import eval_transform
 
+COMMANDS = ["train", "predict", "evaluate", "fit", "reproduce", "models"]
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory) -> Path:
@@ -246,7 +248,7 @@ def test_bad_output_folders(run, tmp_path, capsys):
     assert "cannot write a run here" in fails(capsys, "train", "--out", tmp_path / "file" / "run")
 
 
-@pytest.mark.parametrize("args", [[], ["train"], ["predict"], ["evaluate"], ["fit"], ["models"]])
+@pytest.mark.parametrize("args", [[], *([command] for command in COMMANDS)])
 def test_help_fits_eighty_columns_and_gives_an_example(args):
     printed = subprocess.run(
         [sys.executable, "-m", "gvit", *args, "--help"],
@@ -309,9 +311,13 @@ def test_version(capsys):
     assert capsys.readouterr().out == f"gvit {gvit.__version__}\n"
 
 
-def test_nothing_heavy_at_import_time():
-    """What ``import gvit`` may load is what ``import torch`` loads, or less."""
-    code = "import sys, gvit; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+@pytest.mark.parametrize(
+    "before",
+    ["", "from gvit.cli import main; main(['--help'])", "from gvit.cli import main; main(['--version'])"],
+)
+def test_nothing_heavy_at_import_time(before):
+    """Neither ``import gvit`` nor what the command line says of itself waits for a large library."""
+    code = f"import sys, gvit; {before}\nprint(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     loaded = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=_environment()
     ).stdout.split()
@@ -328,7 +334,16 @@ def test_nothing_heavy_at_import_time():
         "rich",
         "PIL",
     }
+    assert "gvit" in loaded
     assert not heavy & set(loaded)
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "train"])
+def test_the_help_of_a_command_does_not_wait_for_torch(command):
+    """Training's does: it shows the values of a recipe."""
+    code = f"import sys, gvit.cli.{command} as verb\ntry: verb.run(['--help'])\nfinally: print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment())
+    assert printed.stdout.splitlines()[-1] == "False"
 
 
 def test_every_public_name_is_there():

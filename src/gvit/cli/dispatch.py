@@ -1,0 +1,73 @@
+"""From the first argument to the file of its verb. Nothing heavy is imported before it is needed."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from gvit import __version__
+from gvit.cli.messages import print_error
+from gvit.errors import InputError, unknown_name
+
+# OpenMP threads that wait by spinning take the cores from the renderer's threads, and from everybody else's.
+# It is read when torch is loaded, which is later.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# each is a module of this package with a function run(args) that returns the exit code
+_COMMANDS = ("train", "predict", "evaluate", "fit", "reproduce", "models")
+
+_HELP = """\
+usage: gvit COMMAND [options]
+
+Images as a few hundred 2D Gaussians, and a vision transformer that classifies
+from those alone.
+
+commands:
+  train      train a model; with no argument, on handwritten digits
+  predict    classify image files with a trained model
+  evaluate   measure a trained model on its test images
+  fit        fit Gaussians to image files; with no argument, to a photograph
+  reproduce  regenerate a table or figure of the paper
+  models     list the models that can be trained, with their size and cost
+
+options:
+  -h, --help     this text; 'gvit COMMAND --help' tells a command's options
+  --version      the version
+
+example:
+  gvit train
+  gvit predict runs/digits photo.png
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code: 0, 2 for bad input, 130 for an interruption."""
+    code = _run(list(sys.argv[1:] if argv is None else argv))
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        # under torchrun PyTorch's threads have been seen to abort while the interpreter is taken down
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+def _run(args: list[str]) -> int:
+    if not args or args[0] in ("-h", "--help"):
+        print(_HELP, end="")
+        return 0
+    if args[0] == "--version":
+        print(f"gvit {__version__}")
+        return 0
+    try:
+        if args[0] not in _COMMANDS:
+            raise unknown_name("command", args[0], _COMMANDS)
+        code: int = importlib.import_module(f"gvit.cli.{args[0]}").run(args[1:])
+        return code
+    except InputError as error:
+        print_error(error)
+        return 2
+    except KeyboardInterrupt:
+        print("gvit: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # 'gvit predict ... | head'
+        return 0

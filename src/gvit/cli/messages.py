@@ -1,0 +1,12 @@
+"""What the command line says when something is wrong."""
+
+import sys
+
+from gvit.errors import InputError
+
+
+def print_error(error: InputError) -> None:
+    """One line on standard error, in flags."""
+    # a data loader's worker wraps its traceback around what went wrong
+    message = error.for_command_line().rpartition("gvit.errors.InputError: ")[2].strip()
+    print(f"gvit: error: {message}", file=sys.stderr)

@@ -1,0 +1,59 @@
+"""gvit models: what can be trained."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Annotated
+
+import tyro
+
+from gvit.cli.parsing import parse
+from gvit.errors import unknown_name
+
+
+@dataclass(frozen=True)
+class Options:
+    """List the models that can be trained, with their size and cost.
+
+    Tokens: the Gaussians or patches that the classifier reads.
+
+    Parameters: in millions, the classifier's without its head for 1000 classes.
+
+    GMACs: 1e9 multiply-adds, for one image going forward.
+
+    Example: gvit models 'vit_*'
+
+    Attributes:
+        pattern: names to list; * stands for anything.
+        json: print JSON.
+    """
+
+    pattern: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATTERN")] = "*"
+    json: bool = False
+
+
+def run(args: list[str]) -> int:
+    """Print the table."""
+    options = parse(Options, args, "gvit models")
+
+    from gvit.models.complexity import model_complexity
+    from gvit.models.registry import list_models
+
+    names = list_models(options.pattern)
+    if not names:
+        raise unknown_name("model", options.pattern, list_models())
+    costs = [model_complexity(name) for name in names]
+    if options.json:
+        print(json.dumps([asdict(cost) for cost in costs], indent=2))
+        return 0
+    print(f"{'':30} {'million parameters':>27} {'GMACs':>20}")
+    print(
+        f"{'model':18} {'px':>4} {'tokens':>6}"
+        f" {'encoder':>8} {'classifier':>10} {'head':>7} {'encoder':>9} {'classifier':>10}"
+    )
+    for cost in costs:
+        print(
+            f"{cost.name:18} {cost.img_size:4} {cost.tokens:6} {cost.encoder_parameters / 1e6:8.2f}"
+            f" {cost.classifier_parameters / 1e6:10.2f} {cost.head_parameters / 1e6:7.2f}"
+            f" {cost.encoder_gmacs:9.3f} {cost.classifier_gmacs:10.3f}"
+        )
+    return 0

@@ -1,0 +1,71 @@
+"""gvit predict: image files in, classes out."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from gvit.cli.devices import find_device
+from gvit.cli.messages import print_error
+from gvit.cli.parsing import at_least_one, parse
+from gvit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Classify image files with a trained model.
+
+    Example: gvit predict runs/digits scans/ 'more/*.png' --top-k 1
+
+    Attributes:
+        run: run folder, or a model.safetensors file.
+        images: image files, folders (searched recursively) or quoted patterns.
+        top_k: how many classes to show.
+        json: print JSON.
+        batch_size: images at a time.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    images: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
+    ]
+    top_k: int = 3
+    json: bool = False
+    batch_size: int = 32
+    device: str = "auto"
+
+
+def run(args: list[str]) -> int:
+    """Print a line per image, or JSON; a file that cannot be read doesn't cost the others."""
+    options = parse(Options, args, "gvit predict")
+    at_least_one(top_k=options.top_k, batch_size=options.batch_size)
+    if not options.images:
+        raise InputError("no images given; name image files, folders or quoted patterns after the run")
+
+    from gvit.data.images import EXTENSIONS, GAUSSIAN_EXTENSIONS, find_images
+    from gvit.models.weights import load_model
+    from gvit.prediction import predict_files
+
+    model = load_model(options.run).to(find_device(options.device))
+    files = find_images(
+        options.images, GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS
+    )
+    failed, rows = False, []
+    for file, answer in predict_files(model, files, options.top_k, options.batch_size):
+        if isinstance(answer, InputError):
+            failed = True
+            print_error(answer)
+        elif options.json:
+            rows.append({"file": str(file), "predictions": [asdict(guess) for guess in answer]})
+        else:
+            guesses = "  ".join(f"{guess.class_name} {100 * guess.probability:5.1f} %" for guess in answer)
+            print(f"{file}  {guesses}", flush=True)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    return 2 if failed else 0
+

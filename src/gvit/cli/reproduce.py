@@ -1,0 +1,109 @@
+"""gvit reproduce: a table or figure of the paper."""
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from gvit.cli.devices import find_device
+from gvit.cli.parsing import at_least_one, parse
+from gvit.errors import InputError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Regenerate a table or figure of the paper.
+
+    WHAT: table1a (scale factor), table1b (gamma), table1c (losses),
+
+    table1d (source of the Gaussians), figure3 (their number),
+
+    table2 (models and transfer), leakage (cross-training),
+
+    table4 (Gaussians or pictures), figure4, figure5 (pictures),
+
+    comparison (beside the patch ViT: not of the paper).
+
+    Writes RECIPE/WHAT.json, .csv and .png, and a page over all results.
+
+    Runs are kept and shared: started again, it goes on where it stopped.
+
+    Example: gvit reproduce table1b --seeds 3
+
+    Attributes:
+        what: the table or figure.
+        recipe: which is varied: digits, cifar10, imagenette, ...
+        seeds: repetitions of every run, with seeds from 0 on.
+        data_dir: folder that holds the recipe's images.
+        transfer_dir: for table2: has folders cifar10, pets, ... of images.
+        epochs: of a run; a sixth of the recipe's when not given.
+        full: all of the recipe's epochs.
+        jobs: at a time; one a CPU core, or one on a GPU, when not given.
+        out: folder for the results; the page gets its name with .md.
+        runs: folder for the runs.
+        dry_run: tell what would be done, and how long it would take.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
+    recipe: str = "digits"
+    seeds: int = 3
+    data_dir: Path | None = None
+    transfer_dir: Path | None = None
+    epochs: float | None = None
+    full: bool = False
+    jobs: int | None = None
+    out: Path = Path("results")
+    runs: Path = Path("runs/reproduce")
+    dry_run: bool = False
+    device: str = "auto"
+
+
+def run(args: list[str]) -> int:
+    """Do what is not done yet, and print the table."""
+    options = parse(Options, args, "gvit reproduce")
+    device = find_device(options.device)
+    parallel = options.jobs if options.jobs is not None else 1 if device != "cpu" else os.cpu_count() or 1
+    at_least_one(seeds=options.seeds, jobs=parallel)
+    if options.epochs is not None and not 0 < options.epochs < float("inf"):
+        raise InputError(f"--epochs must be above 0 and finite, got {options.epochs:g}")
+
+    from rich.console import Console
+
+    from gvit.reproduction.execute import terminable
+    from gvit.reproduction.reproduce import plan, reproduce
+
+    shown = [f"--recipe {options.recipe}", f"--seeds {options.seeds}"]
+    shown += [f"--epochs {options.epochs:g}"] if options.epochs is not None else ["--full"] * options.full
+    shown += ["--data-dir FOLDER"] * (options.data_dir is not None)
+    shown += ["--transfer-dir FOLDER"] * (options.transfer_dir is not None)
+    target = plan(
+        options.what,
+        options.recipe,
+        options.seeds,
+        options.runs / options.recipe,
+        data_dir=options.data_dir,
+        transfer_dir=options.transfer_dir,
+        epochs=options.epochs,
+        full=options.full,
+    )
+    try:
+        with terminable():
+            answer = reproduce(
+                target,
+                options.recipe,
+                f"gvit reproduce {options.what} {' '.join(shown)}",
+                options.out,
+                device=device,
+                parallel=parallel,
+                dry_run=options.dry_run,
+                console=Console(file=sys.stderr, highlight=False, soft_wrap=True),
+            )
+    except KeyboardInterrupt:
+        print("stopped, saved; the same command goes on", file=sys.stderr)
+        return 130
+    print(answer)
+    return 0

@@ -1,0 +1,145 @@
+"""gvit train: a new run by a recipe, or an interrupted one that goes on."""
+
+import sys
+import textwrap
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from gvit.cli.devices import find_device
+from gvit.cli.parsing import flags_of, parse
+from gvit.cli.signals import stop_requests
+from gvit.errors import for_command_line
+from gvit.evaluation import Evaluation
+from gvit.recipes import RECIPES, load_recipe
+from gvit.training.config import TrainConfig
+from gvit.training.distributed import joined
+from gvit.training.dry_run import dry_run
+from gvit.training.observers import ConsoleObserver, Observer, TensorBoardObserver
+from gvit.training.run import Run
+from gvit.training.setup import set_up
+from gvit.training.train import Interrupted, resume, train
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the run goes, and what computes it.
+
+    Attributes:
+        out: run folder; runs/RECIPE when not given.
+        overwrite: replace the run that the folder holds.
+        dry_run: build everything, run two steps of every phase, print the plan, write nothing.
+        tensorboard: write event files into the run folder, too.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    out: Path | None = None
+    overwrite: bool = False
+    dry_run: bool = False
+    tensorboard: bool = False
+    device: str = "auto"
+
+
+@dataclass(frozen=True)
+class NewRun:
+    """What a recipe lets be changed."""
+
+    output: Output
+    config: TrainConfig
+
+
+@dataclass(frozen=True)
+class Resume:
+    """Go on with an interrupted run.
+
+    Attributes:
+        resume: the run folder.
+        tensorboard: write event files into the run folder, too.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    resume: Path
+    tensorboard: bool = False
+    device: str = "auto"
+
+
+def run(args: list[str]) -> int:
+    """Train and print the result."""
+    if any(arg.split("=")[0] == "--resume" for arg in args):
+        again = parse(Resume, args, "gvit train")
+        return _watch(partial(resume, again.resume), again.resume, "", again)
+    recipe, new = _parse_new_run(args)
+    output, config = new.output, new.config
+    folder = output.out or Path("runs") / recipe
+    if output.dry_run:
+        return _dry_run(config, output.device)
+    start = partial(train, config, folder, overwrite=output.overwrite)
+    return _watch(start, folder, _describe(config), output)
+
+
+def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
+    named = bool(args) and not args[0].startswith("-")
+    recipe = args[0] if named else "digits"
+    defaults = load_recipe(recipe)
+    # tyro makes one line of a paragraph
+    recipes = "\n\n".join(textwrap.wrap(f"Recipes: {', '.join(sorted(RECIPES))}.", 80))
+    return recipe, parse(
+        NewRun,
+        args[1:] if named else args,
+        f"gvit train {recipe}",
+        also=flags_of(Resume),
+        default=NewRun(Output(), defaults),
+        description=(
+            f"Train a model by a recipe.\n\n{recipes}\n\n"
+            f"Below are the values of recipe '{recipe}', each of which can be changed.\n\n"
+            "Example: gvit train digits --epochs 30 --out runs/short\n\n"
+            "Interrupted? Go on with: gvit train --resume runs/short"
+        ),
+    )
+
+
+def _watch(start: Callable[..., Evaluation], folder: Path, header: str, options: Output | Resume) -> int:
+    """Train in this process's part of the world, and tell how it goes and ends."""
+    with joined(find_device(options.device)) as (world, device), ExitStack() as stack:
+        observers: list[Observer] = []
+        if world.is_main:
+            observers.append(stack.enter_context(ConsoleObserver(header, for_command_line)))
+            if options.tensorboard:
+                observers.append(stack.enter_context(TensorBoardObserver(folder)))
+        stop = stack.enter_context(stop_requests())
+        try:
+            result = start(observers, device=device, world=world, stop=stop)
+        except Interrupted as stopped:
+            stack.close()
+            if world.is_main:
+                print(
+                    f"stopped at step {stopped.step}, saved; go on with: gvit train --resume {folder}",
+                    file=sys.stderr,
+                )
+            return 130
+        stack.close()
+        if world.is_main:
+            report = Run(folder).report_file
+            print(f"{folder}: {result}" + (f"; look at {report}" if report.exists() else ""))
+    return 0
+
+
+def _dry_run(config: TrainConfig, device_name: str) -> int:
+    with joined(find_device(device_name)) as (world, device):
+        setup = set_up(config, device, world)
+        plan = dry_run(setup)
+        if world.is_main:
+            print(_describe(setup.config), *map(for_command_line, setup.notes), plan, sep="\n")
+    return 0
+
+
+def _describe(config: TrainConfig) -> str:
+    """The resolved configuration, a line per group."""
+    lines = []
+    for group, values in asdict(config).items():
+        if isinstance(values, dict):
+            values = " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+        lines.append(f"{group:<10}{values}")
+    return "\n".join(lines)

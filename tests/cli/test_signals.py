@@ -1,0 +1,53 @@
+"""Real signals to this process."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from gvit.cli.signals import stop_requests
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_to_stop(number):
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with stop_requests() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert stop()
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+    with stop_requests() as stop:
+        assert not stop()
+
+
+def test_a_second_ctrl_c_stops_at_once():
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_after_sigterm_still_asks():
+    with stop_requests() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop()
+
+
+def test_a_thread_that_gets_no_signals_is_never_asked():
+    answers = []
+
+    def work() -> None:
+        with stop_requests() as stop:
+            answers.append(stop())
+
+    before = signal.getsignal(signal.SIGINT)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert answers == [False]
+    assert signal.getsignal(signal.SIGINT) is before
