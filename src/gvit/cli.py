@@ -85,7 +85,7 @@ def _run(argv: Sequence[str] | None) -> int:
         return _COMMANDS[args[0]](args[1:])
     except InputError as error:
         # a data loader's worker wraps its traceback around what went wrong
-        message = str(error).splitlines()[-1].removeprefix("gvit.errors.InputError: ")
+        message = error.for_command_line().splitlines()[-1].removeprefix("gvit.errors.InputError: ")
         print(f"gvit: error: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -444,7 +444,7 @@ class _Fit:
 def _fit(args: list[str]) -> int:
     from gvit.fitting.files import fit_files, plan_targets
     from gvit.fitting.optimise import check_settings, fit
-    from gvit.fitting.progress import FitProgress
+    from gvit.progress import ProgressBar
 
     options: _Fit = _parse(_Fit, args, "gvit fit")
     _at_least_one(num_gaussians=options.num_gaussians, steps=options.steps, batch_size=options.batch_size)
@@ -468,14 +468,20 @@ def _fit(args: list[str]) -> int:
             waiting.append(target)
 
     def fit_images(images: "Tensor") -> "Fit":
-        with FitProgress(options.steps) as bar:
-            return fit(images, **settings, adaptive=options.adaptive, progress=bar.step)
+        steps = options.steps
+        with ProgressBar("fitting", steps) as bar:
+            return fit(
+                images,
+                **settings,
+                adaptive=options.adaptive,
+                progress=lambda done, psnr: bar.update(done, f"{done}/{steps} {psnr:.2f} dB"),
+            )
 
     failed = False
     for answer in fit_files(waiting, fit_images, options.batch_size, device):
         if isinstance(answer, InputError):
             failed = True
-            print(f"gvit: error: {answer}", file=sys.stderr)
+            print(f"gvit: error: {answer.for_command_line()}", file=sys.stderr)
         else:
             _write_fit(answer)
             print(

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gvit.data.files import find_images, open_image
-from gvit.errors import InputError
+from gvit.errors import InputError, option
 from gvit.fitting.optimise import Fit
 from gvit.gaussians import Gaussians
 
@@ -80,7 +80,7 @@ def plan_targets(sources: Sequence[str | Path], out: Path) -> list[Target]:
         folder = Path(source)
         inside = folder.is_dir()
         if inside and folder.resolve() == out.resolve():
-            raise InputError(f"{out} holds the images; choose another --out folder for the results")
+            raise InputError(f"{out} holds the images; choose another {option('out')} folder for the results")
         for file in find_images([source]):
             if inside and out.resolve() in file.resolve().parents:
                 continue
@@ -90,11 +90,14 @@ def plan_targets(sources: Sequence[str | Path], out: Path) -> list[Target]:
     for target in targets.values():
         for file in (target.gaussians_file, target.picture_file, target.figure_file):
             if file.resolve() in targets:
-                raise InputError(f"{file} is an image and would be replaced; choose another --out folder")
+                raise InputError(
+                    f"{file} is an image and would be replaced; choose another {option('out')} folder"
+                )
             other = owners.setdefault(file, target.source)
             if other != target.source:
                 raise InputError(
-                    f"{other} and {target.source} would both be written to {file}; fit them with two --out folders"
+                    f"{other} and {target.source} would both be written to {file}; "
+                    f"fit them with two {option('out')} folders"
                 )
     return list(targets.values())
 
@@ -136,7 +139,8 @@ def _fit_group(
     try:
         result = fit_images(torch.stack([image for _, image in group]).to(device))
     except InputError as error:  # SSIM of a tiny image: no reason to give up the others
-        yield from (InputError(f"{target.source}: {error}") for target, _ in group)
+        # the message as it was made: it still tells a Python user's wording from the command line's
+        yield from (InputError(f"{target.source}: {error.args[0]}") for target, _ in group)
         return
     gaussians, psnrs = result.gaussians.to("cpu"), result.psnr.tolist()
     seconds = (time.perf_counter() - begun) / len(group)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from gvit.evaluation import Evaluation
+from gvit.progress import ProgressBar, clock
 from gvit.training.schedule import StepPlan
+
+__all__ = ["ConsoleObserver", "clock"]
 
 _SHORT = {"pixel_loss": "pixel", "perceptual_loss": "1-ssim", "class_loss": "class", "accuracy": "acc"}
 
@@ -25,26 +28,16 @@ class ConsoleObserver:
     def __init__(self, header: str = "", quiet: bool = False) -> None:
         self.header = header
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, quiet=quiet)
-        self.progress = Progress(
-            TextColumn("{task.fields[phase]:<11}"),
-            BarColumn(bar_width=16),
-            TextColumn("{task.completed}/{task.total}"),
-            TextColumn("{task.fields[losses]}"),
-            TextColumn("{task.fields[speed]:.0f} img/s"),
-            TimeRemainingColumn(compact=True),
-            console=self.console,
-            disable=quiet or not self.console.is_terminal,
-            transient=True,
-            refresh_per_second=4,
-        )
-        self.task: TaskID | None = None
+        self.quiet = quiet
+        self.entered = False
+        self.open = ExitStack()
 
     def __enter__(self) -> ConsoleObserver:
-        self.progress.start()
+        self.entered = True
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self.open.close()
 
     def note(self, text: str) -> None:
         self.console.print(text)
@@ -55,9 +48,11 @@ class ConsoleObserver:
         self.begun = time.perf_counter()
         if self.header:
             self.console.print(self.header)
-        self.task = self.progress.add_task(
-            "", total=total_steps, completed=done, phase="start", losses="", speed=0.0
-        )
+        self.open.close()  # of another run, which this one has watched before
+        # without an end at which it vanishes, there is no bar
+        hidden = self.quiet or not self.entered
+        bar = ProgressBar("start", total_steps, done=done, console=self.console, quiet=hidden)
+        self.bar = self.open.enter_context(bar)
 
     def step(self, step: int, plan: StepPlan, measures: dict[str, float], images_per_second: float) -> None:
         self.phase = plan.phase
@@ -65,10 +60,8 @@ class ConsoleObserver:
             f"{short} {measures[name]:.3f}" for name, short in _SHORT.items() if name in measures
         )
         self.speed = images_per_second if not self.speed else 0.9 * self.speed + 0.1 * images_per_second
-        if self.task is not None:
-            self.progress.update(
-                self.task, completed=step, phase=self.phase, losses=self.losses, speed=self.speed
-            )
+        text = f"{step}/{self.total} {self.losses} {self.speed:.0f} img/s"
+        self.bar.update(step, text, self.phase)
 
     def evaluation(self, step: int, result: Evaluation, moved: float | None) -> None:
         elapsed = time.perf_counter() - self.begun
@@ -84,10 +77,3 @@ class ConsoleObserver:
             f"{clock(elapsed)} gone, {clock(left)} left",
         ]
         self.console.print("  ".join(part for part in parts if part))
-
-
-def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
