@@ -14,9 +14,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gvit.data.images import find_images, open_image
-from gvit.errors import InputError
+from gvit.errors import InputError, option, wording
 from gvit.fitting.optimise import Fit
 from gvit.gaussians import Gaussians
+from gvit.rendering import render
+from gvit.viewing.figures import fit_figure, save_figure, save_picture
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def plan_targets(sources: Sequence[str | Path], out: Path) -> list[Target]:
         folder = Path(source)
         inside = folder.is_dir()
         if inside and folder.resolve() == out.resolve():
-            raise InputError(f"{out} holds the images; choose another --out folder for the results")
+            raise InputError(f"{out} holds the images; choose another {option('out')} folder for the results")
         for file in find_images([source]):
             if inside and out.resolve() in file.resolve().parents:
                 continue
@@ -90,13 +92,55 @@ def plan_targets(sources: Sequence[str | Path], out: Path) -> list[Target]:
     for target in targets.values():
         for file in (target.gaussians_file, target.picture_file, target.figure_file):
             if file.resolve() in targets:
-                raise InputError(f"{file} is an image and would be replaced; choose another --out folder")
+                raise InputError(
+                    f"{file} is an image and would be replaced; choose another {option('out')} folder"
+                )
             other = owners.setdefault(file, target.source)
             if other != target.source:
                 raise InputError(
-                    f"{other} and {target.source} would both be written to {file}; fit them with two --out folders"
+                    f"{other} and {target.source} would both be written to {file}; "
+                    f"fit them with two {option('out')} folders"
                 )
     return list(targets.values())
+
+
+def is_fitted(target: Target, num_gaussians: int) -> bool:
+    """Whether an image has been fitted already.
+
+    Raises:
+        InputError: with another number of Gaussians, or what is there is damaged.
+    """
+    file = target.gaussians_file
+    if not file.exists():
+        return False
+    again = f"{wording('overwrite=True', '--overwrite')} fits it again"
+    try:
+        count = len(Gaussians.load(file))
+    except ValueError as error:
+        raise InputError(f"{error}; {again}") from error
+    if count != num_gaussians:
+        raise InputError(
+            f"{file} has {count} Gaussians, not {num_gaussians}: {option('num_gaussians', count)} goes on, "
+            f"{again}, {option('out', 'FOLDER')} writes elsewhere"
+        )
+    return True
+
+
+def write_fit(fitted: FittedFile) -> None:
+    """The three files of a fitted image.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    target, gaussians = fitted.target, fitted.gaussians
+    try:
+        target.name.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(render(gaussians, *fitted.image.shape[-2:]), target.picture_file)
+        save_figure(fit_figure(fitted.image, gaussians), target.figure_file)
+        # the last one: where it is, the others are, too
+        gaussians.save(target.gaussians_file)
+    except OSError as error:
+        raise InputError(f"{target.name.parent}: cannot write results here ({error.strerror})") from error
 
 
 def fit_files(
@@ -136,7 +180,8 @@ def _fit_group(
     try:
         result = fit_images(torch.stack([image for _, image in group]).to(device))
     except InputError as error:  # SSIM of a tiny image: no reason to give up the others
-        yield from (InputError(f"{target.source}: {error}") for target, _ in group)
+        # the message as it was made: it still tells a Python user's wording from the command line's
+        yield from (InputError(f"{target.source}: {error.args[0]}") for target, _ in group)
         return
     gaussians, psnrs = result.gaussians.to("cpu"), result.psnr.tolist()
     seconds = (time.perf_counter() - begun) / len(group)

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gvit.errors import InputError, unknown_name
+from gvit.errors import InputError, option, unknown_name
 from gvit.fitting.blobs import Blobs, draw_pixels, mean_spacing, round_blobs, scatter_within
 from gvit.fitting.felzenszwalb import felzenszwalb_blobs
 from gvit.fitting.gradient import gradient_blobs
@@ -168,16 +168,17 @@ def check_settings(
     """
     if num_gaussians < 1 or steps < 0:
         raise InputError(
-            f"num_gaussians must be at least 1 and steps at least 0, got {num_gaussians} and {steps}"
+            f"{option('num_gaussians')} must be at least 1 and {option('steps')} at least 0, "
+            f"got {num_gaussians} and {steps}"
         )
     if not 0 <= seed < 2**63:
-        raise InputError(f"seed must be at least 0 and below 2**63, got {seed}")
+        raise InputError(f"{option('seed')} must be at least 0 and below 2**63, got {seed}")
     if init not in INITIALISERS:
         raise unknown_name("initialiser", init, INITIALISERS)
     if loss not in get_args(PixelLoss):
         raise unknown_name("loss", loss, get_args(PixelLoss))
     if not 0 <= ssim_weight < math.inf:
-        raise InputError(f"ssim_weight must be a finite number, at least 0, got {ssim_weight}")
+        raise InputError(f"{option('ssim_weight')} must be a finite number, at least 0, got {ssim_weight}")
 
 
 def _check_images(images: Tensor, ssim_weight: float) -> None:
@@ -190,7 +191,9 @@ def _check_images(images: Tensor, ssim_weight: float) -> None:
         raise InputError(f"images must have values in [0, 1], got {low.item():.3g} to {high.item():.3g}")
     height, width = images.shape[-2:]
     if ssim_weight and min(height, width) < 11:
-        raise InputError(f"SSIM needs images of at least 11x11 pixels, got {height}x{width}")
+        raise InputError(
+            f"{option('ssim_weight')} above 0 needs images of at least 11x11 pixels, got {height}x{width}"
+        )
 
 
 def _adam(parameter: Tensor) -> torch.optim.Adam:

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
+from gvit.progress import ProgressBar
 from gvit.reproduction.jobs import Job, Training, Trunk, share_trunks
 from gvit.training.loop import Interrupted
-from gvit.training.progress import clock
 
 _POLL_SECONDS = 0.5
 
@@ -74,18 +73,16 @@ def execute(
     context = multiprocessing.get_context("spawn")
     stop, reports = context.Event(), context.Queue()
     threads = max(1, (os.cpu_count() or 1) // parallel)
-    total, shares, started = (
-        sum(costs[job] for job in waiting),
-        {job.folder.name: 0.0 for job in waiting},
-        0.0,
-    )
+    total = sum(costs[job] for job in waiting)
+    shares = {job.folder.name: 0.0 for job in waiting}
     by_name = {job.folder.name: job for job in waiting}
-    # read when a process loads its libraries
-    with _environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)), _bar(console) as bar:
+    with (
+        # read when a process loads its libraries
+        _environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)),
+        ProgressBar("reproducing", total, console=console) as bar,
+    ):
         pool = ProcessPoolExecutor(parallel, context, _start_worker, (stop, reports))
         running: dict[Future[None], Job] = {}
-        started = time.perf_counter()
-        task = bar.add_task("", total=total, text=f"{len(waiting)} jobs")
         try:
             while waiting or running:
                 for job in [job for job in waiting if all(need.done for need in job.needs)]:
@@ -102,18 +99,12 @@ def execute(
                     shares[job.folder.name] = 1.0
                     console.print(f"{_summary(job)}  {len(waiting) + len(running)} left")
                 spent = sum(shares[name] * costs[job] for name, job in by_name.items())
-                bar.update(task, completed=spent, text=_left(spent, total, time.perf_counter() - started))
+                bar.update(spent, f"{len(waiting) + len(running)} jobs left")
         except BaseException:
             stop.set()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
-
-
-def _left(spent: float, total: float, seconds: float) -> str:
-    if spent <= 0:
-        return f"{clock(seconds)} gone"
-    return f"{clock(seconds)} gone, {clock(seconds * (total - spent) / spent)} left"
 
 
 def _summary(job: Job) -> str:
@@ -124,16 +115,6 @@ def _summary(job: Job) -> str:
     if result.get("psnr") is not None:
         parts.append(f"{result['psnr']:.2f} dB")
     return "  ".join(parts)
-
-
-def _bar(console: Console) -> Progress:
-    return Progress(
-        BarColumn(bar_width=24),
-        TextColumn("{task.percentage:.0f} %  {task.fields[text]}"),
-        console=console,
-        disable=not console.is_terminal,
-        transient=True,
-    )
 
 
 @contextmanager

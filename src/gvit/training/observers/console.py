@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 
 from rich.console import Console
 
@@ -16,7 +17,7 @@ _SHORT = {"pixel_loss": "pixel", "perceptual_loss": "1-ssim", "class_loss": "cla
 
 
 class ConsoleObserver(Observer):
-    """Prints to standard error, so that standard output stays free for results; a context manager.
+    """Prints to standard error, so that standard output stays free for results; with a bar within ``with``.
 
     Args:
         header: is printed when training starts.
@@ -26,14 +27,15 @@ class ConsoleObserver(Observer):
     def __init__(self, header: str = "", worded: Callable[[str], str] = for_python) -> None:
         self.header, self.worded = header, worded
         self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.entered, self.open = False, ExitStack()
         self.bar: ProgressBar | None = None
 
     def __enter__(self) -> ConsoleObserver:
+        self.entered = True
         return self
 
-    def __exit__(self, *problem: object) -> None:
-        if self.bar is not None:
-            self.bar.__exit__(*problem)
+    def __exit__(self, *_: object) -> None:
+        self.open.close()
 
     def start(self, start: Start) -> None:
         self.begun, self.first, self.total = time.perf_counter(), start.done, start.total
@@ -42,8 +44,10 @@ class ConsoleObserver(Observer):
             self.console.print(self.worded(note))
         if self.header:
             self.console.print(self.header)
-        self.bar = ProgressBar("start", start.total, done=start.done, console=self.console)
-        self.bar.__enter__()
+        self.open.close()  # of another run, which this one has watched before
+        # without an end at which it vanishes, there is no bar
+        bar = ProgressBar("start", start.total, done=start.done, console=self.console, quiet=not self.entered)
+        self.bar = self.open.enter_context(bar)
 
     def step(self, step: Step) -> None:
         self.phase = step.plan.phase
@@ -53,7 +57,8 @@ class ConsoleObserver(Observer):
         latest = step.images_per_second
         self.speed = latest if not self.speed else 0.9 * self.speed + 0.1 * latest
         if self.bar is not None:
-            self.bar.update(step.number, f"{self.losses} {self.speed:.0f} img/s", label=f"{self.phase:<11}")
+            text = f"{step.number}/{self.total} {self.losses} {self.speed:.0f} img/s"
+            self.bar.update(step.number, text, label=self.phase)
 
     def evaluation(self, evaluated: Evaluated) -> None:
         elapsed = time.perf_counter() - self.begun
