@@ -6,8 +6,9 @@ import re
 import pytest
 from rich.console import Console
 
+from gvit.errors import for_command_line, option
 from gvit.progress import ProgressBar, clock
-from gvit.training.progress import ConsoleObserver
+from gvit.training.observers import ConsoleObserver, Start, Step
 from gvit.training.schedule import StepPlan
 
 ERASED = "\x1b[?25h\r\x1b[1A\x1b[2K"  # what makes the cursor visible and the line disappear
@@ -62,8 +63,9 @@ def test_clock(seconds, shown):
 def watched(observer: ConsoleObserver) -> Console:
     """The console on which an observer has shown half of a training."""
     observer.console = terminal()
-    observer.start(20, 0, steps_per_epoch=10)
-    observer.step(10, StepPlan("classify", True, True, False, 0.0), {"pixel_loss": 0.25}, 100.0)
+    observer.start(Start(20, 0, steps_per_epoch=10, notes=(f"a note on {option('epochs')}",)))
+    plan = StepPlan("classify", True, True, False, 0.0)
+    observer.step(Step(10, 1.0, plan, {}, {"pixel_loss": 0.25}, 100.0))
     return observer.console
 
 
@@ -76,4 +78,8 @@ def test_a_training_shows_its_phase_and_losses_until_it_ends():
 
 
 def test_an_observer_without_an_end_draws_no_bar():
-    assert watched(ConsoleObserver()).file.getvalue() == ""
+    assert watched(ConsoleObserver()).file.getvalue() == "a note on epochs\n"
+
+
+def test_notes_can_speak_the_command_lines_language():
+    assert watched(ConsoleObserver(worded=for_command_line)).file.getvalue() == "a note on --epochs\n"

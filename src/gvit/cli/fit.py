@@ -14,6 +14,61 @@ from gvit.errors import InputError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gvit.fitting.optimise import Fit
+
+
+@dataclass(frozen=True)
+class Options:
+    """Fit Gaussians to image files by optimisation.
+
+    When no image is named, to a photograph of an astronaut.
+
+    Writes NAME.safetensors (the Gaussians), NAME.png (the drawing) and
+
+    NAME-fit.png (image, drawing and ellipses side by side).
+
+    What is fitted already is skipped: after an interruption, it goes on.
+
+    Example: gvit fit photos/ 'more/*.png' --num-gaussians 5000 --out fits
+
+    Attributes:
+        images: image files, folders (searched recursively) or quoted patterns.
+        out: folder for the results.
+        num_gaussians: per image.
+        steps: of the optimisation.
+        init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
+        adaptive: put half of the Gaussians where the error is largest.
+        loss: mse or bce.
+        ssim_weight: weight of 1 - SSIM in the loss.
+        seed: of everything that is random.
+        overwrite: fit again what is fitted already.
+        batch_size: images of equal size at a time.
+        device: cpu, cuda, or auto: cuda where there is one.
+    """
+
+    images: Annotated[
+        tuple[str, ...],
+        tyro.conf.Positional,
+        tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(default: a photograph)"),
+    ] = ()
+    out: Path = Path("fits")
+    num_gaussians: int = 1000
+    steps: int = 500
+    init: str = "gradient"
+    adaptive: bool = True
+    loss: str = "mse"
+    ssim_weight: float = 0.0
+    seed: int = 0
+    overwrite: bool = False
+    batch_size: int = 4
+    device: str = "auto"
+
+
+def run(args: list[str]) -> int:
+    """Fit, write, and print a line per image; a file that cannot be read doesn't cost the others."""
+    options = parse(Options, args, "gvit fit")
+    at_least_one(num_gaussians=options.num_gaussians, steps=options.steps, batch_size=options.batch_size)
+
     from gvit.fitting.files import fit_files, is_fitted, plan_targets, write_fit
     from gvit.fitting.optimise import check_settings, fit
     from gvit.progress import ProgressBar

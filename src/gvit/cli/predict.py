@@ -47,7 +47,8 @@ def run(args: list[str]) -> int:
     if not options.images:
         raise InputError("no images given; name image files, folders or quoted patterns after the run")
 
-    from gvit.data.images import EXTENSIONS, GAUSSIAN_EXTENSIONS, find_images
+    from gvit.data.images import EXTENSIONS, find_images
+    from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS
     from gvit.models.weights import load_model
     from gvit.prediction import predict_files
 

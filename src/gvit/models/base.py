@@ -33,6 +33,10 @@ class ImageClassifier(Part, nn.Module):
     encoder: GaussianEncoder | None
     num_classes: int
 
+    if TYPE_CHECKING:  # a ViT has it from timm, which comes later among its bases
+
+        def set_grad_checkpointing(self, enable: bool = True) -> None: ...
+
     @property
     def tokens(self) -> Tokenizer:
         """What the transformer reads."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -15,6 +16,7 @@ from gvit.errors import InputError
 from gvit.evaluation import Evaluation, evaluate
 from gvit.files import write_text
 from gvit.models.base import ImageClassifier
+from gvit.models.gvit import GViT
 from gvit.models.weights import load_model
 from gvit.training.run import Run
 from gvit.viewing.figures import confusion_figure, report_figure, save_figure
@@ -53,7 +55,7 @@ def write_report(run: Run) -> Path | None:
     count = min(_SHOWN, len(images))
     rows = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
     pictures, labels = zip(*(images[row] for row in rows), strict=True)
-    figure = report_figure(model, torch.stack(pictures), [int(label) for label in labels])
+    figure = report_figure(cast(GViT, model), torch.stack(pictures), [int(label) for label in labels])
     save_figure(figure, run.report_file)
     return run.report_file
 

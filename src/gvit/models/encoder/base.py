@@ -70,7 +70,8 @@ class GaussianEncoder(Part, nn.Module):
         # Learned, but from where the geometry is known: from small random numbers the encoder takes longer to find
         # out where its patches are (docs/experiments.md).
         with torch.no_grad():
-            sincos = build_sincos2d_pos_embed(list(self.patch_embed.grid_size), embed_dim)
+            rows_and_columns = list(self.patch_embed.grid_size)
+            sincos = build_sincos2d_pos_embed(rows_and_columns, embed_dim)
             self.patch_pos_embed.copy_(sincos)
 
     def add_start(self, embed_dim: int) -> None:

@@ -34,7 +34,7 @@ class DenoisingEncoder(GaussianEncoder):
         generator = torch.Generator().manual_seed(noise_seed)
         self.register_buffer("noise", torch.randn(self.num_gaussians, NUM_FIELDS, generator=generator))
         nn.init.normal_(self.gaussian_pos_embed, std=0.3)
-        nn.init.zeros_(self.head[-1].weight)  # training starts from g = g0
+        nn.init.zeros_(self.head[-1].get_parameter("weight"))  # training starts from g = g0
 
     def add_start(self, embed_dim: int) -> None:
         self.gaussian_embed = nn.Linear(NUM_FIELDS, embed_dim)

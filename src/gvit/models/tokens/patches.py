@@ -22,6 +22,7 @@ class PatchTokens(Tokenizer, PatchEmbed):
 
     kind = "patches"
     reads = "images"
+    grid_size: tuple[int, int]
 
     def __init__(
         self, img_size: int = 224, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 384
