@@ -11,6 +11,7 @@ import torch
 from scenes import random_scene
 
 from gvit.rendering import rasterize
+from gvit.rendering.cpu import _cache_directory
 
 SOURCE = Path(__file__).parents[2] / "src"
 
@@ -104,6 +105,16 @@ def test_unwritable_folders_and_one_compilation(tmp_path):
     assert first.stderr.count("compiles its CPU renderer") == 1
     assert second.stderr == ""
     assert first.stdout == second.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the user's cache folder has another name elsewhere")
+def test_kernels_are_kept_in_numbas_folder_or_else_in_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "user"))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "numba"))
+    assert _cache_directory().parent == tmp_path / "numba"
+    monkeypatch.delenv("NUMBA_CACHE_DIR")
+    assert _cache_directory().parent == tmp_path / "user" / "gvit"
+    assert _cache_directory().is_dir()
 
 
 def test_importing_is_light():
