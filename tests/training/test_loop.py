@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import gvit
 from gvit.data.sources import SOURCES, Source, digits
 from gvit.errors import InputError, for_command_line, for_python
+from gvit.models import registry
 from gvit.training import objective
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from gvit.training.dry_run import dry_run
@@ -165,6 +167,34 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
     recorder = Recorder()
     resume(folder, [recorder])
     assert recorder.steps[0] == 9
+    assert_same_run(finished, folder)
+
+
+def test_an_interrupted_run_of_the_first_version_goes_on(finished, tmp_path):
+    """It wrote down neither architecture nor what the configuration left to the named model."""
+    folder = tmp_path / "run"
+    interrupt(CONFIG, folder, 9)
+    run = Run(folder)
+    run.config_file.write_text(CONFIG.to_json())
+    state = run.load_checkpoint()
+    del state["architecture"], state["name"]
+    run.save_checkpoint(state)
+    card = asdict(gvit.load_model(folder).card)
+    card["kwargs"] = {"num_gaussians": 8, "drop_path_rate": 0.1, "num_classes": 10}
+    save_file(gvit.load_model(folder).state_dict(), run.weights_file, {"gvit.model": json.dumps(card)})
+    resume(folder)
+    assert_same_run(finished, folder)
+    assert run.load_config().model == Run(finished).load_config().model
+
+
+def test_resuming_depends_on_no_default(finished, tmp_path, monkeypatch):
+    """What the model's name stands for may have changed meanwhile."""
+    folder = tmp_path / "run"
+    interrupt(CONFIG, folder, 9)
+    entries = dict(registry._ENTRIES)
+    entries["gvit_tiny"] = entries["gvit_small"]
+    monkeypatch.setattr(registry, "_ENTRIES", entries)
+    resume(folder)
     assert_same_run(finished, folder)
 
 

@@ -20,11 +20,14 @@ from gvit.models.weights import load_model
 from gvit.training.config import ModelConfig, OptimizerConfig, TrainConfig
 
 
+Known = tuple[str, Architecture]
+
+
 def build_model(
     config: TrainConfig,
     class_names: list[str],
     example: Gaussians | None = None,
-    saved: Path | None = None,
+    known: Known | None = None,
     initialize: bool = True,
 ) -> tuple[ImageClassifier, list[str]]:
     """The configured model, seeded, with its preprocessing and class names on its card.
@@ -34,7 +37,7 @@ def build_model(
         class_names: of its data.
         example: Gaussians of one image of its data, where that holds Gaussians: a model that reads them has their
             number and their bound on the scales unless the configuration has others.
-        saved: the model file of this very run, if there is one: it has the architecture that the run began with.
+        known: name and architecture of the model, where the run has begun already.
         initialize: take over the weights of ``config.model.init``, too; a checkpoint makes that superfluous.
 
     Returns:
@@ -47,9 +50,8 @@ def build_model(
     source = config.model.init
     initial = None if source is None else load_model(source)
     notes: list[str] = []
-    if saved is not None:
-        like = load_model(saved)
-        name, parts = like.card.name, Architecture.of(like)
+    if known is not None:
+        name, parts = known
     else:
         name, parts = _named(config.model, initial)
         wanted, notes = _settings(config.model, name, parts)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from gvit.data.loading import Batch
 from gvit.errors import InputError, first_line, option
 from gvit.evaluation import Evaluation, summarize
+from gvit.models.architecture import Architecture
 from gvit.models.weights import save_model
 from gvit.training.distributed import ALONE, World
 from gvit.training.observers.base import Evaluated, Observer, Start, Step
@@ -51,15 +53,12 @@ class Loop:
     world: World = ALONE
     step: int = 0
 
-    def resume(self) -> None:
-        """Go back to the run's last checkpoint, if it has one.
+    def load(self, state: dict[str, Any]) -> None:
+        """Go back to a checkpoint.
 
         Raises:
-            InputError: it is damaged or of another model.
+            InputError: it is of another model.
         """
-        state = self.run.load_checkpoint()
-        if state is None:
-            return
         try:
             self.setup.task.load_state(state)
             self.step = state["step"]
@@ -141,9 +140,10 @@ class Loop:
 
     def save(self) -> None:
         """Write weights and a checkpoint to resume from; every process has to call it."""
-        task = self.setup.task
-        state = {"step": self.step, **task.state()}
+        task, model = self.setup.task, self.setup.task.model
+        described = {"name": model.card.name, "architecture": Architecture.of(model).to_dict()}
+        state = {"step": self.step, **described, **task.state()}
         if self.world.is_main:
-            save_model(task.model, self.run.weights_file, state.get("ema", state["model"]))
+            save_model(model, self.run.weights_file, state.get("ema", state["model"]))
             self.run.save_checkpoint(state)
         self.world.barrier()

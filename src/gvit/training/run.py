@@ -104,7 +104,8 @@ class Run:
         try:
             return TrainConfig.from_json(self.config_file.read_text())
         except (InputError, OSError, UnicodeDecodeError) as error:
-            raise InputError(f"{self.config_file}: damaged ({error})") from error
+            reason = error.args[0] if isinstance(error, InputError) else error  # with both of its wordings
+            raise InputError(f"{self.config_file}: damaged ({reason})") from error
 
     def save_config(self, config: TrainConfig) -> None:
         write_text(self.config_file, config.to_json())

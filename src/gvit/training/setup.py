@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
 from gvit.errors import InputError, option
-from gvit.training.build import build_model, resolved
+from gvit.training.build import Known, build_model, resolved
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import ALONE, World
 from gvit.training.feed import Feed
@@ -60,7 +59,7 @@ def set_up(
     device: str = "cpu",
     world: World = ALONE,
     *,
-    saved: Path | None = None,
+    known: Known | None = None,
     initialize: bool = True,
 ) -> Setup:
     """Load the data and build the networks; nothing is written.
@@ -69,14 +68,14 @@ def set_up(
         config: of the run.
         device: of this process.
         world: the processes that share each batch.
-        saved: the run's own model file, if there is one already.
+        known: name and architecture of the model, where the run has begun already.
         initialize: read the weights of ``config.model.init``; a checkpoint makes that superfluous.
 
     Raises:
         InputError: unusable configuration or data.
     """
     feed = Feed(config, world)
-    model, notes = build_model(config, list(feed.train.class_names), feed.train.example, saved, initialize)
+    model, notes = build_model(config, list(feed.train.class_names), feed.train.example, known, initialize)
     task = make_task(model, config, torch.device(device), world)
     schedule = Schedule.from_config(config.schedule, feed.steps_per_epoch)
     if not schedule.total:

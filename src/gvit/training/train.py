@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 from gvit.evaluation import Evaluation
+from gvit.models.architecture import Architecture
+from gvit.models.weights import load_model
+from gvit.training.build import Known
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import ALONE, World
 from gvit.training.loop import Interrupted, Loop, never
@@ -78,19 +82,25 @@ def resume(
         Interrupted: again.
     """
     run = Run.open(Path(out))
-    setup = set_up(
-        run.load_config(),
-        device,
-        world,
-        saved=run.weights_file if run.weights_file.exists() else None,
-        initialize=not run.checkpoint_file.exists(),
-    )
+    config, state = run.load_config(), run.load_checkpoint()
+    setup = set_up(config, device, world, known=_known(run, state), initialize=state is None)
     loop = Loop(setup, run, observers, world)
-    loop.resume()
+    if state is not None:
+        loop.load(state)
     world.barrier()
     if world.is_main:
         run.save_config(setup.config)
     return _fit(loop, stop, until)
+
+
+def _known(run: Run, state: dict[str, Any] | None) -> Known | None:
+    """The model that a run began with, whatever its name stands for by now."""
+    if state is not None and "architecture" in state:
+        return state["name"], Architecture(**state["architecture"])
+    if state is not None and run.weights_file.exists():  # of gvit's first version
+        model = load_model(run.folder)
+        return model.card.name, Architecture.of(model)
+    return None
 
 
 def _fit(loop: Loop, stop: Callable[[], bool], until: int | None = None) -> Evaluation:
