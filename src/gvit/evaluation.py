@@ -8,13 +8,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from gvit.losses import psnr, ssim
-from gvit.models.gvit import GViT
 from gvit.models.registry import ImageClassifier
 from gvit.rendering import render
 
+_TOP = 5
 _EXACT = 100.0  # dB; one image redrawn without error must not make the mean infinite
 
 
@@ -57,40 +58,62 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
     """What ``summarize`` needs, image by image.
 
     Returns:
-        ``label`` [N], ``ranked`` [N, min(5, classes)], the most probable classes, and for a model with Gaussians
-        ``psnr`` and ``ssim`` [N]; on the CPU.
+        ``label`` and ``predicted`` [N]; with more than five classes ``in_top5`` [N], 1 where the true class is among
+        the five most probable, else 0; and for a model with an encoder ``psnr`` and ``ssim`` [N]; on the CPU.
     """
     was_training = model.training
     model.eval()
     parameter = next(model.parameters())
     columns: dict[str, list[Tensor]] = defaultdict(list)
-    for images, labels in batches:
-        images = images.to(parameter.device, parameter.dtype)
-        if isinstance(model, GViT):
-            gaussians = model.encode(images)
-            logits = model.classify(gaussians)
-            rendered = render(gaussians, *images.shape[-2:]).clamp(0, 1)
-            columns["psnr"].append(psnr(rendered, images).clamp(max=_EXACT).cpu())
-            columns["ssim"].append(ssim(rendered, images).cpu())
-        else:
-            logits = model(images)
-        columns["ranked"].append(logits.topk(min(5, logits.shape[1])).indices.cpu())
+    for inputs, labels in batches:
+        inputs = inputs.to(parameter.device, parameter.dtype)
+        logits, gaussians = model.forward_with_gaussians(inputs)
         columns["label"].append(labels)
+        columns["predicted"].append(logits.argmax(1).cpu())
+        if logits.shape[1] > _TOP:
+            columns["in_top5"].append(_in_top(_TOP, logits.cpu(), labels))
+        if gaussians is not None:
+            rendered = render(gaussians, *inputs.shape[-2:]).clamp(0, 1)
+            columns["psnr"].append(psnr(rendered, inputs).clamp(max=_EXACT).cpu())
+            columns["ssim"].append(ssim(rendered, inputs).cpu())
     model.train(was_training)
     return {name: torch.cat(parts) for name, parts in columns.items()}
 
 
+def _in_top(
+    k: int, logits: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """1 where the true class is among the k most probable, else 0."""
+    from torchmetrics.functional.classification import multiclass_stat_scores  # takes a second to import
+
+    # true and false positives and negatives of each sample; a sample is a row of values, here of one
+    counts = multiclass_stat_scores(
+        logits.unsqueeze(-1),
+        labels.unsqueeze(-1),
+        num_classes=logits.shape[1],
+        average="micro",
+        top_k=k,
+        multidim_average="samplewise",
+    )
+    return counts[:, 0]
+
+
 def summarize(measured: Mapping[str, Tensor], num_classes: int) -> Evaluation:
     """Means and counts over images; see ``measure``."""
-    label, ranked = measured["label"], measured["ranked"]
-    hits = ranked == label.unsqueeze(1)
-    counts = torch.bincount(label * num_classes + ranked[:, 0], minlength=num_classes * num_classes)
-    fidelity = {name: measured[name].double().mean().item() for name in ("psnr", "ssim") if name in measured}
+    from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+    label = measured["label"]
+    confusion = multiclass_confusion_matrix(measured["predicted"], label, num_classes)
+    means = {
+        name: measured[name].double().mean().item()
+        for name in ("in_top5", "psnr", "ssim")
+        if name in measured
+    }
     return Evaluation(
         num_images=len(label),
-        top1=hits[:, 0].double().mean().item(),
-        top5=hits.any(1).double().mean().item() if num_classes > 5 else None,
-        psnr=fidelity.get("psnr"),
-        ssim=fidelity.get("ssim"),
-        confusion=counts.view(num_classes, num_classes).tolist(),
+        top1=confusion.trace().item() / len(label),
+        top5=means.get("in_top5"),
+        psnr=means.get("psnr"),
+        ssim=means.get("ssim"),
+        confusion=confusion.tolist(),
     )

@@ -1,0 +1,99 @@
+"""How good a model is: against scikit-learn and scikit-image."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
+from torch import Tensor, nn
+
+import gvit
+from gvit.evaluation import evaluate, measure, summarize
+
+
+def answering(logits: Tensor, gaussians: gvit.Gaussians | None, monkeypatch) -> nn.Module:
+    """A model that looks at no image: the i-th that it is shown is answered by row i."""
+    model = gvit.create_model("vit_tiny_patch8", num_classes=logits.shape[1])
+    shown = 0
+
+    def answer(inputs: Tensor) -> tuple[Tensor, gvit.Gaussians | None]:
+        nonlocal shown
+        rows = slice(shown, shown + len(inputs))
+        shown += len(inputs)
+        return logits[rows], None if gaussians is None else gaussians[rows]
+
+    monkeypatch.setattr(model, "forward_with_gaussians", answer, raising=False)
+    return model
+
+
+@pytest.mark.parametrize("classes", [2, 5, 6, 20])
+def test_shares_and_counts_are_scikit_learns(classes, monkeypatch):
+    generator = torch.Generator().manual_seed(classes)
+    logits = torch.randn(97, classes, generator=generator)
+    labels = torch.randint(classes - 1, (97,), generator=generator)  # one class has no image
+    model = answering(logits, None, monkeypatch)
+    result = evaluate(model, zip(torch.zeros(97, 3, 8, 8).split(10), labels.split(10), strict=True))
+    predicted = logits.argmax(1)
+    assert result.num_images == 97
+    assert result.top1 == accuracy_score(labels, predicted)
+    assert result.confusion == confusion_matrix(labels, predicted, labels=range(classes)).tolist()
+    if classes > 5:
+        assert result.top5 == top_k_accuracy_score(labels, logits.double(), k=5, labels=range(classes))
+        assert result.top1 < result.top5 < 1
+    else:
+        assert result.top5 is None
+    assert (result.psnr, result.ssim) == (None, None)
+    assert str(result) == f"top-1 {100 * result.top1:.2f} % of 97 test images"
+
+
+def test_pictures_are_compared_image_by_image(monkeypatch):
+    """Means over images, whatever the batches; a picture without error counts 100 dB."""
+    generator = torch.Generator().manual_seed(0)
+    gaussians = gvit.Gaussians(torch.randn(4, 6, 9, generator=generator))
+    gaussians.raw[3, :, 8] = -20  # invisible: draws black
+    images = torch.rand(4, 3, 16, 16, generator=generator)
+    images[3] = 0
+    labels = torch.arange(4)
+    model = answering(torch.eye(4), gaussians, monkeypatch)
+    measured = measure(model, zip(images.split(3), labels.split(3), strict=True))
+    drawn = gvit.render(gaussians, 16, 16).clamp(0, 1).numpy()
+    psnrs = [
+        peak_signal_noise_ratio(image, picture, data_range=1)
+        for image, picture in zip(images[:3].numpy(), drawn[:3], strict=True)
+    ]
+    ssims = [
+        structural_similarity(
+            image, picture, data_range=1, channel_axis=0, gaussian_weights=True, use_sample_covariance=False
+        )
+        for image, picture in zip(images.numpy(), drawn, strict=True)
+    ]
+    np.testing.assert_allclose(measured["psnr"], [*psnrs, 100], rtol=1e-5)
+    np.testing.assert_allclose(measured["ssim"], ssims, atol=1e-5)
+    result = summarize(measured, 4)
+    assert (result.psnr, result.ssim) == pytest.approx((np.mean([*psnrs, 100]), np.mean(ssims)), rel=1e-4)
+    assert f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f}" in str(result)
+
+
+@pytest.mark.parametrize("name", ["gvit_tiny", "vit_tiny_patch8", "gaussian_vit_tiny"])
+def test_a_model_is_measured_in_evaluation_mode_and_comes_back_in_its_own(name):
+    torch.manual_seed(0)
+    kwargs = {} if name.startswith("vit") else {"num_gaussians": 4}
+    model = gvit.create_model(name, num_classes=7, drop_path_rate=0.9, **kwargs)
+    for head in (module for part, module in model.named_modules() if part.endswith("head")):
+        if isinstance(head, nn.Linear):
+            nn.init.normal_(head.weight)
+    inputs = torch.randn(24, 4, 9) if name.startswith("gaussian") else torch.rand(24, 3, 32, 32)
+    labels = torch.arange(24) % 7
+    model.train()
+    found = measure(model, list(zip(inputs.split(5), labels.split(5), strict=True)))
+    assert model.training
+    model.eval()
+    with torch.no_grad():
+        assert torch.equal(found["predicted"], model(inputs).argmax(1))
+        assert ("psnr" in found) == (name == "gvit_tiny")
+    measure(model, [(inputs[:2], labels[:2])])
+    assert not model.training
+    evaluation = evaluate(model, [(inputs, labels)])
+    assert evaluation == replace(summarize(found, 7), psnr=evaluation.psnr, ssim=evaluation.ssim)
