@@ -19,7 +19,6 @@ from gvit.models.registry import architecture, build
 from gvit.models.weights import load_model
 from gvit.training.config import ModelConfig, OptimizerConfig, TrainConfig
 
-
 Known = tuple[str, Architecture]
 
 
@@ -94,15 +93,15 @@ def resolved(config: TrainConfig, model: ImageClassifier) -> TrainConfig:
 
 def _settings(config: ModelConfig, name: str, parts: Architecture) -> tuple[dict[str, Any], list[str]]:
     """Those that the model has a use for, and what to say of the others."""
-    given = {name: value for name, value in config.settings().items() if value is not None}
-    notes = []
-    if parts.encoder is None:  # whatever else it reads, nothing draws Gaussians
-        if "num_gaussians" not in parts.tokens:
-            notes.append(
-                f"{name} reads pixels: what is set of Gaussians, their losses and guidance has no effect"
-            )
-        given = {key: value for key, value in given.items() if parts.accepts(key, value)}
-    return given, notes
+    given = {key: value for key, value in config.settings().items() if value is not None}
+    if parts.encoder is None:  # nothing draws Gaussians
+        unread = f"{name} reads pixels: what is set of Gaussians, their losses and guidance has no effect"
+        used = {key: value for key, value in given.items() if parts.accepts(key, value)}
+        return used, [] if "num_gaussians" in parts.tokens else [unread]
+    kinds = {key: given[key] for key in ("encoder", "tokens") if key in given}
+    known = architecture(name, **kinds).flat if config.model else parts.with_arguments(**kinds).flat
+    notes = [f"{option(key)} has no effect on {name} as it is set" for key in given if key not in known]
+    return {key: value for key, value in given.items() if key in known}, notes
 
 
 def _keep_meaning(
