@@ -48,7 +48,9 @@ def rows_registered(monkeypatch):
 def test_a_new_kind_of_tokens_trains_saves_loads_predicts_and_evaluates(tmp_path):
     config = debug()
     config = replace(config, model=replace(config.model, model="vit_rows", num_gaussians=None))
-    config = replace(config, schedule=replace(config.schedule, epochs=4.0), data=replace(config.data, min_crop=1.0))
+    config = replace(
+        config, schedule=replace(config.schedule, epochs=4.0), data=replace(config.data, min_crop=1.0)
+    )
     result = train(config, tmp_path / "run")
     assert result.top1 > 0.4  # chance is 0.1
     assert result.psnr is None

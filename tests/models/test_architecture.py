@@ -14,7 +14,14 @@ def test_flat_arguments_reach_the_parts_that_have_them():
         **{"embed_dim": 60, "depth": 5, "num_heads": 6, "num_classes": 7, "noise_std": 0.3},
     )
     assert found.encoder is not None
-    of_encoder = {"img_size": 64, "mlp_ratio": 3.0, "embed_dim": 48, "depth": 2, "num_heads": 4, "noise_std": 0.3}
+    of_encoder = {
+        "img_size": 64,
+        "mlp_ratio": 3.0,
+        "embed_dim": 48,
+        "depth": 2,
+        "num_heads": 4,
+        "noise_std": 0.3,
+    }
     assert found.encoder | of_encoder == found.encoder
     assert found.tokens | {"img_size": 64, "embed_dim": 60} == found.tokens
     assert found.vit | {"mlp_ratio": 3.0, "depth": 5, "num_heads": 6, "num_classes": 7} == found.vit

@@ -53,9 +53,7 @@ def run(args: list[str]) -> int:
     from gvit.prediction import predict_files
 
     model = load_model(options.run).to(find_device(options.device))
-    files = find_images(
-        options.images, GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS
-    )
+    files = find_images(options.images, GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS)
     failed, rows = False, []
     for file, answer in predict_files(model, files, options.top_k, options.batch_size):
         if isinstance(answer, InputError):
@@ -69,4 +67,3 @@ def run(args: list[str]) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
     return 2 if failed else 0
-

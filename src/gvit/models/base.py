@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from jaxtyping import Float
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from gvit.gaussians import Gaussians
@@ -13,9 +14,6 @@ from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.encoder import GaussianEncoder
 from gvit.models.part import Part
 from gvit.models.tokens import Reads, Tokenizer
-
-if TYPE_CHECKING:
-    from gvit.models.vit import ViT
 
 
 class ImageClassifier(Part, nn.Module):
@@ -29,7 +27,7 @@ class ImageClassifier(Part, nn.Module):
     """
 
     card: ModelCard
-    classifier: ViT
+    classifier: VisionTransformer
     encoder: GaussianEncoder | None
     num_classes: int
 
@@ -53,7 +51,7 @@ class ImageClassifier(Part, nn.Module):
         return self.tokens.image_side
 
     def forward_with_gaussians(
-        self, inputs: Float[Tensor, batch *shape]
+        self, inputs: Float[Tensor, batch * shape]
     ) -> tuple[Float[Tensor, "batch classes"], Gaussians | None]:
         """Logits, and the Gaussians that the model made of the images, if it makes any."""
         return self(inputs), None

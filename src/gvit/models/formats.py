@@ -58,9 +58,13 @@ def from_first_format(described: dict[str, Any]) -> dict[str, Any]:
             "embed_dim": arguments["encoder_dim"],
             "depth": arguments["encoder_depth"],
             "num_heads": arguments["encoder_heads"],
-            **{name: arguments[name] for name in (*shared, *([] if queries else ("noise_std", "noise_seed")))},
+            **{
+                name: arguments[name] for name in (*shared, *([] if queries else ("noise_std", "noise_seed")))
+            },
         }
-    of_tokens = ("patch_size", "in_chans") if arguments["tokens"] == "patches" else ("num_gaussians", "scale_factor")
+    of_tokens = (
+        ("patch_size", "in_chans") if arguments["tokens"] == "patches" else ("num_gaussians", "scale_factor")
+    )
     tokens = {"kind": arguments["tokens"]} | {name: arguments[name] for name in (*_TOKENS, *of_tokens)}
     return {
         "format": 2,

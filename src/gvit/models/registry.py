@@ -159,9 +159,7 @@ register_model(
     num_gaussians=32,
     **_TINY,
 )
-register_model(
-    "gaussian_vit_small", "the classifier of gvit_small over given Gaussians", CanonicalTokens
-)
+register_model("gaussian_vit_small", "the classifier of gvit_small over given Gaussians", CanonicalTokens)
 register_model(
     "gaussian_vit_base", "the classifier of gvit_base over given Gaussians", CanonicalTokens, **_BASE
 )

@@ -116,9 +116,7 @@ def _keep_meaning(
             continue
         theirs = initial.encoder[name]
         if wanted.setdefault(name, theirs) != theirs:
-            notes.append(
-                f"the encoder of {source} learned with {option(name, theirs)}, not {wanted[name]:g}"
-            )
+            notes.append(f"the encoder of {source} learned with {option(name, theirs)}, not {wanted[name]:g}")
     return notes
 
 
@@ -150,7 +148,9 @@ def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -
         return [_start_classifier(model, initial, source, model.card.name, same_classes)]
     ours, theirs = model.encoder.state_dict(), initial.encoder.state_dict()
     if {n: t.shape for n, t in ours.items()} != {n: t.shape for n, t in theirs.items()}:
-        raise InputError(f"{start}: its encoder ({_size(initial)}) does not fit this model's ({_size(model)})")
+        raise InputError(
+            f"{start}: its encoder ({_size(initial)}) does not fit this model's ({_size(model)})"
+        )
     model.encoder.load_state_dict(theirs)
     return [
         f"encoder from {source}",

@@ -48,7 +48,9 @@ class Feed:
     def __init__(self, config: TrainConfig, world: World) -> None:
         data = config.data
         self.config, self.world = config, world
-        self.train, self.test = (load_source(data.dataset, split, data.data_dir) for split in ("train", "test"))
+        self.train, self.test = (
+            load_source(data.dataset, split, data.data_dir) for split in ("train", "test")
+        )
         self.batch_size = min(data.batch_size, len(self.train))
         parts = world.size * config.compute.accumulate
         if self.batch_size % parts:

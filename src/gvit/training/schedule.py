@@ -111,6 +111,4 @@ def learning_rates(schedule: Schedule, step: int, peak: float, warmup: int) -> d
         starts["encoder"] = 0
     if plan.classify and not plan.guided:
         starts["classifier"] = schedule.classify_start
-    return {
-        name: learning_rate(peak, step, first, schedule.total, warmup) for name, first in starts.items()
-    }
+    return {name: learning_rate(peak, step, first, schedule.total, warmup) for name, first in starts.items()}

@@ -4,9 +4,7 @@ from gvit.models.tokens.base import Reads, Tokenizer
 from gvit.models.tokens.gaussians import CanonicalTokens, GaussianTokens, RawTokens
 from gvit.models.tokens.patches import PatchTokens
 
-TOKENIZERS: dict[str, type[Tokenizer]] = {
-    cls.kind: cls for cls in (PatchTokens, CanonicalTokens, RawTokens)
-}
+TOKENIZERS: dict[str, type[Tokenizer]] = {cls.kind: cls for cls in (PatchTokens, CanonicalTokens, RawTokens)}
 
 __all__ = [
     "TOKENIZERS",

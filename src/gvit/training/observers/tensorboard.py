@@ -21,9 +21,7 @@ class TensorBoardObserver(Observer):
         try:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError:
-            raise InputError(
-                f"{option('tensorboard')} needs TensorBoard: pip install tensorboard"
-            ) from None
+            raise InputError(f"{option('tensorboard')} needs TensorBoard: pip install tensorboard") from None
         # made at the start: nothing is written where a run cannot start
         self._make_writer = lambda step: SummaryWriter(str(folder / "tensorboard"), purge_step=step)
         self.writer: Any = None
