@@ -54,7 +54,8 @@ class Stopwatch:
 
 def step_in_parts(task: GuidedTask, batch: Batch, watch: Stopwatch) -> None:
     """What ``GuidedObjective.backward`` and the optimizers do in an ordinary step."""
-    model, weight, largest = task.model, task.config.objective.perceptual_weight, task.config.optimizer.clip_grad
+    model, config = task.model, task.config
+    weight, largest = config.objective.perceptual_weight, config.optimizer.clip_grad
     images = batch.inputs
     with watch("encoder"):
         raw = model.encoder(images, batch.noise)
