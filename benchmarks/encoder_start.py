@@ -16,9 +16,9 @@ import torch
 
 from gvit.recipes import digits
 from gvit.training.config import TrainConfig
-from gvit.training.loop import Trainer
-from gvit.training.progress import ConsoleObserver
+from gvit.training.loop import Loop
 from gvit.training.run import Run
+from gvit.training.setup import set_up
 from provenance import describe, provenance, write_results
 
 # standard deviation of the patches' embeddings (None: sines and cosines), of the Gaussians', of g0
@@ -35,14 +35,14 @@ STARTS = (
 
 
 def measure(config: TrainConfig, patch_std: float | None, gaussian_std: float, folder: Path) -> float:
-    trainer = Trainer(config, Run.create(folder, config))
-    encoder = trainer.model.encoder
+    setup = set_up(config)
+    encoder = setup.task.model.encoder
     torch.manual_seed(config.seed)
     with torch.no_grad():
         encoder.gaussian_pos_embed.normal_(std=gaussian_std)
         if patch_std is not None:
             encoder.patch_pos_embed.normal_(std=patch_std)
-    return trainer.fit(ConsoleObserver(quiet=True)).psnr
+    return Loop(setup, Run.create(folder, setup.config)).fit().psnr
 
 
 def main() -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
+from gvit.files import write_text
 from gvit.provenance import describe, provenance
 
 __all__ = ["ROOT", "describe", "provenance", "write_results"]
@@ -22,7 +22,5 @@ def write_results(
     path.parent.mkdir(parents=True, exist_ok=True)
     content = {"settings": settings, "provenance": provenance(), "rows": rows}
     # whole or not at all: some benchmarks go on from here
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(partial, path)
+    write_text(path, json.dumps(content, indent=2) + "\n")
     return path

@@ -32,8 +32,8 @@ from gvit.losses import pixel_loss, ssim
 from gvit.recipes import digits, imagenet1k
 from gvit.rendering import render
 from gvit.training.config import ComputeConfig, TrainConfig
-from gvit.training.loop import Trainer
-from gvit.training.run import Run
+from gvit.training.setup import set_up
+from gvit.training.task import GuidedTask
 from provenance import describe, provenance, write_results
 
 PARTS = ("data", "encoder", "renderer", "losses", "classifier", "optimizer")
@@ -52,9 +52,10 @@ class Stopwatch:
         self.seconds[part] += time.perf_counter() - started
 
 
-def step_in_parts(trainer: Trainer, batch: Batch, watch: Stopwatch) -> None:
+def step_in_parts(task: GuidedTask, batch: Batch, watch: Stopwatch) -> None:
     """What ``GuidedObjective.backward`` and the optimizers do in an ordinary step."""
-    model, weight = trainer.model, trainer.config.objective.perceptual_weight
+    model, config = task.model, task.config
+    weight, largest = config.objective.perceptual_weight, config.optimizer.clip_grad
     images = batch.inputs
     with watch("encoder"):
         raw = model.encoder(images, batch.noise)
@@ -72,33 +73,33 @@ def step_in_parts(trainer: Trainer, batch: Batch, watch: Stopwatch) -> None:
     with watch("encoder"):
         raw.backward(gradient)
     with watch("optimizer"):
-        for name, optimizer in trainer.optimizers.items():
-            if trainer.config.optimizer.clip_grad is not None:
-                torch.nn.utils.clip_grad_norm_(trainer.networks[name].parameters(), 1.0)
+        for name, optimizer in task.optimizers.items():
+            if largest is not None:
+                torch.nn.utils.clip_grad_norm_(task.networks[name].parameters(), largest)
             optimizer.step()
             optimizer.zero_grad()
 
 
 def measure(name: str, config: TrainConfig, steps: int, load: bool) -> dict:
     """Medians over steps, milliseconds."""
-    trainer = Trainer(config, Run(Path()))
-    trainer.model.train()
-    first = trainer.schedule.steps_of("guide").start + 1
+    setup = set_up(config)
+    task, schedule = setup.task, setup.schedule
+    task.model.train()
+    first = schedule.steps_of("guide").start + 1
     by_part: dict[str, list[float]] = defaultdict(list)
     whole = []
     for turn in range(steps + 2):
         watch = Stopwatch()
         with watch("data"):
-            (parts,) = trainer.batches(first, first + 1, workers=0)
-        step_in_parts(trainer, parts[0], watch)
+            (parts,) = setup.feed.batches(first, first + 1, workers=0)
+        step_in_parts(task, parts[0], watch)
         started = time.perf_counter()
-        trainer.step = first
-        trainer.train_step(parts, trainer.schedule.plan(first))
+        task.step(first, parts, schedule.plan(first), setup.rates(first))
         if turn >= 2:  # what comes before warms up
             whole.append(1000 * (time.perf_counter() - started) + 1000 * load * watch.seconds["data"])
             for part in PARTS:
                 by_part[part].append(1000 * watch.seconds[part] * (load or part != "data"))
-    row = {"case": name, "batch": trainer.batch_size, "loop_ms": statistics.median(whole)}
+    row = {"case": name, "batch": setup.feed.batch_size, "loop_ms": statistics.median(whole)}
     return row | {part: statistics.median(times) for part, times in by_part.items()}
 
 

@@ -26,26 +26,33 @@ from gvit.data.loading import EvaluationSamples, evaluation_loader
 from gvit.data.sources import load_source
 from gvit.data.transforms import eval_transform
 from gvit.evaluation import measure
-from gvit.models.gvit import GViT
-from gvit.models.registry import create_model, load_model, register_model, save_model
+from gvit.models.base import ImageClassifier
+from gvit.models.registry import register_model
+from gvit.models.tokens import CanonicalTokens
+from gvit.models.weights import load_model, save_model
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
-from gvit.training.loop import resume, train
-from gvit.training.progress import ConsoleObserver
+from gvit.training.observers import ConsoleObserver
+from gvit.training.train import resume, train
 from provenance import ROOT, describe, provenance
 
 NAME = "gvit-encoder-64px"
 LIMIT = 15_000_000  # bytes
-# what differs from the registered model under whose name the weights are published
-BASE = "gvit_tiny"
-SIZE = {
-    "encoder_dim": 192,
-    "encoder_depth": 6,
-    "encoder_heads": 3,
-    "embed_dim": 128,
-    "depth": 3,
-    "num_heads": 4,
-    "mlp_ratio": 4.0,
-}
+register_model(
+    "gvit_published",
+    "what is trained here; the file that is written needs no such name",
+    CanonicalTokens,
+    "denoising",
+    img_size=64,
+    patch_size=8,
+    num_gaussians=128,
+    encoder_dim=192,
+    encoder_depth=6,
+    encoder_heads=3,
+    embed_dim=128,
+    depth=3,
+    num_heads=4,
+    mlp_ratio=4.0,
+)
 # set: kind, training images to take, how often each comes in an epoch
 SETS = {"cifar10": ("parquet", 12_500, 1), "imagenette": ("folder", 2_500, 5)}
 TERMS = """\
@@ -58,12 +65,6 @@ The weights hold no image, but were learned from these: research use.
 """
 
 
-@register_model
-def gvit_published(**kwargs: object) -> GViT:
-    """What is trained here; the file that is written needs no such name."""
-    return create_model(BASE, **(SIZE | kwargs))
-
-
 def assemble(folder: Path, sources: dict[str, Path | None], dry: bool) -> None:
     """Both sets as class folders, a class for each set: ``train/SET/*.ppm`` and ``val/SET/*.ppm``.
 
@@ -71,23 +72,23 @@ def assemble(folder: Path, sources: dict[str, Path | None], dry: bool) -> None:
     """
     if folder.exists():
         return
-    partial = folder.with_name(f"{folder.name}.partial")
+    unfinished = folder.with_name(f"{folder.name}-unfinished")
     for name, (kind, count, times) in SETS.items():
         for split, place in (("train", "train"), ("test", "val")):
             images = load_source("digits" if dry else kind, split, sources[name])
-            target = partial / place / name
+            target = unfinished / place / name
             target.mkdir(parents=True, exist_ok=True)
             for i in range(min(len(images), 4 if dry else count if split == "train" else len(images))):
                 images.load(i).save(target / f"{i:05}.ppm")
                 for again in range(1, times if split == "train" else 1):
                     (target / f"{i:05}-{again}.ppm").unlink(missing_ok=True)
                     (target / f"{i:05}-{again}.ppm").symlink_to(f"{i:05}.ppm")
-    partial.rename(folder)
+    unfinished.rename(folder)
 
 
 def configuration(images: Path, epochs: float, workers: int, dry: bool) -> TrainConfig:
     return TrainConfig(
-        model=ModelConfig("gvit_published", img_size=64, num_gaussians=8 if dry else 128),
+        model=ModelConfig("gvit_published", num_gaussians=8 if dry else None),
         data=DataConfig(
             "folder",
             images,
@@ -108,17 +109,17 @@ def configuration(images: Path, epochs: float, workers: int, dry: bool) -> Train
     )
 
 
-def publish(run: Path, file: Path) -> GViT:
-    """Write the encoder's weights under the registered name, with a classifier that has no head."""
+def publish(run: Path, file: Path) -> ImageClassifier:
+    """Write the encoder's weights with a classifier that has no head, under no name: who reads them has none for it."""
     model = load_model(run)
     model.reset_classifier(0)
-    model.card = replace(model.card, name=BASE, kwargs=SIZE | model.card.kwargs)
+    model.card = replace(model.card, name="")
     file.parent.mkdir(parents=True, exist_ok=True)
     save_model(model, file)
     return load_model(file)
 
 
-def fidelity(model: GViT, config: TrainConfig, device: str) -> list[dict]:
+def fidelity(model: ImageClassifier, config: TrainConfig, device: str) -> list[dict]:
     """PSNR and SSIM on the test images of each set."""
     tests = load_source(config.data.dataset, "test", config.data.data_dir)
     images = EvaluationSamples(tests, eval_transform(model.card.preprocessing))
@@ -134,8 +135,9 @@ def fidelity(model: GViT, config: TrainConfig, device: str) -> list[dict]:
     return rows
 
 
-def card(file: Path, config: TrainConfig, rows: list[dict]) -> str:
-    count, epochs = config.model.num_gaussians, config.schedule.epochs
+def card(file: Path, count: int, config: TrainConfig, rows: list[dict]) -> str:
+    """Markdown; ``count`` is the number of Gaussians."""
+    epochs = config.schedule.epochs
     return f"""# {NAME}
 
 A GViT encoder that turns a picture of 64 px into {count} Gaussians that draw it. It was trained for reconstruction
@@ -196,14 +198,14 @@ def main() -> None:
     run = runs / f"pretrain-{epochs:g}"
     with ConsoleObserver() as observer:
         if (run / "config.json").exists():
-            resume(run, observer, device=device)
+            resume(run, [observer], device=device)
         else:
-            train(config, run, observer, device=device)
+            train(config, run, [observer], device=device)
 
     model = publish(run, file)
     size = file.stat().st_size
     if size > LIMIT:
-        sys.exit(f"{file}: {size / 1e6:.1f} MB, which is more than {LIMIT / 1e6:g}: make SIZE smaller")
+        sys.exit(f"{file}: {size / 1e6:.1f} MB, which is more than {LIMIT / 1e6:g}: make the model smaller")
     parameters = sum(p.numel() for p in model.parameters())
     results = Results(
         "pretrain", options, seed=config.seed, epochs_trained=epochs, bytes=size, parameters=parameters
@@ -211,7 +213,7 @@ def main() -> None:
     with torch.no_grad():
         for row in fidelity(model, config, device):
             results.add(row)
-    file.with_suffix(".md").write_text(card(file, config, results.rows))
+    file.with_suffix(".md").write_text(card(file, model.tokens.num_patches, config, results.rows))
     results.finish(f"{file}: {size / 1e6:.1f} MB, at most {LIMIT / 1e6:g} wanted\n\n{table(results.rows)}")
 
 

@@ -19,7 +19,6 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from session import Results, arguments, begin, forget_peak, markdown, milliseconds, peak_gib
@@ -28,9 +27,9 @@ from gvit.data.loading import Batch
 from gvit.gaussians import NUM_FIELDS
 from gvit.recipes import debug
 from gvit.training.config import ComputeConfig, TrainConfig
-from gvit.training.loop import Trainer
 from gvit.training.precision import autocast
-from gvit.training.run import Run
+from gvit.training.setup import set_up
+from gvit.training.task import GuidedTask
 from train_step import PARTS, Stopwatch, gvit_small, step_in_parts
 
 COMPUTED = PARTS[1:]  # all but the data
@@ -70,27 +69,26 @@ def cases(dry: bool) -> dict[str, tuple[TrainConfig, int]]:
     }
 
 
-def random_batch(trainer: Trainer, size: int) -> Batch:
+def random_batch(task: GuidedTask, size: int) -> Batch:
     """Pixels of no picture, on the device."""
     torch.manual_seed(SEED)
-    model = trainer.model
+    model = task.model
     return Batch(
-        torch.rand(size, 3, model.img_size, model.img_size, device=trainer.device),
-        torch.randint(model.num_classes, (size,), device=trainer.device),
-        torch.randn(size, model.encoder.num_gaussians, NUM_FIELDS, device=trainer.device),
+        torch.rand(size, 3, model.img_size, model.img_size, device=task.device),
+        torch.randint(model.num_classes, (size,), device=task.device),
+        torch.randn(size, model.encoder.num_gaussians, NUM_FIELDS, device=task.device),
     )
 
 
 def measure(config: TrainConfig, batch_size: int, steps: int, device: str) -> dict:
     """Medians over steps: milliseconds of the loop's step and of the parts."""
-    trainer = Trainer(config, Run(Path()), device)
-    trainer.model.train()
-    batch, step = random_batch(trainer, batch_size), trainer.schedule.steps_of("guide").start + 1
-    plan = trainer.schedule.plan(step)
+    setup = set_up(config, device)
+    task, step = setup.task, setup.schedule.steps_of("guide").start + 1
+    task.model.train()
+    batch, plan, rates = random_batch(task, batch_size), setup.schedule.plan(step), setup.rates(step)
 
     def loop_step() -> None:
-        trainer.step = step
-        trainer.train_step([batch], plan)
+        task.step(step, [batch], plan, rates)
 
     warm_up = 3
     for _ in range(warm_up):
@@ -101,7 +99,7 @@ def measure(config: TrainConfig, batch_size: int, steps: int, device: str) -> di
     seconds: dict[str, list[float]] = defaultdict(list)
     for turn in range(warm_up + steps):
         watch = GpuStopwatch(config.compute, device)
-        step_in_parts(trainer, batch, watch)
+        step_in_parts(task, batch, watch)
         if turn >= warm_up:
             for part in COMPUTED:
                 seconds[part].append(watch.seconds[part])

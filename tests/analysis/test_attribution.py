@@ -2,6 +2,7 @@ import math
 
 import pytest
 import torch
+from captum.attr import LayerGradientXActivation
 from torch import nn
 
 import gvit
@@ -13,10 +14,10 @@ COUNT = 6
 CLASSES = 4
 
 
-def tiny(pool="token", tokens="canonical", **kwargs):
+def tiny(pool="token", tokens="canonical", name="gvit_tiny", **kwargs):
     torch.manual_seed(3)
     model = gvit.create_model(
-        "gvit_tiny", num_classes=CLASSES, num_gaussians=COUNT, pool=pool, tokens=tokens, **kwargs
+        name, num_classes=CLASSES, num_gaussians=COUNT, pool=pool, tokens=tokens, **kwargs
     )
     # fresh weights are so small that everything is nearly linear
     with torch.no_grad():
@@ -32,37 +33,37 @@ def some_gaussians(batch=2, seed=0, **kwargs):
     )
 
 
-def forward_by_hand(classifier, raw):
-    """timm's forward, written out; the logits and the tokens that the last attention reads."""
-    x = classifier.patch_embed(raw)
-    if classifier.cls_token is not None:
-        x = torch.cat((classifier.cls_token.expand(len(x), -1, -1), x), 1)
-    x = x + classifier.pos_embed
-    *blocks, last = classifier.blocks
-    for block in blocks:
-        x = x + block.attn(block.norm1(x))
-        x = x + block.mlp(block.norm2(x))
-    tokens = last.norm1(x).detach().requires_grad_()
-    x = x + last.attn(tokens)
-    x = classifier.norm(x + last.mlp(last.norm2(x)))
-    pooled = x[:, 0] if classifier.cls_token is not None else classifier.fc_norm(x.mean(1))
-    return classifier.head(pooled), tokens
+def some_images():
+    generator = torch.Generator().manual_seed(1)
+    return torch.rand(2, 3, 32, 32, generator=generator, dtype=torch.float64)
+
+
+def by_captum(model, inputs, classes):
+    """Captum's gradient times activation of the tokens that the last attention reads, without the class token."""
+    explained = LayerGradientXActivation(model, model.classifier.blocks[-1].norm1)
+    return explained.attribute(inputs, target=classes).sum(-1)[:, -COUNT:].detach()
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
 @pytest.mark.parametrize("tokens", ["canonical", "raw"])
-def test_scores_are_those_of_a_forward_pass_written_out_by_hand(pool, tokens):
-    model, gaussians, classes = tiny(pool, tokens), some_gaussians(), [2, 0]
-    logits, read = forward_by_hand(model.classifier, gaussians.raw)
-    torch.testing.assert_close(logits, model.classify(gaussians))
-    expected = []
-    for image, chosen in enumerate(classes):
-        (gradient,) = torch.autograd.grad(logits[image, chosen], read, retain_graph=True)
-        expected.append((read[image] * gradient[image]).sum(-1))
-    dropped = 1 if pool == "token" else 0
-    found = cdam(model, gaussians, classes)
+def test_scores_are_those_of_captum(pool, tokens):
+    model, images, classes = tiny(pool, tokens), some_images(), [2, 0]
+    expected = by_captum(model, images, classes)
+    assert expected.abs().max() > 1e-3
+    found = cdam(model, images, classes)
     assert found.shape == (2, COUNT)
-    torch.testing.assert_close(found, torch.stack(expected)[:, dropped:])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("pool", ["token", "avg"])
+@pytest.mark.parametrize("tokens", ["canonical", "raw"])
+def test_scores_of_a_model_that_reads_gaussians_are_those_of_captum(pool, tokens):
+    model, gaussians, classes = tiny(pool, tokens, "gaussian_vit_tiny"), some_gaussians(), [2, 0]
+    expected = by_captum(model, gaussians.raw, classes)
+    assert expected.abs().max() > 1e-3
+    torch.testing.assert_close(cdam(model, gaussians, classes), expected, rtol=0, atol=1e-6)
+    # as numbers, which is what the model itself reads
+    torch.testing.assert_close(cdam(model, gaussians.raw, classes), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
@@ -136,16 +137,80 @@ def test_an_image_is_scored_as_if_it_were_alone():
     torch.testing.assert_close(cdam(model, gaussians)[1:2], cdam(model, gaussians[1:2]))
 
 
+@pytest.mark.parametrize("name", ["gvit_tiny", "gaussian_vit_tiny"])
+def test_gaussians_of_other_bounds_are_scored_as_the_same_picture(name):
+    model, gaussians = tiny(name=name), some_gaussians()
+    others, expected = gaussians.with_bounds(scale_factor=3.0, nominal_count=12), cdam(model, gaussians, 1)
+    torch.testing.assert_close(cdam(model, others, 1), expected, rtol=1e-6, atol=1e-9)
+    # to read them as if they were in the model's own bounds would show
+    misread = cdam(model, Gaussians(others.raw, nominal_count=COUNT), 1)
+    assert (misread - expected).abs().max() > 1e-2
+
+
+def test_another_canvas_is_scored_as_it_is_classified():
+    """Twice as high as wide: the model reads what is drawn when it is stretched to a square."""
+    model = tiny()
+    tall = some_gaussians(aspect=2.0, scale_factor=0.4)
+    square = tall.with_bounds(aspect=1.0, scale_factor=1.0)
+    torch.testing.assert_close(cdam(model, tall, 1), by_captum(model.classifier, square.raw, 1))
+
+
+KEEP = torch.tensor([True, False, True, True, False, True])
+
+
+@pytest.mark.parametrize("name", ["gvit_tiny", "gaussian_vit_tiny"])
+def test_those_that_are_kept_are_scored_as_if_the_others_were_not_drawn(name):
+    model, gaussians = tiny(name=name), some_gaussians()
+    found = cdam(model, gaussians[:, KEEP], 1)
+    assert found.shape == (2, 4)
+    torch.testing.assert_close(found, cdam(model, gaussians.drop(~KEEP), 1)[:, KEEP])
+    # the others had their say
+    assert (found - cdam(model, gaussians, 1)[:, KEEP]).abs().max() > 1e-3
+
+
+def test_scores_come_in_the_order_of_the_gaussians():
+    model, gaussians = tiny(), some_gaussians()
+    order = torch.tensor([[3, 0, 5, 1], [2, 4, 1, 0]])  # other ones of each image
+    chosen = gaussians[torch.arange(2).unsqueeze(1), order]
+    kept = torch.zeros(2, COUNT, dtype=torch.bool).scatter(1, order, True)
+    expected = cdam(model, gaussians.drop(~kept), 1).gather(1, order)
+    torch.testing.assert_close(cdam(model, chosen, 1), expected)
+
+
+def test_fewer_gaussians_than_the_model_has_tokens_are_its_first_ones():
+    model, few = tiny(), Gaussians(some_gaussians().raw[:, :4], nominal_count=COUNT)
+    found = cdam(model, few, 1)
+    assert found.shape == (2, 4)
+    torch.testing.assert_close(found, cdam(model, few.in_slots(COUNT), 1)[:, :4])
+
+
+def test_more_gaussians_than_the_model_has_tokens_are_refused():
+    raw = torch.zeros(1, COUNT + 1, 9, dtype=torch.float64)
+    with pytest.raises(InputError, match="there is no slot 6 among 6"):
+        cdam(tiny(), Gaussians(raw, nominal_count=COUNT))
+    with pytest.raises(ValueError, match="raw Gaussians must have shape"):
+        cdam(tiny(name="gaussian_vit_tiny"), raw)
+
+
+def test_a_model_of_pixels_has_no_gaussians_to_score():
+    model = gvit.create_model("vit_tiny_patch8", num_classes=CLASSES)
+    for inputs in (some_images().float(), some_gaussians()):
+        with pytest.raises(InputError, match="vit_tiny_patch8 reads patches and has no Gaussians to score"):
+            cdam(model, inputs)
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode, torch.enable_grad])
 def test_it_works_whether_or_not_gradients_are_recorded(context):
     model, expected = tiny(), cdam(tiny(), some_gaussians())
     with context():
+        recorded = torch.is_grad_enabled()
         gaussians = Gaussians(some_gaussians().raw.clone(), nominal_count=COUNT)
         found = cdam(model, gaussians)
         assert torch.equal(found, expected)
         images = torch.rand(1, 3, model.img_size, model.img_size, dtype=torch.float64)
         assert cdam(model, images).shape == (1, COUNT)
         assert not found.requires_grad
+        assert torch.is_grad_enabled() is recorded
 
 
 @pytest.mark.parametrize("classes", [None, 9])

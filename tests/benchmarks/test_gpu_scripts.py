@@ -6,10 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+
+import gvit
+from gvit.recipes import folder
+from gvit.training.build import build_model, resolved
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks" / "gpu"
@@ -101,10 +106,15 @@ def test_pretrain_publishes_an_encoder(tmp_path):
     assert weights.stat().st_size == content["settings"]["bytes"]
     assert "ImageNet photographs" in weights.with_suffix(".md").read_text()
     # another process, which knows nothing of the script, reads it
-    import gvit
-
     model = gvit.load_model(weights)
-    assert model.encode(torch.rand(1, 3, 64, 64)).raw.shape == (1, 8, 9)
+    images = torch.rand(1, 3, 64, 64)
+    assert model.encode(images).raw.shape == (1, 8, 9)
+    # and what its card says of training goes on from its encoder
+    recipe = folder()
+    config = replace(recipe, model=replace(recipe.model, model=None, init=weights, num_gaussians=8))
+    continued, _ = build_model(config, ["cat", "dog"])
+    assert torch.equal(continued.eval().encode(images).raw, model.encode(images).raw)
+    assert resolved(config, continued).model.model is None  # no name that only the script knows
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

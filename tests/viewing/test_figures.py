@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -95,7 +96,7 @@ def test_determinant_map_is_empty_where_nothing_is_drawn():
 
 def test_report_has_four_pictures_per_image(tmp_path):
     model = gvit.create_model("gvit_tiny", num_classes=3).eval()
-    model.card = model.card.__class__(model.card.name, {}, model.card.preprocessing, ("cat", "dog", "owl"))
+    model.card = replace(model.card, class_names=("cat", "dog", "owl"))
     figure = report_figure(model, torch.rand(3, 3, 32, 32), [0, 1, 2])
     titles = [axes.get_title() for axes in figure.axes]
     assert [title for title in titles if title.startswith("is ")] == ["is cat", "is dog", "is owl"]

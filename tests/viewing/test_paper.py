@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -20,7 +22,7 @@ def model():
     with torch.no_grad():  # what an image looks like makes no difference to fresh weights
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
-    model.card = model.card.__class__(model.card.name, {}, model.card.preprocessing, NAMES)
+    model.card = replace(model.card, class_names=NAMES)
     return model
 
 
@@ -115,3 +117,9 @@ def test_evidence_for_another_class_can_be_asked_for(model, images):
 def test_a_label_per_image_is_asked_for(model, images):
     with pytest.raises(InputError, match="a label per image"):
         explain_figure(model, images, [0])
+
+
+@pytest.mark.parametrize("name", ["vit_tiny_patch8", "gaussian_vit_tiny"])
+def test_a_model_that_makes_no_gaussians_explains_nothing(images, name):
+    with pytest.raises(InputError, match=f"{name} makes no Gaussians of images"):
+        explain_figure(gvit.create_model(name, num_classes=3).eval(), images, [2, 0])

@@ -14,16 +14,15 @@ from typing import Any
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.func import functional_call
 
 from gvit.errors import InputError
 from gvit.gaussians import VISIBLE_OPACITY, Gaussians
-from gvit.models.gvit import GViT
+from gvit.models.base import ImageClassifier
 
 
 def cdam(
-    model: GViT,
-    inputs: Float[Tensor, "batch c h w"] | Gaussians,
+    model: ImageClassifier,
+    inputs: Float[Tensor, "batch c h w"] | Float[Tensor, "batch n 9"] | Gaussians,
     classes: int | Sequence[int] | Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch k"]:
     """How much each Gaussian speaks for a class: ``S[i, c] = sum_j t[i, j] * d f_c / d t[i, j]``.
@@ -32,25 +31,37 @@ def cdam(
     logits, both as in evaluation mode. A score is the slope of the logit in the relative length of the token; below 0,
     the Gaussian speaks against the class. The class token has no score.
 
+    Gaussians of other bounds, or of another number, are read as ``model.classify`` reads them. The scores are of the
+    Gaussians that were given, in their order: ``cdam(model, gaussians[:, keep])`` has one for each that was kept.
+
     Whatever mode the model is in, training or evaluation, and whether gradients are recorded, makes no difference to
     the scores and is left as it was; parameters get no gradients.
 
     Args:
-        model: with images or Gaussians on its device.
-        inputs: images [B, C, H, W] in [0, 1], or Gaussians with raw [B, K, 9] as ``model.encode`` gives them.
+        model: it makes Gaussians of images, or reads Gaussians.
+        inputs: on the model's device: what the model reads, images [B, C, H, W] in [0, 1] or raw Gaussians [B, K, 9];
+            or any Gaussians with raw [B, K, 9].
         classes: c, for all images or one each; the most probable class of each when None.
 
     Returns:
         Signed, unbounded scores [B, K], in logits.
 
     Raises:
-        InputError: a class that the model doesn't have, or as many classes as there are no images.
-        ValueError: images of another size or number of channels.
+        InputError: a model that reads pixels, a class that the model doesn't have, as many classes as there are no
+            images, or more Gaussians than the model reads.
+        ValueError: images of another size or number of channels, or raw Gaussians of another number.
     """
     classifier = model.classifier
+    if model.tokens.reads != "gaussians":
+        raise InputError(
+            f"{model.card.name or 'the model'} reads {model.tokens.kind} and has no Gaussians to score; take a model "
+            "that makes Gaussians of images or reads them"
+        )
     read: list[Tensor] = []
 
     def start_here(_module: object, _inputs: object, output: Tensor) -> Tensor:
+        # what comes after it is recorded: the graph has the last block and the head only
+        torch.set_grad_enabled(True)
         read.append(output.detach().requires_grad_())
         return read[-1]
 
@@ -63,20 +74,19 @@ def cdam(
         with torch.inference_mode(False), torch.no_grad():
             model.eval()
             classifier.grad_checkpointing = False
-            gaussians = inputs if isinstance(inputs, Gaussians) else model.encode(inputs)
-            with torch.enable_grad():
-                # parameters without gradients: the graph has the last block and the head only
-                constants = {name: value.detach() for name, value in classifier.named_parameters()}
-                logits = functional_call(classifier, constants, (gaussians.raw.detach(),))
-                chosen = logits.gather(1, _class_per_image(classes, logits).unsqueeze(1))
-                (tokens,) = read
-                (gradients,) = torch.autograd.grad(chosen.sum(), tokens)
-            return (tokens.detach() * gradients).sum(-1)[:, classifier.num_prefix_tokens :]
+            logits = classifier.classify(inputs) if isinstance(inputs, Gaussians) else model(inputs)
+            chosen = logits.gather(1, _class_per_image(classes, logits).unsqueeze(1))
+            (tokens,) = read
+            (gradients,) = torch.autograd.grad(chosen.sum(), tokens)
+            scores = (tokens.detach() * gradients).sum(-1)[:, classifier.num_prefix_tokens :]
     finally:
         handle.remove()
         classifier.grad_checkpointing = checkpointing
         for module, mode in modes:
             module.training = mode
+    if not isinstance(inputs, Gaussians):
+        return scores
+    return scores[:, : len(inputs)] if inputs.slots is None else scores.gather(1, inputs.slots)
 
 
 def _class_per_image(

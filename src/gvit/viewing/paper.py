@@ -13,7 +13,7 @@ from gvit.analysis.attribution import cdam, project_on_grid
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
-from gvit.models.gvit import GViT
+from gvit.models.base import ImageClassifier
 from gvit.rendering import render
 from gvit.viewing.figures import as_picture, determinant_map, draw_ellipses
 
@@ -68,7 +68,10 @@ def regimes_figure(images: Float[Tensor, "n 3 h w"], regimes: Mapping[str, Gauss
 
 
 def explain_figure(
-    model: GViT, images: Float[Tensor, "n 3 h w"], labels: Sequence[int], classes: Sequence[int] | None = None
+    model: ImageClassifier,
+    images: Float[Tensor, "n 3 h w"],
+    labels: Sequence[int],
+    classes: Sequence[int] | None = None,
 ) -> Figure:
     """What the Gaussians tell of a decision: the paper's Figures 5 and B.1. A column per image.
 
@@ -77,13 +80,14 @@ def explain_figure(
     (d) what the Gaussians draw.
 
     Args:
-        model: in evaluation mode; with class names for the titles.
+        model: one that makes Gaussians of images, in evaluation mode; with class names for the titles.
         images: in [0, 1], of the model's size, on its device.
         labels: true classes.
         classes: for which the CDAM is drawn; the predicted ones when None.
 
     Raises:
-        InputError: there are not as many labels as images, or a class is not the model's.
+        InputError: the model makes no Gaussians, there are not as many labels as images, or a class is not the
+            model's.
         ValueError: images of another size.
     """
     from matplotlib.figure import Figure
@@ -91,10 +95,14 @@ def explain_figure(
     count, _, height, width = images.shape
     if not count or len(labels) != count:
         raise InputError(f"there must be a label per image, got {len(labels)} for {count}")
+    if model.encoder is None:
+        raise InputError(
+            f"{model.card.name or 'the model'} makes no Gaussians of images; take one with an encoder, gvit_*"
+        )
     names = model.card.class_names or tuple(str(number) for number in range(model.num_classes))
     with torch.inference_mode():
-        gaussians = model.encode(images)
-        probabilities = model.classify(gaussians).softmax(-1)
+        gaussians = model.encoder.gaussians(model.encoder(images))
+        probabilities = model.classifier.classify(gaussians).softmax(-1)
         drawn = render(gaussians, height, width).clamp(0, 1)
         quality = psnr(drawn, images)
         determinants = determinant_map(gaussians, height, width)
