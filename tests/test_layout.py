@@ -34,12 +34,17 @@ def module(file: Path) -> str:
     return ".".join(("gvit", *file.relative_to(HOUSE).with_suffix("").parts)).removesuffix(".__init__")
 
 
+MODULES = {module(file) for file in FILES}
+
+
 def imported(file: Path) -> set[str]:
     """Modules of gvit that a file imports, wherever in it."""
     names = set()
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "gvit":
-            names |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                names.add(inner if inner in MODULES else node.module)
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names if alias.name.split(".")[0] == "gvit"}
     return names

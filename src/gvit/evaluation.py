@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gvit.losses import psnr, ssim
-from gvit.models.registry import ImageClassifier
+from gvit.models.base import ImageClassifier
 from gvit.rendering import render
 
 _TOP = 5
