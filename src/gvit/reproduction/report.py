@@ -316,8 +316,8 @@ def _common(values: Iterable[Any]) -> Any:
 
 
 def _wrap(text: str) -> str:
-    """A paragraph in lines of the page's width; commands stay in one piece."""
-    whole = re.sub(r"`[^`]*`", lambda code: code[0].replace(" ", "\0"), text)
+    """A paragraph in lines of the page's width; commands, and numbers with their spread, stay in one piece."""
+    whole = re.sub(r"`[^`]*`|\S+ ± \S+", lambda code: code[0].replace(" ", "\0"), text)
     lines = textwrap.wrap(whole, _WIDTH, break_long_words=False, break_on_hyphens=False)
     return "\n".join(lines).replace("\0", " ")
 
