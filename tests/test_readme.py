@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import gvit
 from gvit.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 
 def blocks(language: str, text: str = README) -> list[str]:
@@ -35,18 +38,23 @@ def folder(tmp_path_factory) -> Path:
 def test_the_python_example_runs(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     (example,) = blocks("python")
-    exec(compile(example, "README.md", "exec"), {})
-    assert (folder / "digit.safetensors").exists()
-    assert "gvit_small" in capsys.readouterr().out
+    names: dict = {}
+    exec(compile(example, "README.md", "exec"), names)
+    model, gaussians = names["model"], names["gaussians"]
+    # what was edited and masked is drawn, and read, as another image
+    for changed in (names["edited"], names["masked"]):
+        assert not torch.equal(gvit.render(changed, 32, 32), gvit.render(gaussians, 32, 32))
+        assert not torch.equal(model.classify(changed), model.classify(gaussians))
+    torch.testing.assert_close(names["edited"].colors, 1 - gaussians.colors)
+    assert capsys.readouterr().out.count("torch.Size([1, 3, 256, 256])") == 3
 
 
 def test_the_commands_run(folder, monkeypatch):
     monkeypatch.chdir(folder)
     commands = [
         shlex.split(line, comments=True)
-        for block in blocks("bash")
+        for block in blocks("bash", (ROOT / "docs" / "command_line.md").read_text())
         for line in block.splitlines()
-        if line.startswith("gvit ")
     ]
     assert {command[1] for command in commands} == {
         "predict",
@@ -57,6 +65,7 @@ def test_the_commands_run(folder, monkeypatch):
         "reproduce",
     }
     for command in commands:
+        assert command[0] == "gvit"
         if command[1] == "reproduce":
             assert main([*command[1:], "--epochs", "0.2", "--dry-run"]) == 0, command
         elif command[1] != "train":
@@ -66,14 +75,37 @@ def test_the_commands_run(folder, monkeypatch):
     assert main(["train", "--resume", "runs/short"]) == 0
 
 
+def test_the_table_is_that_of_the_results():
+    results = (ROOT / "docs" / "results.md").read_text()
+    rows = [line for line in README.splitlines() if line.startswith(("| patch", "| GViT"))]
+    assert len(rows) == 4
+    assert all(row in results for row in rows)
+
+
 def test_the_picture_is_there_and_small():
     (name,) = re.findall(r"!\[[^\]]+\]\(([^)]+\.png)\)", README)
     assert 10_000 < (ROOT / name).stat().st_size < 500_000
 
 
-def test_links_lead_somewhere():
-    for target in re.findall(r"\]\(([^)#]+)\)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_reached_from_the_readme():
+    linked = set(re.findall(r"\]\(docs/([^)#]+\.md)\)", README))
+    assert linked == {page.name for page in PAGES} - {"README.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_text_is_wrapped(page):
+    code = False
+    for number, line in enumerate(page.read_text().splitlines(), 1):
+        code ^= line.startswith("```")
+        if not code and not line.startswith(("|", "    ")):  # tables and indented formulas stay whole
+            text = re.sub(r"\]\([^)]*\)", "]", line)
+            assert len(text) <= 110, f"{page.name}, line {number}"
 
 
 def test_the_example_of_analysis_runs(folder, monkeypatch, capsys):

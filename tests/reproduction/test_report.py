@@ -1,9 +1,18 @@
 """What is said about numbers."""
 
+import json
+import shutil
+from pathlib import Path
+
 import pytest
 
-from gvit.reproduction.report import judge, spread, table
+import gvit
+from gvit.errors import InputError
+from gvit.reproduction.report import judge, spread, table, write_page
+from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.targets import Claim
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 CLAIM = Claim("one beats two", "one", "two")
 
@@ -55,3 +64,112 @@ def test_tables_give_mean_and_deviation():
     text = table({"rows": rows((0.5, 0.6), (0.7, 0.7)), "paper_data": ""})
     assert "| one | 2 | 55.00 ± 7.07 |" in text
     assert "PSNR" not in text
+
+
+def settings(model: str | None, init: str | None = None, dataset: str = "digits", **values) -> dict:
+    """Of a row, as older results have them: null where the named model's default holds."""
+    sizes = dict.fromkeys(("img_size", "num_gaussians", "scale_factor", "encoder", "tokens", "pool"))
+    return {
+        "model": {"model": model, "init": init} | sizes | values,
+        "data": {"dataset": dataset, "batch_size": 64},
+        "schedule": {"freeze_encoder": init is not None},
+        "optimizer": {"base_lr": 0.008, "clip_grad": 1.0},
+    }
+
+
+def cells(*trained: tuple[str, dict | None]) -> dict[str, list[str]]:
+    """The last two columns, encoder and classifier, by label."""
+    made = [
+        row | {"label": label, "settings": own}
+        for (label, own), row in zip(trained, rows((0.5,) * len(trained), ()), strict=True)
+    ]
+    lines = table({"rows": made, "paper_data": ""}).splitlines()
+    assert lines[0].endswith("| encoder: parameters, multiply-adds | classifier: parameters, multiply-adds |")
+    return {line.split(" | ")[0].strip("| "): line.strip("| ").split(" | ")[-2:] for line in lines[2:]}
+
+
+def test_tables_give_what_both_networks_cost():
+    found = cells(
+        ("GViT", settings("gvit_tiny", num_gaussians=64)),
+        ("patch ViT", settings("vit_tiny_patch8", num_gaussians=64, scale_factor=0.7)),
+        ("frozen", settings("gaussian_vit_tiny", num_gaussians=32)),
+        ("cross evaluation", None),
+        ("a model from elsewhere", settings("nobody_knows_me")),
+    )
+    assert found["cross evaluation"] == found["a model from elsewhere"] == ["–", "–"]
+    # counted by hand, K tokens and the class token through 3 blocks of width 96 and an MLP of 192, then the embedding
+    for label, tokens, width in (("GViT", 64, 25), ("frozen", 32, 25), ("patch ViT", 16, 192)):
+        one = 96 * (3 * 96) + 96 * 96 + 2 * 96 * 192  # a block's matrix products on one token
+        macs = 3 * ((tokens + 1) * one + 2 * 96 * (tokens + 1) ** 2) + tokens * 96 * width
+        assert found[label][1].split(", ")[1] == f"{macs / 1e6:#.3g} M", label
+    model = gvit.create_model("gvit_tiny", num_gaussians=64, num_classes=0)
+    count = sum(p.numel() for p in model.encoder.parameters())
+    assert found["GViT"][0].split(", ")[0] == f"{count / 1e3:.0f} k"
+    assert found["patch ViT"][0] == found["frozen"][0] == "–"
+
+
+def test_a_transfer_costs_what_it_starts_from():
+    found = cells(
+        ("first", settings("gvit_tiny", num_gaussians=64)),
+        ("then", settings(None, init="gvit_tiny-seed0-0123456789ab")),
+    )
+    assert found["then"] == found["first"] != ["–", "–"]
+
+
+def result(name: str, made: list[dict]) -> str:
+    machine = {"commit": "0", "cpu": "c", "cores": 1, "gpu": None, "python": "3", "versions": {}}
+    paper = {"paper_data": "", "claims": [], "measured": [], "axis": ""}
+    each = [row | {"provenance": machine, "epochs": 1, "series": "", "x": None} for row in made]
+    return json.dumps({"target": name, "title": "T", "recipe": "r", "command": "c", "rows": each} | paper)
+
+
+def page_of(folder: Path, made: list[dict]) -> str:
+    (folder / "r").mkdir(parents=True)
+    (folder / "r" / "table2.json").write_text(result("table2", made))
+    return write_page(folder, ["table2"]).read_text()
+
+
+def test_the_page_says_how_the_runs_differ_from_the_papers(tmp_path):
+    made = [row | {"settings": settings("gvit_tiny", scale_factor=0.7)} for row in rows((0.5,), (0.5,))]
+    text = page_of(tmp_path / "clipped", made).replace("\n", " ")
+    assert "Gradients are clipped to a norm of 1. The scale factor is c = 0.7 " in text
+    assert "read canonical tokens" in text
+    assert "transfers" not in text.split("## r")[1]
+    for row in made:
+        row["settings"] = settings("gvit_tiny", tokens="raw")
+        row["settings"]["optimizer"]["clip_grad"] = None
+    text = page_of(tmp_path / "free", made).replace("\n", " ")
+    assert "Gradients are not clipped. The scale factor is c = 1 " in text
+    assert "read raw tokens" in text
+
+
+def test_the_page_says_with_which_settings_transfers_are_trained(tmp_path):
+    first, then = rows((0.5,), (0.5,))
+    first["settings"] = settings("gvit_tiny")
+    then["settings"] = settings(None, init="gvit_tiny-seed0-0", dataset="other")
+    text = page_of(tmp_path / "same", [first, then]).replace("\n", " ")
+    assert (
+        "The transfers keep the settings of the first training; those of the paper's Table A.1b are" in text
+    )
+    then["settings"]["optimizer"]["base_lr"] = 1e-3
+    text = page_of(tmp_path / "own", [first, then]).replace("\n", " ")
+    assert "The transfers have the settings of the paper's Table A.1b" in text
+
+
+def test_notes_on_data_stand_under_their_recipe_and_have_to_be_texts(tmp_path):
+    (tmp_path / "results").mkdir()
+    notes = tmp_path / "results" / "notes.json"
+    notes.write_text(json.dumps({"r": "Seven photographs of one cat.", "other": "Not here."}))
+    text = page_of(tmp_path / "results", [row | {"settings": None} for row in rows((0.5,), (0.5,))])
+    assert "## r\n\nSeven photographs of one cat.\n" in text
+    assert "Not here." not in text
+    for damaged in ("{", '["r"]', '{"r": 7}'):
+        notes.write_text(damaged)
+        with pytest.raises(InputError, match=r"notes\.json: "):
+            write_page(tmp_path / "results", ["table2"])
+
+
+def test_the_committed_page_is_what_its_files_say(tmp_path):
+    shutil.copytree(DOCS / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.csv"))
+    page = write_page(tmp_path / "results", list(TARGETS))
+    assert page.read_text() == (DOCS / "results.md").read_text()

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
+import re
 import statistics
-from collections.abc import Mapping, Sequence
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from gvit.errors import InputError
+from gvit.files import write_text
+from gvit.models.complexity import Complexity, model_complexity
+from gvit.models.registry import create_model
 from gvit.provenance import describe
 from gvit.reproduction.jobs import Training
 from gvit.reproduction.targets import Claim, Target
-from gvit.training.run import write_atomically
 from gvit.viewing.figures import save_figure
 
 if TYPE_CHECKING:
@@ -24,6 +31,10 @@ if TYPE_CHECKING:
 
 _KEYS = {"target", "title", "recipe", "command", "axis", "paper_data", "claims", "measured", "rows"}
 _COLUMNS = ("label", "seed", "x", "top1", "psnr", "ssim", "num_images", "moved", "epochs", "paper")
+_NOTES_NAME = "notes.json"
+_WIDTH = 110  # of a page's lines, tables aside
+# What a null among the settings of a row stands for where no model is asked: the defaults when it was measured.
+_NULLS = {"scale_factor": 1.0, "tokens": "canonical"}
 
 
 @dataclass(frozen=True)
@@ -107,24 +118,25 @@ def write_target(content: Mapping[str, Any], figure: Figure, folder: Path) -> Pa
     """``RECIPE/TARGET.json``, ``.csv`` and ``.png`` in the folder; gives the path without suffix."""
     name = folder / content["recipe"] / content["target"]
     name.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(name.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
+    write_text(name.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(content["rows"])
-    write_atomically(name.with_suffix(".csv"), text.getvalue())
+    write_text(name.with_suffix(".csv"), text.getvalue())
     save_figure(figure, name.with_suffix(".png"))
     return name
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """Markdown: mean ± standard deviation over the seeds, the paper's number beside it."""
+    """Markdown: mean ± standard deviation over the seeds, the paper's number, and what the networks cost."""
     rows = content["rows"]
     data = content["paper_data"]
     has_paper, has_pictures = (any(row.get(key) is not None for row in rows) for key in ("paper", "psnr"))
     head = ["", "seeds", "top-1 %"]
     head += ["PSNR dB", "SSIM"] if has_pictures else []
     head += [f"paper, {data}, top-1 %"] if has_paper else []
+    head += [f"{network}: parameters, multiply-adds" for network in ("encoder", "classifier")]
     lines = [f"| {' | '.join(head)} |", "| " + " | ".join("---" for _ in head) + " |"]
     for label in dict.fromkeys(row["label"] for row in rows):
         mine = [row for row in rows if row["label"] == label]
@@ -133,8 +145,57 @@ def table(content: Mapping[str, Any]) -> str:
             cells += [spread([row.get("psnr") for row in mine]), spread([row.get("ssim") for row in mine], 3)]
         if has_paper:
             cells.append("–" if mine[0]["paper"] is None else f"{mine[0]['paper']:.1f}")
-        lines.append(f"| {' | '.join(cells)} |")
+        lines.append(f"| {' | '.join([*cells, *_costs(mine[0], rows)])} |")
     return "\n".join(lines)
+
+
+def _costs(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """Encoder and classifier of a row; a dash for a network that it has not, or does not tell."""
+    cost = _complexity(row, rows)
+    if cost is None:
+        return "–", "–"
+    encoder = (cost.encoder_parameters, cost.encoder_gmacs)
+    classifier = (cost.classifier_parameters, cost.classifier_gmacs)
+    return tuple(f"{_short(n)}, {_short(1e9 * g)}" if n else "–" for n, g in (encoder, classifier))  # type: ignore[return-value]
+
+
+def _complexity(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Complexity | None:
+    """Of a row's model without its head; None for a row that trains none, or one of a model that is not known here."""
+    if row.get("settings") is None:
+        return None
+    model = row["settings"]["model"]
+    if model["model"] is None:  # a transfer has the model that it starts from, whose run is named after it
+        name = model["init"].partition("-seed")[0]
+        trained = (other["settings"]["model"] for other in rows if other.get("settings"))
+        model = next((other for other in trained if other["model"] == name), {"model": name})
+    name, values = model["model"], {key: model[key] for key in model.keys() - {"model", "init"}}
+    given = {key: value for key, value in values.items() if value is not None and _takes(name, key, value)}
+    return _counted(name, tuple(sorted(given.items())))
+
+
+@functools.cache
+def _counted(name: str, arguments: tuple[tuple[str, Any], ...]) -> Complexity | None:
+    try:
+        return model_complexity(name, **dict(arguments) | {"num_classes": 0})
+    except InputError:
+        return None
+
+
+@functools.cache
+def _takes(name: str, argument: str, value: Any) -> bool:
+    """Whether a named model has such an argument: a patch ViT's settings name Gaussians, too, without effect."""
+    try:
+        with torch.device("meta"):
+            create_model(name, **{argument: value})
+    except InputError:
+        return False
+    return True
+
+
+def _short(number: float) -> str:
+    """Three digits and a unit: 258,825 as ``259 k``."""
+    scale, unit = next(pair for pair in ((1e9, " G"), (1e6, " M"), (1e3, " k"), (1, "")) if number >= pair[0])
+    return f"{number / scale:#.3g}".rstrip(".") + unit
 
 
 def spread(values: Sequence[float | None], digits: int = 2) -> str:
@@ -191,17 +252,74 @@ def plot(content: Mapping[str, Any]) -> Figure:
 
 
 def write_page(folder: Path, order: Sequence[str]) -> Path:
-    """The Markdown page beside the folder, from all JSON files in it: no number there is typed by hand."""
+    """The Markdown page beside the folder, from all JSON files in it: no number there is typed by hand.
+
+    ``notes.json`` in the folder, where it is there, says of recipes by name what data they were measured on.
+
+    Raises:
+        InputError: a file is damaged or was written by something else.
+    """
     folder = folder.absolute()
     page = folder.with_name(f"{folder.name}.md")
-    parts = [_PREFACE]
-    contents = read_contents(folder, order)
+    parts = ["\n\n".join(map(_wrap, _PREFACE.split("\n\n"))) + "\n"]
+    contents, notes = read_contents(folder, order), _read_notes(folder)
     recipes = sorted({content["recipe"] for content in contents}, key=lambda name: (name != "digits", name))
     for recipe in recipes:
+        mine = [content for content in contents if content["recipe"] == recipe]
+        said = [notes.get(recipe, ""), _conditions([row for content in mine for row in content["rows"]])]
         parts.append(f"\n## {recipe}\n")
-        parts += [_section(content, folder.name) for content in contents if content["recipe"] == recipe]
-    write_atomically(page, "\n".join(parts))
+        parts += [f"{_wrap(' '.join(filter(None, said)))}\n"] if any(said) else []
+        parts += [_section(content, folder.name) for content in mine]
+    write_text(page, "\n".join(parts))
     return page
+
+
+def _read_notes(folder: Path) -> dict[str, str]:
+    path = folder / _NOTES_NAME
+    if not path.exists():
+        return {}
+    try:
+        notes = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); remove it") from None
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise InputError(f"{path}: must be an object with a text for each recipe's name")
+    return notes
+
+
+def _conditions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Where a recipe's runs differ from the paper's, in sentences, from the settings of its rows."""
+    settings = [row["settings"] for row in rows if row.get("settings")]
+    if not settings:
+        return ""
+    clipped = _common(s["optimizer"]["clip_grad"] for s in settings)
+    scale, tokens = (_common(_model_value(s, name) for s in settings) for name in ("scale_factor", "tokens"))
+    return (
+        (
+            "Gradients are not clipped. "
+            if clipped is None
+            else f"Gradients are clipped to a norm of {clipped:g}. "
+        )
+        + f"The scale factor is c = {scale:g} where a row names no other; the paper's is 1. "
+        + f"Classifiers of Gaussians read {tokens} tokens where a row names no other."
+    )
+
+
+def _model_value(settings: Mapping[str, Any], name: str) -> Any:
+    value = settings["model"].get(name)
+    return _NULLS[name] if value is None else value
+
+
+def _common(values: Iterable[Any]) -> Any:
+    """The most frequent one."""
+    return statistics.mode(values)
+
+
+def _wrap(text: str) -> str:
+    """A paragraph in lines of the page's width; commands, and numbers with their spread, stay in one piece."""
+    whole = re.sub(r"`[^`]*`|\S+ ± \S+", lambda code: code[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")
 
 
 def read_contents(folder: Path, order: Sequence[str]) -> list[dict[str, Any]]:
@@ -233,12 +351,11 @@ def _section(content: Mapping[str, Any], folder: str) -> str:
     machines = list(dict.fromkeys(describe(row["provenance"]) for row in rows))
     seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
     epochs, images = (_range([row[key] for row in rows]) for key in ("epochs", "num_images"))
-    lines = [
-        f"### {content['target']}: {content['title']}\n",
-        f"`{content['command']}`: {epochs} epochs, {images} test images, seeds {seeds}; "
-        f"{'; '.join(machines)}.\n",
-        table(content),
-    ]
+    caption = f"`{content['command']}`: {epochs} epochs, {images} test images, seeds {seeds}; {'; '.join(machines)}."
+    lines = [f"### {content['target']}: {content['title']}\n", _wrap(caption) + "\n"]
+    transfer = _transfer_note(rows)
+    lines += [_wrap(transfer) + "\n"] if transfer else []
+    lines.append(table(content))
     if content["claims"]:
         verdicts = [judge(Claim(**claim), rows) for claim in content["claims"]]
         lines += ["\n| claim | difference here, points | |", "| --- | --- | --- |"]
@@ -246,25 +363,60 @@ def _section(content: Mapping[str, Any], folder: str) -> str:
             margin = "" if verdict.margin is None else f" ± {verdict.margin:.2f}"
             lines.append(f"| {verdict.claim} | {verdict.difference:+.2f}{margin} | {verdict.judgement} |")
     for number in content["measured"]:
-        lines.append(f"\n{number['text']}: {spread(number['values'])}.")
+        lines.append("\n" + _wrap(f"{number['text']}: {spread(number['values'])}."))
     lines.append(f"\n![{content['title']}]({folder}/{content['recipe']}/{content['target']}.png)\n")
     return "\n".join(lines)
 
 
+def _transfer_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With which settings runs go on from other runs, where a table has such."""
+    settings = [row["settings"] for row in rows if row.get("settings")]
+    first = [s for s in settings if s["model"]["init"] is None]
+    frozen = [s for s in settings if s["model"]["init"] is not None and s["schedule"]["freeze_encoder"]]
+    if not frozen:
+        return ""
+    same = all(
+        s["optimizer"] == first[0]["optimizer"] and s["data"]["batch_size"] == first[0]["data"]["batch_size"]
+        for s in frozen
+    )
+    how = (
+        "The transfers keep the settings of the first training; those of the paper's Table A.1b are not used."
+        if same
+        else "The transfers have the settings of the paper's Table A.1b, not those of the first training."
+    )
+    return f"{how} The encoder stands still in them; a patch ViT, which has none, learns as a whole."
+
+
 _PREFACE = """# Results
 
-Written by `gvit reproduce` from the JSON files beside it, which hold every setting. Top-1 on the test images after the
-last epoch (no validation split, no choice of the best epoch), mean ± standard deviation over seeds. All rows of a table
-have the same data, augmentation (in distribution: with another number of Gaussians, or none, it is drawn anew), batch
-size, learning rate, weight decay and epochs. The patch ViT is GViT's classifier
-over patches of pixels; it learns to classify in all epochs, GViT's classifier in those after the first two phases only.
-Classifiers of frozen Gaussians (offline, table4, leakage) and of their pictures learn in all epochs, too; their
-augmentation is that of Gaussians. Transfers of table2 to other data sets have settings of their own.
-"No guidance" gives the guided phase's epochs to the phase before it; "joint" lets the classifier's gradient into the
-encoder in every step of both.
+`gvit reproduce` writes this page from the JSON files beside it, which hold every setting.
 
-Under each table the paper's claims about it: the difference in top-1 here with its 95 % interval (Student's t over
-the seeds, paired; its variance is at least what so many test images give by chance), and whether it agrees with the
-claim, disagrees, or is too small to tell. The paper's numbers are of other data and other sizes: only the order can be
-compared.
+**What is measured.** Top-1 accuracy on the test images after the last epoch, as mean ± standard deviation over
+the seeds. There is no validation split, and no choice of the best epoch.
+
+**What the rows of a table share.** They have the same data, batch size, learning rate, weight decay and epochs.
+Their augmentation is drawn from the same distribution; with another number of Gaussians, or none, it is drawn
+anew. The rows of table2 that transfer to other data are an exception, and say so.
+
+**What the networks learn.** The patch ViT is GViT's classifier over patches of pixels. It learns to classify in
+all epochs. GViT's classifier does so after the first two phases only, and stands still on guided steps.
+Classifiers of frozen Gaussians (offline, leakage, table4) and of their pictures learn in all epochs, too; their
+augmentation moves Gaussians. Canonical tokens are what is drawn of a Gaussian; the paper's classifiers read its
+nine raw numbers instead. The paper clips no gradients.
+
+**Names.** "No guidance" gives the guided phase's epochs to the phase before it. "Joint" lets the classifier's
+gradient into the encoder in every step of both.
+
+**Fits.** The Gaussians of offline and SGD rows are one set of fits for all seeds: the seeds differ in the
+classifier alone, so the standard deviation of such a row leaves out what another set of fits would change.
+Gaussians of an encoder are those of the seed's own training.
+
+**What the networks cost.** Parameters, and multiply-adds of one image's forward pass in matrix products and
+convolutions, both without the head. Renderers and fits are not counted. A dash stands for a network that a row
+does not have, and for both networks where a classifier is only tested on other Gaussians.
+
+**Claims.** Under each table stand the paper's claims about it. The difference is that of top-1 here, with its 95 %
+interval: Student's t over the seeds, paired, with a variance of at least what so many test images give by chance.
+It agrees with the claim, disagrees, or is too small to tell. The paper's numbers are of other data and other sizes:
+only the order can be compared.
 """
