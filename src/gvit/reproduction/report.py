@@ -15,12 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from gvit.errors import InputError
 from gvit.files import write_text
 from gvit.models.complexity import Complexity, model_complexity
-from gvit.models.registry import create_model
+from gvit.models.registry import architecture, list_models
 from gvit.provenance import describe
 from gvit.reproduction.jobs import Training
 from gvit.reproduction.targets import Claim, Target
@@ -169,7 +167,11 @@ def _complexity(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Co
         trained = (other["settings"]["model"] for other in rows if other.get("settings"))
         model = next((other for other in trained if other["model"] == name), {"model": name})
     name, values = model["model"], {key: model[key] for key in model.keys() - {"model", "init"}}
-    given = {key: value for key, value in values.items() if value is not None and _takes(name, key, value)}
+    if name not in list_models():
+        return None
+    # a patch ViT's settings name Gaussians, too, without effect
+    accepts = architecture(name).accepts
+    given = {key: value for key, value in values.items() if value is not None and accepts(key, value)}
     return _counted(name, tuple(sorted(given.items())))
 
 
@@ -179,17 +181,6 @@ def _counted(name: str, arguments: tuple[tuple[str, Any], ...]) -> Complexity | 
         return model_complexity(name, **dict(arguments) | {"num_classes": 0})
     except InputError:
         return None
-
-
-@functools.cache
-def _takes(name: str, argument: str, value: Any) -> bool:
-    """Whether a named model has such an argument: a patch ViT's settings name Gaussians, too, without effect."""
-    try:
-        with torch.device("meta"):
-            create_model(name, **{argument: value})
-    except InputError:
-        return False
-    return True
 
 
 def _short(number: float) -> str:
