@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gvit.errors import InputError
+from gvit.files import write_text
 from gvit.provenance import describe
 from gvit.reproduction.jobs import Training
 from gvit.reproduction.targets import Claim, Target
-from gvit.training.run import write_atomically
 from gvit.viewing.figures import save_figure
 
 if TYPE_CHECKING:
@@ -107,12 +107,12 @@ def write_target(content: Mapping[str, Any], figure: Figure, folder: Path) -> Pa
     """``RECIPE/TARGET.json``, ``.csv`` and ``.png`` in the folder; gives the path without suffix."""
     name = folder / content["recipe"] / content["target"]
     name.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(name.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
+    write_text(name.with_suffix(".json"), json.dumps(content, indent=1) + "\n")
     text = io.StringIO()
     writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(content["rows"])
-    write_atomically(name.with_suffix(".csv"), text.getvalue())
+    write_text(name.with_suffix(".csv"), text.getvalue())
     save_figure(figure, name.with_suffix(".png"))
     return name
 
@@ -200,7 +200,7 @@ def write_page(folder: Path, order: Sequence[str]) -> Path:
     for recipe in recipes:
         parts.append(f"\n## {recipe}\n")
         parts += [_section(content, folder.name) for content in contents if content["recipe"] == recipe]
-    write_atomically(page, "\n".join(parts))
+    write_text(page, "\n".join(parts))
     return page
 
 
