@@ -1,12 +1,10 @@
 """Runs that are shared, resumed and found again."""
 
-import signal
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from gvit.training.progress import ConsoleObserver
 
 import gvit
 from gvit.data.sources import SOURCES, Source, digits, load_source
@@ -16,7 +14,7 @@ from gvit.reproduction import execute, jobs
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Training, Trunk, share_trunks
 from gvit.reproduction.targets import Study, change
-from gvit.training.loop import Interrupted, train
+from gvit.training.train import Interrupted, train
 
 DEBUG = load_recipe("debug")  # 5 steps a phase
 
@@ -74,7 +72,7 @@ def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(tmp_path):
     for training in trainings:
         assert training.done
         alone = tmp_path / training.folder.name
-        result = train(training.config, alone, ConsoleObserver(quiet=True))
+        result = train(training.config, alone)
         assert_same_weights(alone, training.folder)
         assert training.result["top1"] == result.top1
         assert training.result["psnr"] == result.psnr
@@ -87,38 +85,13 @@ def test_an_interrupted_job_goes_on_to_the_same_result(tmp_path):
     cut = Study(DEBUG, [0], tmp_path / "two")
     cut = cut.train(cut.guided, 0)
 
-    def stop(share: float) -> None:
-        if share > 0.3:
-            signal.raise_signal(signal.SIGTERM)
-
+    shares: list[float] = []
     with pytest.raises(Interrupted):
-        cut.run("cpu", stop)
+        cut.run("cpu", shares.append, lambda: shares[-1] > 0.3)
+    assert shares == [step / 20 for step in range(1, 8)]
     assert not cut.done
     cut.run("cpu", silent)
     assert_same_weights(whole.folder, cut.folder)
-
-
-def test_what_is_no_training_ends_by_an_exception(tmp_path, monkeypatch):
-    """By a signal its process would die, and a pool of processes that lost one kills the others unsaved."""
-
-    class Flag:
-        def is_set(self) -> bool:
-            return True
-
-    class Reports:
-        def put(self, report) -> None: ...
-
-    monkeypatch.setattr(execute, "_stop", Flag(), raising=False)
-    monkeypatch.setattr(execute, "_reports", Reports(), raising=False)
-    study = Study(DEBUG, [0], tmp_path)
-    collection = replace(study.collect(None, 0), fit_steps=1)
-    monkeypatch.setattr(Collection, "run", lambda self, device, progress: progress(0.5))
-    execute._work(collection, "cpu")  # or this process would end here
-    assert not collection.done
-    training = study.train(DEBUG, 0)
-    execute._work(training, "cpu")
-    assert not training.done
-    assert torch.load(training.folder / "checkpoint.pt", weights_only=True)["step"] == 1
 
 
 def test_what_is_done_is_found_again_wherever_the_store_lies(tmp_path):
@@ -166,36 +139,55 @@ def test_a_frozen_set_is_what_the_encoder_makes_of_every_image(few, tmp_path):
     model = gvit.load_model(collection.source.folder)
     for split, count in (("train", 30), ("test", 12)):
         frozen = load_source("gaussians", split, collection.data_dir)
-        labelled, images = collection.images(split)
+        images = collection.images(split)
         assert len(frozen) == count
-        assert sorted(frozen.labels) == sorted(labelled.labels)
+        assert sorted(frozen.labels) == sorted(images.source.labels)
         files = sorted((collection.data_dir / split).rglob("*.safetensors"), key=lambda file: file.name)
         with torch.no_grad():
             expected = model.encode(torch.stack([images[row][0] for row in range(count)])).raw
         found = torch.stack([Gaussians.load(file).raw for file in files])
         torch.testing.assert_close(found, expected)
-        assert [int(file.parent.name) for file in files] == list(labelled.labels)
+        assert [int(file.parent.name) for file in files] == list(images.source.labels)
 
 
 def test_fits_go_on_where_they_stopped(few, tmp_path, monkeypatch):
     monkeypatch.setattr(jobs, "BATCH", 8)
     collection = replace(Study(few, [0], tmp_path).collect(None, 0), fit_steps=30)
 
-    class Stop(Exception): ...
-
-    def stop(share: float) -> None:
-        if share > 0.3:
-            raise Stop
-
-    with pytest.raises(Stop):
-        collection.run("cpu", stop)
+    shares: list[float] = []
+    with pytest.raises(Interrupted):
+        collection.run("cpu", shares.append, lambda: shares[-1] > 0.3)
+    assert shares == [8 / 42, 16 / 42]
     before = {file: file.stat().st_mtime_ns for file in collection.data_dir.rglob("*.safetensors")}
-    assert 0 < len(before) < 42
+    assert len(before) == 16
     assert not collection.done
     collection.run("cpu", silent)
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert len(list(collection.data_dir.rglob("*.safetensors"))) == 42
     assert collection.result["psnr"] > 20
+
+
+def test_a_worker_that_is_told_to_stop_keeps_what_it_has(few, tmp_path, monkeypatch):
+    """Not by dying: a pool of processes that lost one kills the others."""
+
+    class Told:
+        def is_set(self) -> bool:
+            return True
+
+        def put(self, report) -> None: ...
+
+    monkeypatch.setattr(execute, "_stop", Told(), raising=False)
+    monkeypatch.setattr(execute, "_reports", Told(), raising=False)
+    monkeypatch.setattr(jobs, "BATCH", 8)
+    study = Study(few, [0], tmp_path)
+    collection = replace(study.collect(None, 0), fit_steps=1)
+    execute._work(collection, "cpu")
+    assert not collection.done
+    assert len(list(collection.data_dir.rglob("*.safetensors"))) == 8
+    training = study.train(few, 0)
+    execute._work(training, "cpu")
+    assert not training.done
+    assert torch.load(training.folder / "checkpoint.pt", weights_only=True)["step"] == 1
 
 
 def test_crossed_with_its_own_set_a_classifier_is_as_good_as_it_was(few, tmp_path):

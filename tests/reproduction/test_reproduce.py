@@ -15,6 +15,14 @@ import torch
 
 import gvit
 from gvit.cli import main
+from gvit.errors import InputError
+from gvit.recipes import RECIPES, load_recipe
+from gvit.reproduction import reproduce as module
+from gvit.reproduction.execute import unfinished
+from gvit.reproduction.jobs import Training, Trunk
+from gvit.reproduction.reproduce import TARGETS, check, plan, try_out
+from gvit.reproduction.targets import Study, change
+from gvit.training.dry_run import DryRun, PhaseCost
 
 QUICK = ("--recipe", "debug", "--full", "--seeds", "2", "--jobs", "2")
 
@@ -70,6 +78,55 @@ def test_the_plan_is_told_beforehand_and_writes_nothing(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_plan_tells_what_cannot_be_tried_before_its_data_are_made(tmp_path, capsys):
+    assert reproduce(tmp_path, "leakage", *QUICK, "--dry-run") == 0
+    printed = capsys.readouterr()
+    assert re.search(r"about \d+:\d\d and those marked \?", printed.err)
+    tried = {line.split()[1].partition("-")[0]: line.split()[0] for line in printed.out.splitlines()}
+    assert re.fullmatch(r"\d+:\d\d", tried.pop("gvit_tiny"))
+    assert tried == dict.fromkeys(("fits", "gaussians", "gaussian_vit_tiny", "evaluation"), "?")
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_kind_of_training_is_tried_once_and_common_beginnings_count_once(tmp_path, monkeypatch):
+    tried = []
+
+    def fake(setup) -> DryRun:
+        tried.append(setup.config)
+        phases = [
+            PhaseCost(p, 5, {}, s)
+            for s, p in enumerate(("reconstruct", "perceptual", "classify", "guide"), 1)
+        ]
+        return DryRun(phases, evaluations=2, evaluation_seconds=10, peak_memory=None)
+
+    monkeypatch.setattr(module, "dry_run", fake)
+    study = Study(load_recipe("debug"), (0, 1), tmp_path)
+    weak = change(study.guided, schedule={"gamma": 0.01})
+    wanted = [study.train(config, seed) for config in (study.guided, weak, study.queries) for seed in (0, 1)]
+    costs = try_out(unfinished(wanted), "cpu", 1)
+    assert len(tried) == 2  # neither gamma nor the seed makes a difference
+    # phases of 5 steps of 1, 2, 3 and 4 s, and 20 s of evaluations
+    expected = {Trunk: 5 + 10 + 15 + 15, Training: 20 + 5}
+    found = {type(job): cost for job, cost in costs.items() if job.config.model.encoder is None}
+    assert found == expected
+    assert {cost for job, cost in costs.items() if job.config.model.encoder} == {70}
+
+
+def test_unusable_data_to_transfer_to_show_before_anything_is_trained(tmp_path):
+    (tmp_path / "data" / "pets").mkdir(parents=True)
+    base = change(load_recipe("debug"), data={"dataset": "digits_0_4"})
+    target = TARGETS["table2"](Study(base, (0,), tmp_path / "runs", tmp_path / "data"))
+    with pytest.raises(InputError, match="pets"):
+        check(unfinished(row.job for row in target.rows))
+
+
+def test_a_recipe_whose_model_has_nothing_to_be_compared_with_is_refused(tmp_path, monkeypatch):
+    plain = change(load_recipe("debug"), model={"model": "vit_tiny_patch8"})
+    monkeypatch.setitem(RECIPES, "plain", lambda: plain)
+    with pytest.raises(InputError, match="vit_tiny_patch8, which is registered without patches and frozen"):
+        plan("comparison", "plain", 1, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -81,6 +138,7 @@ def test_the_plan_is_told_beforehand_and_writes_nothing(tmp_path, capsys):
         (["table1a", "--recipe", "imagenette"], "needs --data-dir FOLDER"),
         (["table1a", "--seeds", "0"], "--seeds must be at least 1, got 0"),
         (["table1a", "--epochs", "0"], "--epochs must be above 0 and finite, got 0"),
+        (["table1a", "--epochs", "0.001"], "the phases are shorter than one step; raise --epochs"),
         (["table1a", "--epochs", "inf"], "--epochs must be above 0 and finite, got inf"),
         (["table1a", "--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["table2", "--transfer-dir", "nowhere"], "--transfer-dir nowhere: no such folder"),
@@ -130,12 +188,17 @@ def test_a_picture_is_drawn_of_runs_that_are_there(finished, tmp_path, monkeypat
         assert number["text"] in page
 
 
-def test_terminated_it_saves_and_says_how_to_go_on(tmp_path):
+@pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["the command", "its workers, too"])
+def test_terminated_it_saves_and_says_how_to_go_on(kill, tmp_path):
     long = ["table1b", "--recipe", "debug", "--epochs", "12", "--seeds", "1", "--jobs", "1"]
     long += ["--out", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
     environment = os.environ | {"PYTHONPATH": str(Path(gvit.__file__).parents[1])}
     process = subprocess.Popen(
-        [sys.executable, "-m", "gvit", "reproduce", *long], stderr=subprocess.PIPE, text=True, env=environment
+        [sys.executable, "-m", "gvit", "reproduce", *long],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
     )
 
     def steps() -> int:
@@ -146,7 +209,7 @@ def test_terminated_it_saves_and_says_how_to_go_on(tmp_path):
     until = time.monotonic() + 120
     while steps() < 30 and time.monotonic() < until:
         time.sleep(0.2)
-    process.send_signal(signal.SIGTERM)  # taken for Ctrl-C
+    kill(process.pid, signal.SIGTERM)  # taken for Ctrl-C
     assert process.wait(timeout=60) == 130
     assert process.stderr is not None
     said = process.stderr.read()

@@ -6,9 +6,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,8 @@ from typing import Any
 from rich.console import Console
 
 from gvit.progress import ProgressBar
-from gvit.reproduction.jobs import Job, Training, Trunk, share_trunks
-from gvit.training.loop import Interrupted
+from gvit.reproduction.jobs import Job, Training, share_trunks
+from gvit.training.train import Interrupted
 
 _POLL_SECONDS = 0.5
 
@@ -47,20 +47,15 @@ def unfinished(jobs: Iterable[Job]) -> list[Job]:
     return list(found.values())
 
 
-def execute(
-    jobs: Iterable[Job],
-    parallel: int,
-    device: str,
-    costs: Mapping[Job, float],
-    console: Console,
-) -> None:
+def execute(jobs: Iterable[Job], parallel: int, device: str, console: Console) -> None:
     """Do all that is not done, ``parallel`` jobs at a time, each on its share of the cores.
+
+    The bar takes all jobs for equally long.
 
     Args:
         jobs: what is wanted; what they need is done, too.
         parallel: at least 1.
         device: where to compute.
-        costs: of the unfinished jobs, in any unit: what is left is told by them.
         console: where progress is shown.
 
     Raises:
@@ -72,14 +67,12 @@ def execute(
         return
     context = multiprocessing.get_context("spawn")
     stop, reports = context.Event(), context.Queue()
-    threads = max(1, (os.cpu_count() or 1) // parallel)
-    total = sum(costs[job] for job in waiting)
+    threads = str(threads_per_job(parallel))
     shares = {job.folder.name: 0.0 for job in waiting}
-    by_name = {job.folder.name: job for job in waiting}
+    # read when a process loads its libraries
     with (
-        # read when a process loads its libraries
-        _environment(OMP_NUM_THREADS=str(threads), NUMBA_NUM_THREADS=str(threads)),
-        ProgressBar("reproducing", total, console=console) as bar,
+        _environment(OMP_NUM_THREADS=threads, NUMBA_NUM_THREADS=threads),
+        ProgressBar("jobs", len(waiting), console=console) as bar,
     ):
         pool = ProcessPoolExecutor(parallel, context, _start_worker, (stop, reports))
         running: dict[Future[None], Job] = {}
@@ -98,13 +91,17 @@ def execute(
                     future.result()
                     shares[job.folder.name] = 1.0
                     console.print(f"{_summary(job)}  {len(waiting) + len(running)} left")
-                spent = sum(shares[name] * costs[job] for name, job in by_name.items())
-                bar.update(spent, f"{len(waiting) + len(running)} jobs left")
+                bar.update(sum(shares.values()), f"{len(waiting) + len(running)} of {len(shares)} left")
         except BaseException:
             stop.set()
             raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+def threads_per_job(parallel: int) -> int:
+    """Each job's share of the cores where ``parallel`` run at a time."""
+    return max(1, (os.cpu_count() or 1) // parallel)
 
 
 def _summary(job: Job) -> str:
@@ -147,26 +144,25 @@ def _start_worker(stop: Event, reports: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process tells when to stop
 
 
-class _Stopped(Exception):
-    """A job that isn't a training was asked to end."""
-
-
 def _work(job: Job, device: str) -> None:
-    latest, asked = 0.0, False
+    latest, terminated = 0.0, False
 
     def progress(share: float) -> None:
-        nonlocal latest, asked
+        nonlocal latest
         if time.monotonic() - latest > _POLL_SECONDS:
             latest = time.monotonic()
             _reports.put((job.folder.name, share))
-        if _stop.is_set() and not asked:
-            asked = True
-            if not isinstance(job, Training | Trunk):
-                raise _Stopped  # by a signal it would die, and the pool would take the trainings along
-            signal.raise_signal(signal.SIGTERM)  # what the trainer ends in peace at
 
+    def terminate(*_: object) -> None:
+        nonlocal terminated
+        terminated = True
+
+    # comes to a whole group of processes, or to the workers that are left when one has died: save before the end
+    previous = signal.signal(signal.SIGTERM, terminate)
     try:
-        job.run(device, progress)
-    except (Interrupted, _Stopped):
-        if not _stop.is_set():
-            raise
+        with suppress(Interrupted):
+            job.run(device, progress, lambda: terminated or _stop.is_set())
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        if terminated:
+            signal.raise_signal(signal.SIGTERM)

@@ -9,36 +9,41 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 import shutil
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-import torch
 from torch import Tensor
 
+from gvit.data.collections import encode_with, write_collection
 from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples, evaluation_loader
-from gvit.data.sources import Source, Split, load_source
+from gvit.data.sources import Split, load_source
 from gvit.data.transforms import eval_transform
-from gvit.evaluation import Evaluation, evaluate
+from gvit.evaluation import evaluate
+from gvit.files import write_text
 from gvit.fitting.optimise import fit
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
 from gvit.models.card import Preprocessing
 from gvit.models.gvit import GViT
-from gvit.models.registry import create_model, load_model
+from gvit.models.registry import architecture
+from gvit.models.weights import load_model
 from gvit.provenance import provenance
 from gvit.rendering import render
 from gvit.training.config import DataConfig, ScheduleConfig, TrainConfig
-from gvit.training.loop import resume
-from gvit.training.run import Run, write_atomically
-from gvit.training.schedule import Schedule, StepPlan
+from gvit.training.distributed import ALONE
+from gvit.training.feed import Feed
+from gvit.training.loop import never
+from gvit.training.observers import Observer, Start, Step
+from gvit.training.run import Run
+from gvit.training.schedule import Schedule
+from gvit.training.train import Interrupted, resume
 
 Progress = Callable[[float], None]  # is called with the share of a job that is done, from 0 to 1
+Stop = Callable[[], bool]  # is asked now and then whether to end early
 
 BATCH = 64  # images that are turned into Gaussians at a time
 _MEASURES = ("num_images", "top1", "psnr", "ssim", "moved")
@@ -69,12 +74,17 @@ class Job:
     def _result_file(self) -> Path:
         return self.folder / "result.json"
 
-    def run(self, device: str, progress: Progress) -> None:
-        """Do it, or go on with it."""
+    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
+        """Do it, or go on with it.
+
+        Raises:
+            Interrupted: by ``stop``; what was done is kept.
+            InputError: unusable configuration or data.
+        """
         raise NotImplementedError
 
     def finish(self, **measured: Any) -> None:
-        write_atomically(self._result_file, json.dumps(measured | {"provenance": provenance()}) + "\n")
+        write_text(self._result_file, json.dumps(measured | {"provenance": provenance()}) + "\n")
 
 
 @dataclass(frozen=True)
@@ -89,9 +99,9 @@ class Trunk(Job):
     config: TrainConfig
     steps: int
 
-    def run(self, device: str, progress: Progress) -> None:
+    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
         _begin(self.folder, self.config)
-        resume(self.folder, _Watcher(progress, self.steps), device=device, until=self.steps)
+        resume(self.folder, [_Share(progress, self.steps)], device=device, stop=stop, until=self.steps)
         self.finish(steps=self.steps)
 
 
@@ -112,9 +122,9 @@ class Training(Job):
         name = config.model.model or "transfer"
         return cls(_folder(store, f"{name}-seed{config.seed}", config.to_json()), needs, config)
 
-    def run(self, device: str, progress: Progress) -> None:
+    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
         _begin(self.folder, self.config, self.trunk)
-        resume(self.folder, _Watcher(progress), device=device)
+        resume(self.folder, [_Share(progress)], device=device, stop=stop)
         lines = [json.loads(line) for line in Run(self.folder).metrics_file.read_text().splitlines()]
         last = next(line for line in reversed(lines) if line["kind"] == "evaluation")
         self.finish(**{name: last.get(name) for name in _MEASURES}, epochs=last["epoch"])
@@ -145,69 +155,36 @@ class Collection(Job):
     def data_dir(self) -> Path:
         return self.folder / "images"
 
-    def images(self, split: Split) -> tuple[Source, EvaluationSamples]:
-        """The data set, and its images as the model wants them."""
+    def images(self, split: Split) -> EvaluationSamples:
+        """The data set as the encoder, or the fit, wants it."""
         data = self.config.data
-        images = load_source(data.dataset, split, data.data_dir)
-        size = gaussian_model(self.config).img_size
-        return images, EvaluationSamples(
-            images, eval_transform(Preprocessing(size, data.crop_mode, data.crop_pct))
-        )
+        size = tokens(self.config)["img_size"]
+        source = load_source(data.dataset, split, data.data_dir)
+        return EvaluationSamples(source, eval_transform(Preprocessing(size, data.crop_mode, data.crop_pct)))
 
-    def run(self, device: str, progress: Progress) -> None:
+    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
         encode = self._encoder(device)
-        splits: tuple[Split, ...] = ("train", "test")
-        loaded = {split: self.images(split) for split in splits}
-        total, done = sum(len(images) for images, _ in loaded.values()), 0
-        quality = []
-        for split, (labelled, prepared) in loaded.items():
-            names = labelled.class_names
-            files = [
-                self.data_dir / split / names[label] / f"{i:07}.safetensors"
-                for i, label in enumerate(labelled.labels)
-            ]
-            for folder in {file.parent for file in files}:
-                folder.mkdir(parents=True, exist_ok=True)
-            for first in range(0, len(files), BATCH):
-                rows = range(first, min(first + BATCH, len(files)))
-                if not all(files[row].exists() for row in rows):
-                    pictures = torch.stack([prepared[row][0] for row in rows])
-                    gaussians = encode(pictures)
-                    for row, single in zip(rows, gaussians.raw, strict=True):
-                        gaussians.replace_raw(single).save(files[row])
-                done += len(rows)
-                progress(done / total)
-            if split == "test":
-                quality = [self._psnr(file, prepared[row][0]) for row, file in enumerate(files)]
+        train, test = self.images("train"), self.images("test")
+        total = len(train) + len(test)
+
+        def tell(done: int) -> None:
+            progress(done / total)
+            if stop():
+                raise Interrupted(done)
+
+        write_collection(self.data_dir, "train", train, encode, BATCH, tell)
+        files = write_collection(
+            self.data_dir, "test", test, encode, BATCH, lambda done: tell(len(train) + done)
+        )
+        quality = [self._psnr(file, test[row][0]) for row, file in enumerate(files)]
         self.finish(psnr=sum(quality) / len(quality), num_images=total)
 
-    def estimate(self, device: str) -> float:
-        """Seconds, from a few steps of one batch's fit; an encoder's one pass over the images counts for nothing."""
-        if self.source is not None:
-            return 0.0
-        images, prepared = self.images("test")
-        few = torch.stack([prepared[row][0] for row in range(min(BATCH, len(prepared)))]).to(device)
-        model, trial = gaussian_model(self.config).encoder, 10
-        fit(few, model.num_gaussians, 1)  # what happens only once
-        started = time.perf_counter()
-        fit(few, model.num_gaussians, trial, scale_factor=model.scale_factor)
-        each = (time.perf_counter() - started) / trial / len(few)
-        return each * self.fit_steps * (len(images) + len(self.images("train")[0]))
-
     def _encoder(self, device: str) -> Callable[[Tensor], Gaussians]:
-        if self.source is None:
-            like = gaussian_model(self.config).encoder
-            return lambda images: fit(
-                images.to(device), like.num_gaussians, self.fit_steps, scale_factor=like.scale_factor
-            ).gaussians.to("cpu")
-        model = load_model(self.source.folder).to(device)
-        assert isinstance(model, GViT)
-
-        def encode(images: Tensor) -> Gaussians:
-            with torch.inference_mode():
-                return model.encode(images.to(device)).to("cpu")
-
-        return encode
+        if self.source is not None:
+            return encode_with(load_gvit(self.source).to(device))
+        like = tokens(self.config)
+        count, factor = like["num_gaussians"], like["scale_factor"]
+        return lambda images: fit(images.to(device), count, self.fit_steps, scale_factor=factor).gaussians
 
     def _psnr(self, file: Path, image: Tensor) -> float:
         drawn = render(Gaussians.load(file), *image.shape[-2:])
@@ -231,7 +208,7 @@ class CrossEvaluation(Job):
         names = training.folder.name + collection.folder.name
         return cls(_folder(store, "evaluation", names), (training, collection), training, collection)
 
-    def run(self, device: str, progress: Progress) -> None:
+    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
         self.folder.mkdir(exist_ok=True)
         model = load_model(self.training.folder)
         source = load_source("gaussians", "test", self.collection.data_dir)
@@ -240,30 +217,34 @@ class CrossEvaluation(Job):
         self.finish(top1=result.top1, num_images=result.num_images, epochs=self.training.result["epochs"])
 
 
-def gaussian_model(config: TrainConfig) -> GViT:
-    """A GViT as the configuration has it, without weights: what it tells about itself."""
+def tokens(config: TrainConfig) -> Mapping[str, Any]:
+    """What the configured model's transformer reads: ``img_size``, and of Gaussians number and bound."""
     assert config.model.model is not None
-    with torch.device("meta"):
-        model = create_model(config.model.model, **config.model.kwargs())
-    assert isinstance(model, GViT)
-    return model
+    settings = {name: value for name, value in config.model.settings().items() if value is not None}
+    return architecture(config.model.model, **settings).tokens
 
 
-class _Watcher:
-    """A training's observer that only counts."""
+def load_gvit(training: Training) -> GViT:
+    """What a training of a model with an encoder has learned."""
+    return cast(GViT, load_model(training.folder))
+
+
+class _Share(Observer):
+    """Tells which share of its steps a training has done since it was started.
+
+    Args:
+        progress: is told.
+        until: the last step; that of the schedule when None.
+    """
 
     def __init__(self, progress: Progress, until: int | None = None) -> None:
         self.progress, self.until = progress, until
 
-    def note(self, text: str) -> None: ...
+    def start(self, start: Start) -> None:
+        self.first, self.last = start.done, self.until or start.total
 
-    def start(self, total_steps: int, done: int, steps_per_epoch: int) -> None:
-        self.first, self.last = done, self.until or total_steps
-
-    def step(self, step: int, plan: StepPlan, measures: dict[str, float], images_per_second: float) -> None:
-        self.progress((step - self.first) / max(1, self.last - self.first))
-
-    def evaluation(self, step: int, result: Evaluation, moved: float | None) -> None: ...
+    def step(self, step: Step) -> None:
+        self.progress((step.number - self.first) / (self.last - self.first))
 
 
 def _folder(store: Path, name: str, identity: str) -> Path:
@@ -276,20 +257,19 @@ def _begin(folder: Path, config: TrainConfig, trunk: Trunk | None = None) -> Non
     """A run folder to go on with: the one that is there, a copy of the trunk's, or a new one."""
     if (folder / "config.json").exists():
         return
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    run = Run.create(partial, config)
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)  # what an interruption left
+    run = Run.create(unfinished, config)
     if trunk is not None:
         start = Run(trunk.folder)
         shutil.copy(start.checkpoint_file, run.checkpoint_file)
         shutil.copy(start.metrics_file, run.metrics_file)
-    os.replace(partial, folder)
+    unfinished.rename(folder)
 
 
 @functools.cache
 def _steps_per_epoch(data: DataConfig) -> int:
-    images = load_source(data.dataset, "train", data.data_dir)
-    return len(images) // min(data.batch_size, len(images))
+    return Feed(TrainConfig(data=data), ALONE).steps_per_epoch
 
 
 def share_trunks(trainings: Sequence[Training]) -> list[Training]:

@@ -9,13 +9,12 @@ import torch
 from torch import Tensor
 
 from gvit.analysis.attribution import cdam, determinant_relevance
+from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples, evaluation_loader
 from gvit.data.sources import load_source
-from gvit.data.transforms import eval_transform
 from gvit.fitting.optimise import fit
 from gvit.models.gvit import GViT
-from gvit.models.registry import load_model
-from gvit.reproduction.jobs import BATCH, Training
+from gvit.reproduction.jobs import BATCH, Training, load_gvit
 from gvit.reproduction.targets import Measured, Row, Study, Target
 from gvit.viewing.paper import explain_figure, regimes_figure
 
@@ -41,17 +40,13 @@ def figure4(study: Study) -> Target:
 def figure5(study: Study) -> Target:
     """Determinants, attribution and reconstruction (paper, Figure 5 and B.1)."""
     settings = {"guided": study.guided, "no guidance": study.unguided}
-    rows = [
-        Row(label, study.train(config, seed), seed)
-        for label, config in settings.items()
-        for seed in study.seeds
-    ]
+    rows = [row for label, config in settings.items() for row in study.rows(label, config)]
     title = "Determinants, class-discriminative attention, reconstruction"
     return Target("figure5", title, rows, (), picture=partial(_draw_explanations, rows))
 
 
 def _draw_regimes(trainings: dict[str, Training], device: str) -> tuple[Figure, list[Measured]]:
-    models = {label: _gvit(training) for label, training in trainings.items()}
+    models = {label: load_gvit(training) for label, training in trainings.items()}
     guided = models["Gradient guidance"]
     images, _ = _test_images(guided, trainings["Gradient guidance"], _SHOWN)
     images = images.to(device)
@@ -71,7 +66,7 @@ def _draw_explanations(rows: list[Row], device: str) -> tuple[Figure, list[Measu
     correlations: dict[str, list[float]] = {}
     for row in rows:
         assert isinstance(row.job, Training)
-        model = _gvit(row.job).to(device)
+        model = load_gvit(row.job).to(device)
         raw, scores = [], []
         for images, _ in evaluation_loader(_prepared(model, row.job), BATCH):
             with torch.no_grad():
@@ -81,7 +76,7 @@ def _draw_explanations(rows: list[Row], device: str) -> tuple[Figure, list[Measu
         relevance = determinant_relevance(gaussians.replace_raw(torch.cat(raw)), torch.cat(scores))
         correlations.setdefault(row.label, []).append(relevance.mean)
     assert isinstance(rows[0].job, Training)
-    model = _gvit(rows[0].job)
+    model = load_gvit(rows[0].job)
     images, labels = _test_images(model, rows[0].job, _SHOWN)
     text = (
         "rank correlation (Spearman) of -log det and |CDAM| over an image's Gaussians, mean over all test images "
@@ -91,16 +86,10 @@ def _draw_explanations(rows: list[Row], device: str) -> tuple[Figure, list[Measu
     return explain_figure(model, images, labels), measured
 
 
-def _gvit(training: Training) -> GViT:
-    model = load_model(training.folder)
-    assert isinstance(model, GViT)
-    return model
-
-
 def _prepared(model: GViT, training: Training) -> EvaluationSamples:
     data = training.config.data
     source = load_source(data.dataset, "test", data.data_dir)
-    return EvaluationSamples(source, eval_transform(model.card.preprocessing))
+    return EvaluationSamples(source, eval_input(model, source))
 
 
 def _test_images(model: GViT, training: Training, count: int) -> tuple[Tensor, list[int]]:

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
-from gvit.errors import InputError, unknown_name
+from gvit.errors import InputError, option, unknown_name
+from gvit.models.registry import registered
+from gvit.progress import clock
 from gvit.recipes import load_recipe
-from gvit.reproduction.execute import execute, unfinished
+from gvit.reproduction.execute import execute, threads_per_job, unfinished
 from gvit.reproduction.jobs import Collection, Job, Training, Trunk
 from gvit.reproduction.pictures import figure4, figure5
 from gvit.reproduction.report import collect, read_contents, table, write_page, write_target
 from gvit.reproduction.targets import (
-    PATCH_MODELS,
     Study,
     Target,
     change,
@@ -33,10 +35,10 @@ from gvit.reproduction.targets import (
 )
 from gvit.reproduction.transfer import table2
 from gvit.training.config import TrainConfig
+from gvit.training.distributed import ALONE
 from gvit.training.dry_run import DryRun, dry_run
-from gvit.training.loop import Trainer
-from gvit.training.progress import clock
-from gvit.training.run import Run
+from gvit.training.feed import Feed
+from gvit.training.setup import set_up
 
 TARGETS: dict[str, Callable[[Study], Target]] = {
     "comparison": comparison,
@@ -68,7 +70,7 @@ def plan(
     """A target's rows.
 
     Raises:
-        InputError: an unknown name, a recipe that trains no GViT of its own, or its data are not there.
+        InputError: an unknown name, a recipe that trains no GViT of its own, or options that can't be.
     """
     if what not in TARGETS:
         raise unknown_name("target", what, TARGETS)
@@ -81,10 +83,16 @@ def plan(
         raise InputError(
             "recipe 'gaussians' has frozen Gaussians, which nothing can guide; name one of images"
         )
+    model = registered(config.model.model)
+    if model.patches is None or model.frozen is None:
+        raise InputError(
+            f"recipe {recipe} trains {config.model.model}, which is registered without patches and frozen: there is "
+            "nothing to compare it with"
+        )
     if full and epochs is not None:
-        raise InputError("--full and --epochs contradict each other; give one of them")
+        raise InputError(f"{option('full')} and {option('epochs')} contradict each other; give one of them")
     if transfer_dir is not None and not transfer_dir.is_dir():
-        raise InputError(f"--transfer-dir {transfer_dir}: no such folder")
+        raise InputError(f"{option('transfer_dir', transfer_dir)}: no such folder")
     if data_dir is not None:
         config = change(config, data={"data_dir": data_dir})
     whole = sum(config.schedule.phase_epochs())
@@ -93,54 +101,61 @@ def plan(
     return TARGETS[what](Study(config, range(seeds), store.absolute(), transfer_dir))
 
 
-def estimate(jobs: Sequence[Job], device: str, threads: int) -> dict[Job, float]:
-    """Seconds of each job on its own, from two steps of every phase of everything that differs in cost."""
+def check(jobs: Sequence[Job]) -> None:
+    """Set up every kind of training that can be: hours of runs should not end with what can be known before.
+
+    Raises:
+        InputError: a configuration or its data can't be used.
+    """
+    kinds = _kinds(jobs)
+    for config in kinds:
+        set_up(config)
+    # a start from another run has to wait for it, its data have not
+    known = {config.data for config in kinds}
+    for job in jobs:
+        made_before = any(isinstance(need, Collection) for need in job.needs)
+        if isinstance(job, Training) and not made_before and job.config.data not in known:
+            known.add(job.config.data)
+            Feed(job.config, ALONE)
+
+
+def try_out(jobs: Sequence[Job], device: str, threads: int) -> dict[Job, float]:
+    """Seconds of each training on its own, from two steps of every phase of every kind.
+
+    It lacks jobs that are no trainings, and trainings that need another job's result first.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
-    known: dict[TrainConfig, DryRun] = {}
-
-    def trial(config: TrainConfig) -> DryRun:
-        like = change(replace(config, seed=0), schedule={"gamma": 0.1})
-        if like not in known:
-            known[like] = dry_run(Trainer(like, Run(Path()), device))
-        return known[like]
-
-    def steps(plan: DryRun, first: int, last: int | None) -> float:
-        seconds, start = 0.0, 0
-        for phase in plan.phases:
-            stop = start + phase.steps
-            own = min(stop, stop if last is None else last) - max(start, first)
-            seconds, start = seconds + max(0, own) * phase.step_seconds, stop
-        return seconds
-
-    def cost(job: Job) -> float:
-        if isinstance(job, Trunk):
-            return steps(trial(job.config), 0, job.steps)
-        if isinstance(job, Training):
-            plan = trial(_stand_in(job))
-            own = steps(plan, 0 if job.trunk is None else job.trunk.steps, None)
-            return own + plan.evaluations * plan.evaluation_seconds
-        return job.estimate(device) if isinstance(job, Collection) else 0.0
-
-    costs = {job: cost(job) for job in jobs}
+    costs: dict[Job, float] = {}
+    for config, members in _kinds(jobs).items():
+        trial = dry_run(set_up(config, device))
+        costs |= {job: _seconds(job, trial) for job in members}
     torch.set_num_threads(before)
     return costs
 
 
-def _stand_in(job: Training) -> TrainConfig:
-    """A configuration of about the same cost that can be tried before what it needs is there."""
-    config = job.config
-    for need in job.needs:
-        if isinstance(need, Collection):
-            data = replace(need.config.data, batch_size=config.data.batch_size)
-            name = (config.model.model or "").replace("gaussian_vit", "gvit")
-            config = replace(
-                config, data=data, model=replace(config.model, model=PATCH_MODELS.get(name, name))
-            )
-        elif isinstance(need, Training):
-            model = need.config.model if config.model.model is None else replace(config.model, init=None)
-            config = replace(config, model=model)
-    return config
+def _kinds(jobs: Sequence[Job]) -> dict[TrainConfig, list[Job]]:
+    """The trainings that can be set up now, by configuration; what seed and gamma are makes no difference in cost."""
+    kinds: dict[TrainConfig, list[Job]] = defaultdict(list)
+    for job in jobs:
+        if isinstance(job, Trunk | Training) and all(isinstance(n, Trunk) or n.done for n in job.needs):
+            kinds[change(replace(job.config, seed=0), schedule={"gamma": 0.1})].append(job)
+    return kinds
+
+
+def _seconds(job: Job, trial: DryRun) -> float:
+    """Of a job's own steps: a trunk does the first of them only, its branches the others."""
+    total = sum(phase.steps for phase in trial.phases)
+    first, last = 0, total
+    if isinstance(job, Trunk):
+        last = job.steps
+    elif isinstance(job, Training) and job.trunk is not None:
+        first = job.trunk.steps
+    seconds, start = 0.0, 0
+    for phase in trial.phases:
+        own = range(max(start, first), min(start + phase.steps, last))
+        seconds, start = seconds + len(own) * phase.step_seconds, start + phase.steps
+    return seconds + trial.evaluations * trial.evaluation_seconds * (last - first) / total
 
 
 def reproduce(
@@ -171,25 +186,28 @@ def reproduce(
         InputError: the configuration, the data or the folder can't be used.
     """
     jobs = unfinished(row.job for row in target.rows)
-    threads = max(1, (os.cpu_count() or 1) // parallel)
-    costs: Mapping[Job, float] = estimate(jobs, device, threads)
+    check(jobs)
     wanted = {row.job.folder: row.job for row in target.rows}
     done = sum(job.done for job in wanted.values())
-    seconds = sum(costs.values()) / parallel
-    console.print(
+    state = (
         f"{target.name}, {target.title}: {len(wanted)} runs, {done} of them done; "
-        f"{len(jobs)} jobs left, {parallel} at a time, about {clock(seconds)}"
+        f"{len(jobs)} jobs left, {parallel} at a time"
     )
     if dry_run:
-        return "\n".join(f"{clock(costs[job]):>8}  {job.folder.name}" for job in jobs)
-    # hours of runs should not end with these
+        costs = try_out(jobs, device, threads_per_job(parallel))
+        left = "" if len(costs) == len(jobs) else " and those marked ?, which can't be tried yet"
+        console.print(f"{state}, about {clock(sum(costs.values()) / parallel)}{left}")
+        return "\n".join(
+            f"{clock(costs[job]) if job in costs else '?':>8}  {job.folder.name}" for job in jobs
+        )
+    console.print(state)
     read_contents(out, list(TARGETS))
     if not out.absolute().name:
-        raise InputError(f"--out {out}: the page gets the folder's name, and this one has none")
+        raise InputError(f"{option('out', out)}: the page gets the folder's name, and this one has none")
     nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
         raise InputError(f"{out}: cannot write results here ({nearest} is no folder that can be written)")
-    execute(jobs, parallel, device, costs, console)
+    execute(jobs, parallel, device, console)
     content, figure = collect(target, recipe, command, device)
     try:
         name = write_target(content, figure, out)

@@ -7,18 +7,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training, gaussian_model
+from gvit.models.registry import Entry, registered
+from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training, tokens
 from gvit.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MINI = "mini-ImageNet-100"
-PATCH_MODELS = {
-    "gvit_tiny": "vit_tiny_patch8",
-    "gvit_small": "vit_small_patch16",
-    "gvit_base": "vit_base_patch16",
-}
 
 
 @dataclass(frozen=True)
@@ -112,7 +108,13 @@ class Study:
 
     @property
     def num_gaussians(self) -> int:
-        return gaussian_model(self.base).encoder.num_gaussians
+        return tokens(self.base)["num_gaussians"]
+
+    @property
+    def entry(self) -> Entry:
+        """The base's model, and those that it is compared with."""
+        assert self.base.model.model is not None
+        return registered(self.base.model.model)
 
     def train(self, config: TrainConfig, seed: int, *needs: Job) -> Training:
         return Training.of(self.store, replace(config, seed=seed), *needs)
@@ -131,8 +133,7 @@ class Study:
     @property
     def patches(self) -> TrainConfig:
         """The patch ViT of the classifier's size, in the same steps."""
-        assert self.base.model.model is not None
-        return change(self.unguided, model={"model": PATCH_MODELS[self.base.model.model]})
+        return change(self.unguided, model={"model": self.entry.patches})
 
     @property
     def queries(self) -> TrainConfig:
@@ -148,14 +149,22 @@ class Study:
         """A classifier of the model's size on frozen Gaussians, or on the pictures that they draw."""
         config = self.patches
         if not pictures:
-            assert self.base.model.model is not None
-            count = self.num_gaussians
-            model = {"model": self.base.model.model.replace("gvit", "gaussian_vit"), "num_gaussians": count}
+            model = {"model": self.entry.frozen, "num_gaussians": self.num_gaussians}
             config = change(config, model=model)
         # what is frozen has been cropped
         data = {"dataset": "gaussians", "data_dir": collection.data_dir, "crop_mode": "squash"}
-        frozen = change(config, data=data)
-        return self.train(frozen, seed, collection)
+        return self.train(change(config, data=data), seed, collection)
+
+    def rows(
+        self,
+        label: str,
+        config: TrainConfig,
+        paper: float | None = None,
+        x: float | None = None,
+        series: str = "",
+    ) -> list[Row]:
+        """A training with every seed."""
+        return [Row(label, self.train(config, seed), seed, paper, x, series) for seed in self.seeds]
 
 
 def change(config: TrainConfig, **groups: dict[str, Any]) -> TrainConfig:
@@ -174,17 +183,9 @@ def with_budget(config: TrainConfig, epochs: float) -> TrainConfig:
 def table1a(study: Study) -> Target:
     """Scale factor (paper, Table 1a)."""
     paper = {0.5: 73.4, 0.75: 74.6, 1.0: 75.2, 2.0: 73.7}
-    rows = [
-        Row(
-            f"c = {c:g}",
-            study.train(change(study.guided, model={"scale_factor": c}), seed),
-            seed,
-            top1,
-            c,
-        )
-        for c, top1 in paper.items()
-        for seed in study.seeds
-    ]
+    rows = []
+    for c, top1 in paper.items():
+        rows += study.rows(f"c = {c:g}", change(study.guided, model={"scale_factor": c}), top1, c)
     claims = [
         Claim("c = 1 beats c = 0.5 (75.2 against 73.4)", "c = 1", "c = 0.5"),
         Claim("c = 1 beats c = 0.75 (75.2 against 74.6)", "c = 1", "c = 0.75"),
@@ -200,7 +201,7 @@ def table1b(study: Study) -> Target:
     for gamma, top1 in paper.items():
         config = change(study.guided, schedule={"gamma": gamma}) if gamma else study.unguided
         label = f"gamma = {gamma:g}" if gamma else "no guidance"
-        rows += [Row(label, study.train(config, seed), seed, top1, gamma) for seed in study.seeds]
+        rows += study.rows(label, config, top1, gamma)
     claims = [
         Claim("gamma = 0.1 beats 0.025 (75.2 against 72.3)", "gamma = 0.1", "gamma = 0.025"),
         Claim("gamma = 0.1 beats 0.05 (75.2 against 73.6)", "gamma = 0.1", "gamma = 0.05"),
@@ -218,7 +219,7 @@ def table1c(study: Study) -> Target:
         for weight, top1 in zip((0.0, study.base.objective.perceptual_weight), numbers, strict=True):
             config = change(study.guided, objective={"pixel_loss": loss, "perceptual_weight": weight})
             label = loss.upper() + (" + D-SSIM" if weight else "")
-            rows += [Row(label, study.train(config, seed), seed, top1) for seed in study.seeds]
+            rows += study.rows(label, config, top1)
     claims = [
         Claim("BCE beats MSE (71.7 against 65.7)", "BCE", "MSE"),
         Claim("D-SSIM helps MSE (69.8 against 65.7)", "MSE + D-SSIM", "MSE"),
@@ -235,9 +236,7 @@ def figure3(study: Study) -> Target:
     """
     # the only values that the paper's text names
     unguided, guided = {0.125: 44.5, 2.0: 75.1}, {1.5: 78.7}
-    rows = [
-        Row("patch ViT", study.train(study.patches, seed), seed, series="patch ViT") for seed in study.seeds
-    ]
+    rows = study.rows("patch ViT", study.patches, series="patch ViT")
     counts = {
         share: max(1, round(share * study.num_gaussians)) for share in (0.125, 0.25, 0.5, 1.0, 1.5, 2.0)
     }
@@ -248,10 +247,7 @@ def figure3(study: Study) -> Target:
         for share, count in counts.items():
             # the recipe's own number named is the same run
             sized = config if share == 1.0 else change(config, model={"num_gaussians": count})
-            rows += [
-                Row(f"{count}, {series}", study.train(sized, seed), seed, paper.get(share), count, series)
-                for seed in study.seeds
-            ]
+            rows += study.rows(f"{count}, {series}", sized, paper.get(share), count, series)
     few, half, most = counts[0.125], counts[0.5], counts[2.0]
     claims = [
         Claim(f"more Gaussians help without guidance (paper: 75.1 at 1,024, 44.5 at 64; here {most} and {few})",
@@ -274,7 +270,7 @@ def table1d(study: Study) -> Target:
         ("denoising", study.unguided, 74.8),
         ("denoising, guided", study.guided, 75.2),
     ):
-        rows += [Row(label, study.train(config, seed), seed, top1) for seed in study.seeds]
+        rows += study.rows(label, config, top1)
     claims = [
         Claim("learned queries beat offline fits (71.4 against 70.5)", "learned queries", "offline"),
         Claim("denoising beats learned queries (74.8 against 71.4)", "denoising", "learned queries"),
@@ -337,11 +333,7 @@ def comparison(study: Study) -> Target:
         "GViT, guided": study.guided,
         "GViT, joint": change(study.unguided, objective={"gradient": "joint"}),
     }
-    rows = [
-        Row(label, study.train(config, seed), seed)
-        for label, config in settings.items()
-        for seed in study.seeds
-    ]
+    rows = [row for label, config in settings.items() for row in study.rows(label, config)]
     claims = [
         Claim("guidance helps", "GViT, guided", "GViT, no guidance"),
         Claim("guidance beats the joint gradient", "GViT, guided", "GViT, joint"),

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
-from gvit.models.registry import list_models
 from gvit.recipes import load_recipe
 from gvit.recipes.transfer import TRANSFER_DATA
 from gvit.reproduction.jobs import Training
-from gvit.reproduction.targets import PATCH_MODELS, Claim, Row, Study, Target, change
+from gvit.reproduction.targets import Claim, Row, Study, Target, change
 from gvit.training.config import TrainConfig
+
+Size = Literal["s", "b"]
 
 # by model: ImageNet-1k, then what it is transferred to; the patch ViTs are those of Steiner et al. (2022)
 _PAPER: dict[str, dict[str, float]] = {
@@ -45,6 +47,12 @@ _PAPER: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 
+_SMALL, _BASE = "gvit_small", "gvit_base"
+# beside them, each with its size: whether it is transferred by the recipes of ViT-S or of ViT-B
+_PATCH_MODELS: dict[str, Size] = {
+    "vit_small_patch16": "s", "vit_small_patch32": "s", "vit_base_patch16": "b", "vit_base_patch32": "b"
+}  # fmt: skip
+
 
 def table2(study: Study) -> Target:
     """Models and their transfer (paper, Table 2).
@@ -54,10 +62,10 @@ def table2(study: Study) -> Target:
     first = "0 to 4" if study.base.data.dataset == "digits" else ""
     rows: list[Row] = []
     for seed in study.seeds:
-        for label, training in _models(study, seed).items():
+        for label, (training, size) in _models(study, seed).items():
             paper = _PAPER.get(label, {})
             rows.append(Row(f"{label}{first and ': '}{first}", training, seed, paper.get("")))
-            for name, config in _transfers(study, label, training).items():
+            for name, config in _transfers(study, training, size).items():
                 rows.append(
                     Row(f"{label}: {name}", study.train(config, seed, training), seed, paper.get(name))
                 )
@@ -73,22 +81,22 @@ def table2(study: Study) -> Target:
     return Target("table2", title, rows, claims, "ImageNet-1k and transfer")
 
 
-def _models(study: Study, seed: int) -> dict[str, Training]:
+def _models(study: Study, seed: int) -> dict[str, tuple[Training, Size]]:
     """Patch ViTs and GViTs; ViT-B takes over the encoder that was trained with ViT-S (paper, Section 4)."""
     if study.base.data.dataset == "digits":
         study = replace(study, base=change(study.base, data={"dataset": "digits_0_4"}))
-    base = study.base
-    small = base.model.model == "gvit_small"
-    assert base.model.model is not None
-    patches = (
-        list_models("vit_small_*") + list_models("vit_base_*") if small else [PATCH_MODELS[base.model.model]]
-    )
-    found = {name: study.train(change(study.patches, model={"model": name}), seed) for name in patches}
-    for kind, config in (("no guidance", study.unguided), ("guided", study.guided)):
-        if not small:
-            found[f"GViT, {kind}"] = study.train(config, seed)
-            continue
-        training = found[f"GViT-S, {kind}"] = study.train(config, seed)
+    kinds = {"no guidance": study.unguided, "guided": study.guided}
+    if study.base.model.model != _SMALL:
+        single = {str(study.patches.model.model): study.patches}
+        single |= {f"GViT, {kind}": config for kind, config in kinds.items()}
+        return {label: (study.train(config, seed), "s") for label, config in single.items()}
+    found = {
+        name: (study.train(change(study.patches, model={"model": name}), seed), size)
+        for name, size in _PATCH_MODELS.items()
+    }
+    for kind, config in kinds.items():
+        training = study.train(config, seed)
+        found[f"GViT-S, {kind}"] = (training, "s")
         *_, classify, guide = config.schedule.phase_epochs()
         schedule = {
             "epochs": None,
@@ -98,12 +106,12 @@ def _models(study: Study, seed: int) -> dict[str, Training]:
             "guide_epochs": guide,
             "gamma": 0.05,
         }
-        swapped = change(config, model={"model": "gvit_base", "init": training.folder}, schedule=schedule)
-        found[f"GViT-B, {kind}"] = study.train(swapped, seed, training)
+        swapped = change(config, model={"model": _BASE, "init": training.folder}, schedule=schedule)
+        found[f"GViT-B, {kind}"] = (study.train(swapped, seed, training), "b")
     return found
 
 
-def _transfers(study: Study, label: str, training: Training) -> dict[str, TrainConfig]:
+def _transfers(study: Study, training: Training, size: Size) -> dict[str, TrainConfig]:
     """What a trained model is fine-tuned on, by name."""
     base = study.base
     model = {
@@ -123,7 +131,6 @@ def _transfers(study: Study, label: str, training: Training) -> dict[str, TrainC
         return {"5 to 9": change(base, data={"dataset": "digits_5_9"}, model=model, schedule=schedule)}
     if study.transfer_dir is None:
         return {}
-    size = "b" if "-B" in label or "base" in label else "s"
     found = {}
     for name in TRANSFER_DATA:
         if (study.transfer_dir / name).is_dir():
