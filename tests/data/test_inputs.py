@@ -120,9 +120,9 @@ def test_what_does_not_go_together_says_what_would(scene):
     given = gvit.create_model("gaussian_vit_tiny", num_gaussians=6, num_classes=2)
     whole = gvit.create_model("gvit_tiny", num_classes=2)
     for model, source, message in (
-        (given, images, "gaussian_vit_tiny reads Gaussians, .*take --dataset gaussians"),
-        (whole, data_set(scene), r"gvit_tiny reads images, .*take --model gaussian_vit_\*"),
-        (given, data_set(scene), "reads 6 Gaussians an image, .* holds 5; take --num-gaussians 5"),
+        (given, images, "gaussian_vit_tiny reads Gaussians, .*take dataset=.gaussians."),
+        (whole, data_set(scene), r"gvit_tiny reads images, .*take model=.gaussian_vit_\*"),
+        (given, data_set(scene), "reads 6 Gaussians an image, .* holds 5; take num_gaussians=5"),
     ):
         with pytest.raises(InputError, match=message):
             eval_input(model, source)

@@ -44,7 +44,6 @@ class Architecture:
     def of(cls, model: ImageClassifier) -> Architecture:
         """A model's."""
         tokens, encoder = model.tokens, model.encoder
-        assert isinstance(model.classifier, ViT)
         vit = {name: value for name, value in model.classifier.arguments.items() if name != "tokens"}
         return cls(
             {"kind": tokens.kind, **tokens.arguments},

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
-from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from gvit.gaussians import Gaussians
@@ -27,7 +26,7 @@ class ImageClassifier(Part, nn.Module):
     """
 
     card: ModelCard
-    classifier: VisionTransformer
+    classifier: Any  # gvit.models.vit.ViT, which has this class among its bases
     encoder: GaussianEncoder | None
     num_classes: int
 

@@ -68,7 +68,7 @@ class ViT(ImageClassifier, VisionTransformer):
         self.begin_card()
 
     @property
-    def classifier(self) -> ViT:  # type: ignore[override]
+    def classifier(self) -> ViT:
         """Itself."""
         return self
 

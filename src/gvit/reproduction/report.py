@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 from gvit.errors import InputError
 from gvit.files import write_text
 from gvit.models.complexity import Complexity, model_complexity
+from gvit.models.formats import first_arguments
 from gvit.models.registry import architecture, list_models
 from gvit.provenance import describe
 from gvit.reproduction.jobs import Training
 from gvit.reproduction.targets import Claim, Target
+from gvit.training.run import Run
 from gvit.viewing.figures import save_figure
 
 if TYPE_CHECKING:
@@ -105,7 +107,7 @@ def collect(target: Target, recipe: str, command: str, device: str) -> tuple[dic
 
 def _settings(job: Training) -> dict[str, Any]:
     """The run's configuration; where its data lie is nobody's business."""
-    settings = json.loads(job.config.to_json())
+    settings = json.loads(Run(job.folder).load_config().to_json())
     settings["data"]["data_dir"] = None
     if settings["model"]["init"] is not None:
         settings["model"]["init"] = Path(settings["model"]["init"]).name
@@ -169,9 +171,14 @@ def _complexity(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Co
     name, values = model["model"], {key: model[key] for key in model.keys() - {"model", "init"}}
     if name not in list_models():
         return None
+    given = {key: value for key, value in values.items() if value is not None}
+    if (
+        values["img_size"] is None
+    ):  # gvit's first version left to the named model of then what was not changed
+        given = first_arguments(name) | given
     # a patch ViT's settings name Gaussians, too, without effect
     accepts = architecture(name).accepts
-    given = {key: value for key, value in values.items() if value is not None and accepts(key, value)}
+    given = {key: value for key, value in given.items() if accepts(key, value)}
     return _counted(name, tuple(sorted(given.items())))
 
 
