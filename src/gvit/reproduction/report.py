@@ -177,8 +177,10 @@ def _complexity(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Co
     ):  # gvit's first version left to the named model of then what was not changed
         given = first_arguments(name) | given
     # a patch ViT's settings name Gaussians, too, without effect
-    accepts = architecture(name).accepts
-    given = {key: value for key, value in given.items() if accepts(key, value)}
+    parts = architecture(name)
+    kinds = {key: given[key] for key in ("encoder", "tokens") if key in given and parts.accepts(key, given[key])}
+    parts = parts.with_arguments(**kinds)
+    given = {key: value for key, value in given.items() if parts.accepts(key, value)}
     return _counted(name, tuple(sorted(given.items())))
 
 
