@@ -54,7 +54,7 @@ def model_complexity(name: str, **kwargs: Any) -> Complexity:
     with torch.device("meta"):  # shapes alone: no memory for weights, no arithmetic
         model = create_model(name, **kwargs).eval()
         encoder, classifier = model.encoder, model.classifier
-        encoder_gmacs = 0.0 if encoder is None else _gmacs(encoder, encoder.patch_embed.example())
+        encoder_gmacs = 0.0 if encoder is None else _gmacs(encoder, encoder.example())
         classifier_gmacs = _gmacs(classifier, model.tokens.example())
     head = _parameters(model.classifier.get_classifier())
     return Complexity(

@@ -38,13 +38,13 @@ class GViT(ImageClassifier):
         self.encoder = DenoisingEncoder() if encoder is None else encoder
         ours = self.encoder
         if classifier is None:
-            side = ours.patch_embed.image_side
+            side = ours.image_side
             classifier = ViT(CanonicalTokens(side, ours.num_gaussians, ours.scale_factor))
         self.classifier = classifier
         tokens = classifier.patch_embed
         if not isinstance(tokens, GaussianTokens):
             raise ValueError(f"the classifier must read Gaussians, got one that reads {tokens.reads}")
-        made = (ours.num_gaussians, ours.scale_factor, ours.patch_embed.image_side)
+        made = (ours.num_gaussians, ours.scale_factor, ours.image_side)
         read = (tokens.num_patches, tokens.scale_factor, tokens.image_side)
         if made != read:
             raise ValueError(

@@ -135,6 +135,16 @@ register_model(
     **_TINY_ENCODER,
 )
 register_model(
+    "gvit_tiny_refining",
+    "gvit_tiny with an encoder that looks at its own picture twelve times",
+    CanonicalTokens,
+    "refining",
+    patches="vit_tiny_patch8",
+    frozen="gaussian_vit_tiny",
+    num_gaussians=32,
+    **_TINY,
+)
+register_model(
     "gvit_small",
     "GViT-S: ViT-S encoder and ViT-S classifier, 512 Gaussians at 224 px (paper, Section 3)",
     CanonicalTokens,

@@ -161,7 +161,7 @@ def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -
 def _size(model: ImageClassifier) -> str:
     encoder = model.encoder
     assert encoder is not None
-    width = encoder.norm.normalized_shape[0]
+    width = encoder.arguments["embed_dim"]
     return f"{model.img_size} px, {encoder.num_gaussians} Gaussians, {encoder.kind}, width {width}"
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 from gvit.data.loading import Batch
 from gvit.errors import first_line
+from gvit.gaussians import NUM_FIELDS
 from gvit.losses import pixel_loss, ssim
 from gvit.models.gvit import GViT
 from gvit.rendering import render
@@ -21,11 +23,46 @@ from gvit.training.schedule import StepPlan
 Autocast = Callable[[], AbstractContextManager]
 
 
+@dataclass
+class Turn:
+    """One of the optimizer steps that a batch takes, of an encoder that draws in turns.
+
+    Attributes:
+        number: from 0.
+        of: how many there are.
+        state: where the encoder has come to; None before the first.
+    """
+
+    number: int = 0
+    of: int = 1
+    state: Tensor | None = None
+
+    @property
+    def is_last(self) -> bool:
+        """The Gaussians are ready to be classified."""
+        return self.number == self.of - 1
+
+    def then(self) -> Turn:
+        """The next one."""
+        return replace(self, number=self.number + 1)
+
+
 class Objective(Protocol):
     """What a step descends."""
 
-    def backward(self, batch: Batch, plan: StepPlan, share: float = 1.0) -> dict[str, Tensor]:
+    def turns(self, plan: StepPlan) -> int:
+        """How many turns a batch takes."""
+
+    def backward(
+        self, batch: Batch, plan: StepPlan, share: float = 1.0, turn: Turn | None = None
+    ) -> dict[str, Tensor]:
         """Add ``share`` times the batch's gradients to those of the networks that the plan trains.
+
+        Args:
+            batch: what is read.
+            plan: what the step does.
+            share: of a batch that comes in parts.
+            turn: which one it is; what the encoder has come to is written into it. None for the only one.
 
         Returns:
             Losses and other measures of the batch: detached scalars, not multiplied by ``share``.
@@ -62,21 +99,28 @@ class GuidedObjective:
         self.encoder = networks.get("encoder", model.encoder)
         self.classifier = networks.get("classifier", model.classifier)
 
-    def backward(self, batch: Batch, plan: StepPlan, share: float = 1.0) -> dict[str, Tensor]:
+    def turns(self, plan: StepPlan) -> int:
+        """The encoder's own, where it learns."""
+        return self.model.encoder.turns if plan.train_encoder else 1
+
+    def backward(
+        self, batch: Batch, plan: StepPlan, share: float = 1.0, turn: Turn | None = None
+    ) -> dict[str, Tensor]:
         """See ``Objective``.
 
-        The classifier gets gradients unless the step is guided. The encoder gets the reconstruction's, plus
+        The classifier reads the Gaussians of the last turn. It gets gradients unless the step is guided. The encoder gets the reconstruction's, plus
         ``gamma`` times the classifier's on guided steps; with ``gradient="joint"`` also once the classifier's on the
         other classifying steps; nothing where the plan lets it stand still.
         """
+        turn = turn or Turn()
         with self.autocast(), torch.set_grad_enabled(plan.train_encoder):
-            raw = self.encoder(batch.inputs, batch.noise)
+            raw = self._encode(batch, turn)
         if not raw.isfinite().all():
             raise FloatingPointError("the encoder's Gaussians are not finite")
         gradient, measures = torch.zeros_like(raw), dict[str, Tensor]()
         if plan.train_encoder:
             gradient, measures = self._reconstruction(raw, batch.inputs, plan)
-        if plan.classify:
+        if plan.classify and turn.is_last:
             joint = plan.train_encoder and self.config.gradient == "joint"
             weight = plan.gamma if plan.guided else float(joint)
             pull, classification = self._classification(raw, batch.labels, plan, weight, share)
@@ -91,6 +135,15 @@ class GuidedObjective:
         if plan.train_encoder:
             raw.backward(share * gradient)
         return measures
+
+    def _encode(self, batch: Batch, turn: Turn) -> Tensor:
+        if turn.of == 1:
+            return self.encoder(batch.inputs, batch.noise)
+        if turn.state is None:
+            turn.state = self.model.encoder.begin(batch.inputs, batch.noise)
+        state = self.encoder(batch.inputs, batch.noise, turn.state)
+        turn.state = state.detach()
+        return state[..., :NUM_FIELDS]
 
     def _reconstruction(
         self, raw: Tensor, images: Tensor, plan: StepPlan
@@ -130,7 +183,12 @@ class ClassificationObjective:
     def __init__(self, network: nn.Module, autocast: Autocast = nullcontext) -> None:
         self.network, self.autocast = network, autocast
 
-    def backward(self, batch: Batch, plan: StepPlan, share: float = 1.0) -> dict[str, Tensor]:
+    def turns(self, plan: StepPlan) -> int:
+        return 1
+
+    def backward(
+        self, batch: Batch, plan: StepPlan, share: float = 1.0, turn: Turn | None = None
+    ) -> dict[str, Tensor]:
         """See ``Objective``."""
         with self.autocast():
             logits = self.network(batch.inputs)

@@ -27,7 +27,7 @@ from gvit.training.distributed import (
     whole_weights,
 )
 from gvit.training.motion import GaussianMotion
-from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective
+from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
 from gvit.training.precision import autocast, keep_float32
 from gvit.training.schedule import Phase, Schedule, StepPlan
 
@@ -103,7 +103,7 @@ class Task:
     def step(
         self, step: int, parts: Sequence[Batch], plan: StepPlan, rates: dict[str, float]
     ) -> dict[str, float]:
-        """One optimizer step.
+        """One batch: an optimizer step, or one for each of the encoder's turns.
 
         Args:
             step: its number, from 0.
@@ -117,15 +117,21 @@ class Task:
         Raises:
             FloatingPointError: Gaussians or a loss are NaN or infinite; no weight has changed.
         """
-        measured: list[dict[str, float]] = []
-        for index, part in enumerate(parts):
-            # dropout and stochastic depth, too, depend on nothing but seed, step and place in the batch
-            place = self.world.rank * len(parts) + index
-            torch.manual_seed(derive_seed(self.config.seed, step, place))
-            with synchronized(self.parallel, last=index == len(parts) - 1):
-                measures = self.objective.backward(self._on_device(part), plan, 1 / len(parts))
-            measured.append({name: value.item() for name, value in measures.items()})
-        self._optimize(rates)
+        batches = [self._on_device(part) for part in parts]
+        count = self.objective.turns(plan)
+        turns = [Turn(of=count) for _ in parts]
+        for number in range(count):
+            measured: list[dict[str, float]] = []
+            for index, batch in enumerate(batches):
+                # dropout and stochastic depth, too, depend on nothing but seed, step and place in the batch
+                place = self.world.rank * len(parts) + index
+                torch.manual_seed(derive_seed(self.config.seed, step, place))
+                with synchronized(self.parallel, last=index == len(parts) - 1):
+                    measures = self.objective.backward(batch, plan, 1 / len(parts), turns[index])
+                measured.append({name: value.item() for name, value in measures.items()})
+                turns[index] = turns[index].then()
+            # what learns from the last turn only has no gradient before
+            self._optimize(rates if number == count - 1 else {"encoder": rates["encoder"]})
         return {name: sum(part[name] for part in measured) / len(measured) for name in measured[0]}
 
     def _on_device(self, batch: Batch) -> Batch:

@@ -1,4 +1,4 @@
-"""Image -> Gaussians in one forward pass (GViT paper, Section 2.2): what all kinds of encoder have in common."""
+"""Image -> Gaussians: what all kinds of encoder have in common."""
 
 from __future__ import annotations
 
@@ -6,86 +6,51 @@ from typing import ClassVar
 
 import torch
 from jaxtyping import Float
-from timm.layers import build_sincos2d_pos_embed
-from timm.models import checkpoint_seq
-from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gvit.gaussians import NUM_FIELDS, Gaussians
-from gvit.models.init import init_linear
 from gvit.models.part import Part
-from gvit.models.tokens import PatchTokens
 
 
 class GaussianEncoder(Part, nn.Module):
-    """A ViT over patch tokens and K Gaussian tokens; an MLP reads the Gaussians off the latter.
+    """Images [B, C, H, W] in [0, 1] to raw Gaussians [B, K, 9].
 
-    A kind is a subclass with the name ``kind``, with ``start``, and with what that needs.
+    A kind is a subclass whose constructor takes ``img_size``, ``in_chans``, ``num_gaussians``, ``scale_factor`` and
+    what else it needs, with the name ``kind``, ``forward``, and modules ``blocks``, which can be sharded.
 
-    Args:
-        img_size: height and width of the images, pixels.
-        patch_size: side of a patch, pixels.
-        in_chans: image channels.
+    Attributes:
+        kind: the name in model files and settings.
+        turns: optimizer steps that a training batch takes; a kind that draws in turns learns after each of them.
         num_gaussians: K.
         scale_factor: c, the bound on the standard deviations in units of the Gaussians' spacing (paper, Table 1a).
-        embed_dim: width of the tokens.
-        depth: number of transformer blocks.
-        num_heads: attention heads.
-        mlp_ratio: hidden width of a block's MLP, in units of embed_dim.
     """
 
     kind: ClassVar[str]
+    turns: int = 1
+    num_gaussians: int
+    scale_factor: float
 
-    def __init__(
-        self,
-        img_size: int = 224,
-        patch_size: int = 16,
-        in_chans: int = 3,
-        num_gaussians: int = 512,
-        scale_factor: float = 1.0,
-        embed_dim: int = 384,
-        depth: int = 12,
-        num_heads: int = 6,
-        mlp_ratio: float = 4.0,
-    ) -> None:
-        super().__init__()
-        self.num_gaussians = num_gaussians
-        self.scale_factor = scale_factor
-        self.grad_checkpointing = False
-        self.patch_embed = PatchTokens(img_size, patch_size, in_chans, embed_dim)
-        self.patch_pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.num_patches, embed_dim))
-        self.gaussian_pos_embed = nn.Parameter(torch.empty(1, num_gaussians, embed_dim))
-        self.add_start(embed_dim)
-        self.blocks = nn.Sequential(
-            *(
-                Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=nn.LayerNorm)
-                for _ in range(depth)
-            )
-        )
-        self.norm = nn.LayerNorm(embed_dim)
-        self.head = nn.Sequential(
-            nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, NUM_FIELDS)
-        )
-        self.apply(init_linear)
-        # Learned, but from where the geometry is known: from small random numbers the encoder takes longer to find
-        # out where its patches are (docs/experiments.md).
-        with torch.no_grad():
-            rows_and_columns = list(self.patch_embed.grid_size)
-            sincos = build_sincos2d_pos_embed(rows_and_columns, embed_dim)
-            self.patch_pos_embed.copy_(sincos)
+    @property
+    def image_side(self) -> int:
+        """Height and width of the images, pixels."""
+        return self.arguments["img_size"]
 
-    def add_start(self, embed_dim: int) -> None:
-        """Modules that ``start`` needs; their place in the order of weights is before the blocks."""
-
-    def start(
-        self, batch: int, noise: Float[Tensor, "batch k 9"] | None
-    ) -> tuple[Float[Tensor, "#batch k d"], Float[Tensor, "batch k 9"] | None]:
-        """The Gaussian tokens that the blocks begin with, and raw numbers to which the MLP adds, if it adds to any.
+    def forward(self, images: Tensor, noise: Tensor | None = None, state: Tensor | None = None) -> Tensor:
+        """Raw Gaussians of images with values in [0, 1].
 
         Args:
-            batch: number of images.
-            noise: as in ``forward``.
+            images: of the size that the encoder was built for.
+            noise: standard normal numbers, a draw per image (in training); None for a fixed prediction.
+            state: where the turn before has come to, or ``begin``; then this is one turn, and the next state comes
+                back instead, whose first nine numbers are the raw Gaussians. None for all turns.
+
+        Raises:
+            ValueError: images of another size or number of channels.
         """
+        raise NotImplementedError
+
+    def begin(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
+        """The state before the first turn; of kinds that draw in turns."""
         raise NotImplementedError
 
     def draw_noise(self) -> Float[Tensor, "k 9"]:
@@ -98,34 +63,18 @@ class GaussianEncoder(Part, nn.Module):
 
     def geometry(self) -> list[nn.Module]:
         """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""
-        return [self.head]
+        return []
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves alone."""
-        return {"patch_pos_embed", "gaussian_pos_embed"}
+        return set()
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Keep one activation per block in training and compute the others again in the backward pass."""
-        self.grad_checkpointing = enable
+        """Keep less for the backward pass and compute it again, where that saves anything."""
 
-    def forward(
-        self, images: Float[Tensor, "batch c h w"], noise: Float[Tensor, "batch k 9"] | None = None
-    ) -> Float[Tensor, "batch k 9"]:
-        """Raw Gaussians of images with values in [0, 1].
-
-        Args:
-            images: of the size that the encoder was built for.
-            noise: standard normal numbers, a draw per image (in training); None for a fixed prediction.
-
-        Raises:
-            ValueError: images of another size or number of channels.
-        """
-        patches = self.patch_embed(images) + self.patch_pos_embed
-        queries, base = self.start(len(images), noise)
-        tokens = torch.cat((patches, queries.expand(len(images), -1, -1)), 1)
-        tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
-        prediction = self.head(self.norm(tokens[:, patches.shape[1] :]))
-        return prediction if base is None else base + prediction
+    def example(self) -> Tensor:
+        """An empty image."""
+        return torch.empty(1, self.arguments["in_chans"], self.image_side, self.image_side)
 
     def gaussians(self, raw: Float[Tensor, "batch k 9"], aspect: float = 1.0) -> Gaussians:
         """The meaning of this encoder's raw numbers."""

@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvit.gaussians import NUM_FIELDS
-from gvit.models.encoder.base import GaussianEncoder
+from gvit.models.encoder.vit import ViTEncoder
 
 
-class DenoisingEncoder(GaussianEncoder):
+class DenoisingEncoder(ViTEncoder):
     """``g = g0 + delta``: K raw Gaussians drawn at random, ``g0 = noise_std * noise``, are embedded linearly as tokens.
 
     Outside of training g0 is a fixed draw kept with the weights, the same for every image, so that predictions
@@ -21,7 +21,7 @@ class DenoisingEncoder(GaussianEncoder):
     Args:
         noise_std: standard deviation of g0.
         noise_seed: seed of the fixed g0.
-        **kwargs: of ``GaussianEncoder``.
+        **kwargs: of ``ViTEncoder``.
     """
 
     kind = "denoising"
@@ -42,7 +42,7 @@ class DenoisingEncoder(GaussianEncoder):
     def start(
         self, batch: int, noise: Float[Tensor, "batch k 9"] | None
     ) -> tuple[Float[Tensor, "batch k d"], Float[Tensor, "batch k 9"]]:
-        """See ``GaussianEncoder``."""
+        """See ``ViTEncoder``."""
         base = self.noise_std * (self.noise.expand(batch, -1, -1) if noise is None else noise)
         return self.gaussian_pos_embed + self.gaussian_embed(base), base
 

@@ -7,14 +7,14 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gvit.models.encoder.base import GaussianEncoder
+from gvit.models.encoder.vit import ViTEncoder
 
 
-class QueryEncoder(GaussianEncoder):
+class QueryEncoder(ViTEncoder):
     """K learned tokens, which are the position embeddings; the MLP predicts g itself.
 
     Args:
-        **kwargs: of ``GaussianEncoder``.
+        **kwargs: of ``ViTEncoder``.
     """
 
     kind = "queries"
@@ -27,5 +27,5 @@ class QueryEncoder(GaussianEncoder):
     def start(
         self, batch: int, noise: Float[Tensor, "batch k 9"] | None
     ) -> tuple[Float[Tensor, "1 k d"], None]:
-        """See ``GaussianEncoder``."""
+        """See ``ViTEncoder``."""
         return self.gaussian_pos_embed, None
