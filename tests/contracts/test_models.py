@@ -11,6 +11,7 @@ from timm.optim import param_groups_layer_decay
 import gvit
 from gvit.data.loading import Batch
 from gvit.gaussians import Gaussians
+from gvit.models.registry import architecture
 from gvit.training.build import start_from
 from gvit.training.config import ObjectiveConfig
 from gvit.training.objective import GuidedObjective
@@ -28,7 +29,8 @@ GAUSSIAN_NAMES = gvit.list_models("gaussian_vit_*")
 def small_model(name: str, **kwargs):
     torch.manual_seed(0)
     small = SMALL_GVIT if name in GVIT_NAMES else SMALL_GAUSSIAN if name in GAUSSIAN_NAMES else SMALL
-    return gvit.create_model(name, **small | kwargs).eval()
+    accepts = architecture(name).accepts  # an encoder without patches has no use for their size
+    return gvit.create_model(name, **{k: v for k, v in small.items() if accepts(k, v)} | kwargs).eval()
 
 
 def two_inputs(model) -> torch.Tensor:
@@ -55,9 +57,10 @@ def images():
 
 
 def awake(model):
-    """A new denoising encoder gives back its noise whatever the image: let its last layer see something."""
+    """A new encoder gives back its g0 whatever it sees: let its last layer see something."""
     if model.encoder is not None:
-        torch.nn.init.xavier_uniform_(model.encoder.head[-1].weight)
+        *_, last = (module for module in model.encoder.head.modules() if isinstance(module, torch.nn.Linear))
+        torch.nn.init.xavier_uniform_(last.weight)
     return model
 
 

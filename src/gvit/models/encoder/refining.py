@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
+from timm.models import checkpoint_seq
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -94,6 +95,7 @@ class RefiningEncoder(GaussianEncoder):
         if in_chans != 3 or looks < 1:
             raise ValueError(f"in_chans must be 3 and looks at least 1, got {in_chans} and {looks}")
         self.num_gaussians, self.scale_factor, self.turns = num_gaussians, scale_factor, looks
+        self.grad_checkpointing = False
         self.register_buffer("places", anchors(num_gaussians), persistent=False)
         self.embed = nn.Linear(_WIDTH, embed_dim)
         self.blocks = nn.Sequential(*(_Block(embed_dim, int(mlp_ratio * embed_dim)) for _ in range(depth)))
@@ -101,6 +103,10 @@ class RefiningEncoder(GaussianEncoder):
         self.head = nn.Linear(embed_dim, NUM_FIELDS)
         self.apply(init_linear)
         nn.init.zeros_(self.head.weight)  # training starts from g = g0
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Compute the activations of the last look's blocks again in the backward pass."""
+        self.grad_checkpointing = enable
 
     def geometry(self) -> list[nn.Module]:
         return [self.embed, self.head]
@@ -156,7 +162,9 @@ class RefiningEncoder(GaussianEncoder):
             gradient = frame.own(gradient)
             mean = _MEMORY * mean + (1 - _MEMORY) * gradient
             seen = self._seen(images.to(raw.dtype), raw, error, frame, (gradient, mean, moved))
-        correction = self.head(self.norm(self.blocks(self.embed(seen))))
+        tokens = self.embed(seen)
+        tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
+        correction = self.head(self.norm(tokens))
         return torch.cat((raw + frame.raw(correction), mean, correction.detach()), -1)
 
     def _error(

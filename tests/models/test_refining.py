@@ -1,0 +1,173 @@
+"""The encoder that looks at its own picture."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+import gvit
+from gvit.gaussians import Gaussians
+from gvit.losses import psnr
+from gvit.models.encoder import RefiningEncoder
+from gvit.models.encoder.refining import _Frame, anchors
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(0)
+    small = torch.rand(2, 3, 4, 4, generator=generator)
+    return torch.nn.functional.interpolate(small, 32, mode="bicubic").clamp(0, 1)
+
+
+def encoder(**kwargs) -> RefiningEncoder:
+    torch.manual_seed(0)
+    return RefiningEncoder(img_size=32, **{"num_gaussians": 16, "embed_dim": 24, "looks": 3} | kwargs)
+
+
+def awake(network: RefiningEncoder) -> RefiningEncoder:
+    torch.nn.init.normal_(network.head.weight, std=0.05)
+    return network
+
+
+@pytest.mark.parametrize("aspect", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("count", [1, 2, 16, 17, 100, 1000])
+def test_anchors_are_spread_evenly(count, aspect):
+    places = anchors(count, aspect)
+    assert places.shape == (count, 2)
+    assert places.abs().max() < 1
+    assert places.mean(0).abs().max() < 0.35 / math.sqrt(count) + 1e-6
+    if count >= 16:  # nearest neighbours are about a spacing apart, in pixels
+        distances = torch.cdist(places * torch.tensor([1.0, aspect]), places * torch.tensor([1.0, aspect]))
+        nearest = distances.fill_diagonal_(9).amin(1)
+        spacing = 2 * math.sqrt(aspect / count)
+        assert 0.75 * spacing < nearest.min() <= nearest.max() < 1.3 * spacing
+
+
+def test_a_new_encoder_draws_the_colours_of_the_image_on_a_grid(images):
+    raw = encoder()(images)
+    torch.testing.assert_close(raw[..., :2].tanh(), anchors(16).expand(2, -1, -1))
+    blocks = torch.nn.functional.avg_pool2d(images, 8).flatten(2).mT
+    assert (raw[..., 5:8].sigmoid() - blocks).abs().mean() < 0.05
+    drawn = gvit.render(encoder().gaussians(raw), 32, 32)
+    grey = torch.full_like(images, 0.5)
+    assert (psnr(drawn, images) > psnr(grey, images)).all()
+
+
+def test_all_looks_are_the_turns_one_after_the_other(images):
+    network = awake(encoder())
+    state = network.begin(images)
+    for _ in range(3):
+        state = network(images, state=state)
+    torch.testing.assert_close(network(images), state[..., :9])
+    assert not torch.allclose(network(images), network.begin(images)[..., :9], atol=1e-2)
+
+
+def test_gradients_go_through_the_last_look_only(images):
+    network = awake(encoder())
+    network(images).square().sum().backward()
+    whole = network.head.weight.grad.clone()
+    network.zero_grad()
+    with torch.no_grad():
+        state = network(images, state=network(images, state=network.begin(images)))
+    network(images, state=state)[..., :9].square().sum().backward()
+    torch.testing.assert_close(network.head.weight.grad, whole)
+
+
+def test_the_gradient_is_told_in_the_gaussians_own_frame():
+    """Against finite differences: by how much the error grows as a centre moves along one of its axes."""
+    generator = torch.Generator().manual_seed(0)
+    raw = torch.randn(1, 5, 9, generator=generator, dtype=torch.float64)
+    gaussians = Gaussians(raw, 1.0, 5)
+    target = torch.rand(1, 3, 16, 16, generator=generator, dtype=torch.float64)
+
+    def error(moved: Gaussians) -> torch.Tensor:
+        return (gvit.render(moved, 16, 16) - target).square().sum() / 2
+
+    leaf = raw.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(error(gaussians.replace_raw(leaf)), leaf)
+    own = _Frame(gaussians).own(gradient)
+    for axis in (0, 1):
+        angle = gaussians.angles[0, 2] + axis * math.pi / 2
+        direction = torch.stack((angle.cos(), angle.sin())) * gaussians.scales[0, 2, axis]
+        ends = []
+        for sign in (1, -1):
+            centers = gaussians.centers.clone()
+            centers[0, 2] += sign * 1e-4 * direction
+            ends.append(error(gaussians.replace(centers=centers)))
+        slope = (ends[0] - ends[1]) / 2e-4
+        assert own[0, 2, axis].item() == pytest.approx(slope.item(), rel=0.02, abs=1e-4)
+
+
+def test_a_correction_is_a_move_along_the_gaussians_axes():
+    gaussians = Gaussians(0.3 * torch.randn(1, 5, 9, generator=torch.Generator().manual_seed(1)), 1.0, 5)
+    correction = torch.zeros(1, 5, 9)
+    correction[..., 0] = 0.01
+    moved = gaussians.replace_raw(gaussians.raw + _Frame(gaussians).raw(correction))
+    direction = torch.stack((gaussians.angles.cos(), gaussians.angles.sin()), -1)
+    expected = 0.01 * gaussians.scales[..., :1] * direction
+    torch.testing.assert_close(moved.centers - gaussians.centers, expected, rtol=0.05, atol=1e-5)
+    assert torch.equal(moved.raw[..., 2:], gaussians.raw[..., 2:])
+
+
+def test_predictions_need_no_autograd_and_record_none(images):
+    network = awake(encoder())
+    expected = network(images).detach()
+    with torch.inference_mode():
+        torch.testing.assert_close(network(images), expected)
+    with torch.no_grad():
+        assert not network(images).requires_grad
+    torch.testing.assert_close(network(images.clone().requires_grad_()), expected)
+
+
+def test_looks_see_no_labels_and_nothing_but_the_picture(images):
+    """Two images that differ where nothing looks, nothing draws: the same Gaussians."""
+    network = awake(encoder())
+    assert torch.equal(network(images, noise=torch.randn(2, 16, 9)), network(images))
+
+
+def test_it_learns_to_draw(images):
+    network = encoder(looks=4, num_gaussians=32)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
+    before = psnr(gvit.render(network.gaussians(network(images).detach()), 32, 32), images).mean()
+    for _ in range(12):
+        state = network.begin(images)
+        for _ in range(4):
+            state = network(images, state=state.detach())
+            drawn = gvit.render(network.gaussians(state[..., :9]), 32, 32)
+            optimizer.zero_grad()
+            (drawn - images).square().mean().backward()
+            optimizer.step()
+    after = psnr(gvit.render(network.gaussians(network(images).detach()), 32, 32), images).mean()
+    assert after > before + 2
+
+
+@pytest.mark.parametrize("arguments", [{"in_chans": 1}, {"looks": 0}])
+def test_what_it_cannot_be_is_refused(arguments):
+    with pytest.raises(ValueError, match="in_chans must be 3 and looks at least 1"):
+        RefiningEncoder(**arguments)
+
+
+def test_a_batch_takes_an_optimizer_step_a_look(tmp_path):
+    from gvit.recipes import debug
+    from gvit.training.setup import set_up
+
+    config = debug()
+    config = replace(config, model=replace(config.model, model="gvit_tiny_refining"))
+    setup = set_up(config)
+    schedule, looks = setup.schedule, setup.task.model.encoder.turns
+    assert looks == 12
+    taken = []
+    for name, optimizer in setup.task.optimizers.items():
+        optimizer.register_step_post_hook(lambda *_, name=name: taken.append(name))
+    for phase, expected in (
+        ("reconstruct", 12 * ["encoder"]),
+        ("classify", [*(12 * ["encoder"]), "classifier"]),
+        ("guide", 12 * ["encoder"]),  # its first step is a guided one
+    ):
+        step = schedule.steps_of(phase).start
+        (parts,) = setup.feed.batches(step, step + 1, workers=0)
+        measures = setup.task.step(step, parts, schedule.plan(step), setup.rates(step))
+        assert taken == expected, phase
+        assert ("class_loss" in measures) == (phase != "reconstruct")
+        taken.clear()
