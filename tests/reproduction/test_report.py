@@ -8,7 +8,8 @@ import pytest
 
 import gvit
 from gvit.errors import InputError
-from gvit.reproduction.report import judge, spread, table, write_page
+from gvit.reproduction.page import judge, write_page
+from gvit.reproduction.report import spread, table
 from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.targets import Claim
 

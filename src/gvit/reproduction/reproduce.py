@@ -17,8 +17,9 @@ from gvit.progress import clock
 from gvit.recipes import load_recipe
 from gvit.reproduction.execute import execute, threads_per_job, unfinished
 from gvit.reproduction.jobs import Collection, Job, Training, Trunk
+from gvit.reproduction.page import write_page
 from gvit.reproduction.pictures import figure4, figure5
-from gvit.reproduction.report import collect, read_contents, table, write_page, write_target
+from gvit.reproduction.report import collect, read_contents, table, write_target
 from gvit.reproduction.targets import (
     Study,
     Target,

@@ -1,0 +1,442 @@
+"""The class: Gaussians of a batch of images."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from gvit.errors import InputError
+from gvit.gaussians.bounds import Bounds, rescale
+from gvit.gaussians.fields import ANGLE, CENTER, COLOR, COLUMNS, NUM_FIELDS, OPACITY, SCALE
+from gvit.gaussians.shapes import build_covariances, map_axes
+from gvit.gaussians.slots import check_slots, reaches_gaussians, removed
+from gvit.gaussians.storage import read_fields, write_fields
+
+
+@dataclass(frozen=True)
+class Gaussians:
+    """A batch of images, each as K two-dimensional Gaussians.
+
+    Index it like a tensor (``gaussians[0]``, ``gaussians[:, mask]``): what comes back is again ``Gaussians``.
+
+    The bounded values (``centers``, ``scales``, ``angles``, ``colors``, ``opacities``) are computed from ``raw`` each
+    time. To write into what was computed changes no Gaussian; ``replace`` makes others with the values changed:
+
+    >>> import torch
+    >>> gaussians = Gaussians(torch.zeros(4, 9))
+    >>> gaussians.colors[0] = torch.tensor([1.0, 0.0, 0.0])  # changes a copy, which is then lost
+    >>> gaussians.colors[0].tolist()
+    [0.5, 0.5, 0.5]
+    >>> colors = gaussians.colors
+    >>> colors[0] = torch.tensor([1.0, 0.0, 0.0])
+    >>> edited = gaussians.replace(colors=colors)
+    >>> [round(value, 3) for value in edited.colors[0].tolist()]
+    [1.0, 0.0, 0.0]
+
+    There are two ways to remove Gaussians. ``gaussians[:, keep]`` has fewer of them, and ``slots`` tells where they
+    stood. ``gaussians.drop(mask)`` has as many as before, and the removed ones draw nothing. Both draw the same
+    picture, and ``gaussians[:, keep].in_slots(K)`` is what ``gaussians.drop(~keep)`` gives.
+
+    Attributes:
+        raw: unbounded numbers in the order of ``FIELDS``, any number of leading batch dimensions.
+        scale_factor: c, the largest standard deviation in units of the spacing (paper, Section 2.2 and Table 1a).
+        nominal_count: K0, the number of Gaussians that defines the spacing; it stays when Gaussians are removed.
+        aspect: image height divided by image width.
+        slots: int64 [..., K], the index that each Gaussian had before others were removed or the order was changed
+            (models that learn a position by index need it); None where that is 0 to K - 1.
+    """
+
+    raw: Tensor  # [..., K, 9]; a wrong shape is for __post_init__ to explain
+    scale_factor: float = 1.0
+    nominal_count: int = 512
+    aspect: float = 1.0
+    slots: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if self.raw.ndim < 2 or self.raw.shape[-1] != NUM_FIELDS:
+            raise InputError(f"raw must have shape [..., K, {NUM_FIELDS}], got {list(self.raw.shape)}")
+        _ = self._bounds  # raises where one is not positive
+        if self.slots is not None:
+            expected = self.raw.shape[:-1]
+            if self.slots.shape != expected or self.slots.dtype != torch.int64:
+                raise InputError(
+                    f"slots must be int64 of shape {list(expected)} to go with the raw numbers, "
+                    f"got {self.slots.dtype} of shape {list(self.slots.shape)}"
+                )
+
+    @classmethod
+    def from_values(
+        cls,
+        centers: Float[Tensor, "*batch k 2"],
+        scales: Float[Tensor, "*batch k 2"],
+        angles: Float[Tensor, "*batch k"],
+        colors: Float[Tensor, "*batch k 3"],
+        opacities: Float[Tensor, "*batch k"],
+        *,
+        scale_factor: float = 1.0,
+        nominal_count: int | None = None,
+        aspect: float = 1.0,
+    ) -> Gaussians:
+        """The inverse of the bounded properties; values on or beyond a bound are moved just inside it.
+
+        Values of other ``Gaussians`` need their bounds, too: ``gaussians.replace`` keeps them.
+
+        Args:
+            centers: canvas units, see the table of ``gvit.gaussians``.
+            scales: standard deviations in canvas units, below ``scale_factor * spacing``.
+            angles: radians.
+            colors: in [0, 1].
+            opacities: in [0, 1].
+            scale_factor: as the attribute.
+            nominal_count: as the attribute; K when None.
+            aspect: as the attribute.
+
+        Warns:
+            UserWarning: a bound changes the picture materially. A visible Gaussian (of opacity 1/255 or more) has a
+                scale that is cut by more than 1 % or is negative, has a centre that is moved by more than a hundredth
+                of the spacing, or has a colour off [0, 1] by more than 0.001; or an opacity is off by that much.
+        """
+        count = centers.shape[-2] if nominal_count is None else nominal_count
+        bounds = Bounds(scale_factor, count, aspect)
+        values = {"centers": centers, "scales": scales, "colors": colors, "opacities": opacities}
+        bounds.warn_if_cut(opacities, values, "scale_factor={:g}")
+        raw = bounds.to_raw(centers, scales, angles, colors, opacities)
+        return cls(raw, scale_factor, count, aspect)
+
+    @classmethod
+    def cat(cls, parts: Iterable[Gaussians]) -> Gaussians:
+        """All Gaussians of several, in one picture; the renderer draws the first part in front of the others.
+
+        The result has the ``nominal_count`` of the first part. Its ``scale_factor`` is the one that allows the
+        largest scale that any part allows: the first part's own, or a larger one, so that no scale is ever cut. Parts
+        of other bounds are converted with ``with_bounds``. ``slots`` are None: the Gaussians are counted anew.
+
+        Args:
+            parts: at least one, of equal aspect and batch dimensions.
+
+        Raises:
+            InputError: there is no part, or the parts don't go together.
+        """
+        parts = tuple(parts)
+        if not parts:
+            raise InputError("there must be at least one part, got none")
+        first = parts[0]
+        for number, part in enumerate(parts):
+            if not math.isclose(part.aspect, first.aspect):
+                raise InputError(
+                    f"part {number} has aspect {part.aspect:g}, part 0 has {first.aspect:g}: "
+                    f"stretch it first, by with_bounds(aspect={first.aspect!r})"
+                )
+            if part.raw.shape[:-2] != first.raw.shape[:-2]:
+                raise InputError(
+                    f"part {number} has batch dimensions {list(part.raw.shape[:-2])}, "
+                    f"part 0 has {list(first.raw.shape[:-2])}: they must be equal"
+                )
+        factor = max(part.scale_factor * (part.spacing / first.spacing) for part in parts)
+        if math.isclose(factor, first.scale_factor):
+            factor = first.scale_factor
+        count = first.nominal_count
+        raw = torch.cat(
+            [part.with_bounds(scale_factor=factor, nominal_count=count).raw for part in parts], -2
+        )
+        return cls(raw, factor, count, first.aspect)
+
+    def __len__(self) -> int:
+        return self.raw.shape[-2]
+
+    def __getitem__(self, index: Any) -> Gaussians:
+        """``raw[index]`` as Gaussians. An index that reaches the K Gaussians gives them ``slots``."""
+        raw = self.raw[index]
+        bare = dataclasses.replace(self, raw=raw, slots=None)
+        if self.slots is None and not reaches_gaussians(index, self.raw.ndim):
+            return bare
+        # of the raw numbers' shape, so that any index means the same
+        slots = self._own_slots().unsqueeze(-1).expand(self.raw.shape)[index]
+        return dataclasses.replace(bare, slots=slots[..., 0])
+
+    def _own_slots(self) -> Tensor:
+        if self.slots is not None:
+            return self.slots
+        return torch.arange(len(self), device=self.raw.device).expand(self.raw.shape[:-1])
+
+    def replace_raw(self, raw: Float[Tensor, "*batch k 9"]) -> Gaussians:
+        """The same canvas and scale bound with other raw numbers.
+
+        ``slots`` stay where the number of Gaussians does, and are None otherwise.
+
+        Raises:
+            InputError: the slots differ from image to image, and there are other images now.
+        """
+        slots = self.slots
+        if slots is not None:
+            if raw.shape[-2:-1] != slots.shape[-1:]:
+                slots = None
+            else:
+                try:
+                    slots = slots.to(raw.device).expand(raw.shape[:-1])
+                except RuntimeError:
+                    raise InputError(
+                        f"slots of shape {list(slots.shape)} don't fit raw numbers of shape {list(raw.shape)}; "
+                        "index the Gaussians, not their raw numbers"
+                    ) from None
+        return dataclasses.replace(self, raw=raw, slots=slots)
+
+    def replace(
+        self,
+        *,
+        centers: Any = None,
+        scales: Any = None,
+        angles: Any = None,
+        colors: Any = None,
+        opacities: Any = None,
+    ) -> Gaussians:
+        """The same Gaussians with other bounded values; raw numbers of what is not named stay bit by bit.
+
+        Bounds and slots stay, too. Values are tensors or what ``torch.as_tensor`` takes, and broadcast to the shape of
+        their property: ``gaussians.replace(colors=(1, 0, 0), opacities=0.5)``. Values on or beyond a bound are moved
+        just inside it. Differentiable.
+
+        Args:
+            centers: canvas units; broadcasts to [..., K, 2].
+            scales: standard deviations in canvas units; broadcasts to [..., K, 2].
+            angles: radians; broadcasts to [..., K].
+            colors: in [0, 1]; broadcasts to [..., K, 3].
+            opacities: in [0, 1]; broadcasts to [..., K].
+
+        Raises:
+            InputError: values don't broadcast to the shape of their property.
+
+        Warns:
+            UserWarning: a bound changes the picture materially, as in ``from_values``.
+        """
+        lifted = self._lifted()
+        named = {
+            "centers": (centers, (2,)),
+            "scales": (scales, (2,)),
+            "angles": (angles, ()),
+            "colors": (colors, (3,)),
+            "opacities": (opacities, ()),
+        }
+        values = {}
+        for name, (value, width) in named.items():
+            if value is not None:
+                values[name] = _broadcast(name, value, lifted.raw, (*self.raw.shape[:-1], *width))
+        drawn = values.get("opacities", lifted.opacities)
+        self._bounds.warn_if_cut(drawn, values, "with_bounds(scale_factor={:g}) before this")
+        parts = []
+        for name, columns in COLUMNS.items():
+            if name in values:
+                parts.append(self._bounds.field_to_raw(name, values[name]).to(self.raw.dtype))
+            else:
+                parts.append(self.raw[..., columns])
+        return self.replace_raw(torch.cat(parts, -1))
+
+    def with_bounds(
+        self,
+        *,
+        scale_factor: float | None = None,
+        nominal_count: int | None = None,
+        aspect: float | None = None,
+    ) -> Gaussians:
+        """The same picture under other bounds, with the same slots; ``self`` where none of them changes.
+
+        With another ``scale_factor`` or ``nominal_count`` only the two raw scales change: each becomes the inverse
+        sigmoid of the standard deviation in units of the new bound. With another ``aspect`` the canvas is stretched
+        onto the new one, just as the picture is when it is resized to that aspect, or rendered at it; raw scales and
+        angles change.
+
+        Args:
+            scale_factor: as the attribute; None keeps it.
+            nominal_count: as the attribute; None keeps it.
+            aspect: as the attribute; None keeps it.
+
+        Warns:
+            UserWarning: a visible Gaussian has a scale that the new bound cuts by more than 1 %.
+        """
+        bounds = self._bounds.replace(scale_factor, nominal_count, aspect)
+        stretched = not math.isclose(bounds.aspect, self.aspect)
+        same_spacing = bounds.nominal_count == self.nominal_count
+        if not stretched and same_spacing and bounds.scale_factor == self.scale_factor:
+            return self
+        lifted = self._lifted()
+        raw = lifted.raw
+        if stretched:
+            stretch = torch.diag(raw.new_tensor(bounds.extent) / raw.new_tensor(self.extent))
+            scales, angles = map_axes(lifted.covariances, lifted.scales, lifted.angles, stretch)
+            cut = True
+            raw_scales, raw_angles = bounds.field_to_raw("scales", scales), angles.unsqueeze(-1)
+        else:
+            scales, raw_angles = lifted.scales, raw[..., COLUMNS["angles"]]
+            ratio = self._bounds.largest_scale / bounds.largest_scale
+            cut = ratio > 1
+            raw_scales = rescale(raw[..., SCALE], ratio)
+        if cut:
+            bounds.warn_if_cut(lifted.opacities, {"scales": scales}, "scale_factor={:g}")
+        shape = torch.cat((raw_scales, raw_angles), -1).to(self.raw.dtype)
+        return self._under(bounds).replace_raw(
+            torch.cat((self.raw[..., CENTER], shape, self.raw[..., COLOR.start :]), -1)
+        )
+
+    def drop(self, mask: Any) -> Gaussians:
+        """Without the Gaussians of ``mask``, in the same number: each stays in its place, and the removed draw nothing.
+
+        The raw numbers of the removed ones are zeros and an opacity of 8e-7, so that nothing of them is left for
+        any model to read. Indexing (``gaussians[:, keep]``) removes them altogether.
+
+        Args:
+            mask: boolean [..., K] or [K], True for those to remove.
+
+        Raises:
+            InputError: the mask is of another type or shape.
+        """
+        mask = torch.as_tensor(mask, device=self.raw.device)
+        shapes = (self.raw.shape[:-1], self.raw.shape[-2:-1])
+        if mask.dtype != torch.bool or mask.shape not in shapes:
+            wanted = " or ".join(str(list(shape)) for shape in dict.fromkeys(shapes))
+            raise InputError(
+                f"mask must be boolean of shape {wanted}, True for Gaussians to remove; "
+                f"got {mask.dtype} of shape {list(mask.shape)}"
+            )
+        return self.replace_raw(torch.where(mask.unsqueeze(-1), removed(self.raw), self.raw))
+
+    def in_slots(self, count: int) -> Gaussians:
+        """``count`` Gaussians, each of these in its slot; the others draw nothing, and are as ``drop`` makes them.
+
+        Args:
+            count: K of the result, whose ``slots`` are None.
+
+        Raises:
+            InputError: a slot is ``count`` or more, or is negative, or is taken twice in an image.
+        """
+        slots = self.slots
+        if slots is None:
+            if len(self) == count:
+                return self
+            slots = self._own_slots()
+        check_slots(slots, count)
+        empty = removed(self.raw).expand(*self.raw.shape[:-2], count, NUM_FIELDS)
+        raw = empty.scatter(-2, slots.unsqueeze(-1).expand(self.raw.shape), self.raw)
+        return dataclasses.replace(self, raw=raw, slots=None)
+
+    def detach(self) -> Gaussians:
+        return self.replace_raw(self.raw.detach())
+
+    def to(self, *args: Any, **kwargs: Any) -> Gaussians:
+        """Move or cast, with the arguments of ``torch.Tensor.to``."""
+        return self.replace_raw(self.raw.to(*args, **kwargs))
+
+    def _lifted(self) -> Gaussians:
+        return self.to(torch.float32) if self.raw.dtype in (torch.float16, torch.bfloat16) else self
+
+    @property
+    def _bounds(self) -> Bounds:
+        return Bounds(self.scale_factor, self.nominal_count, self.aspect)
+
+    def _under(self, bounds: Bounds) -> Gaussians:
+        """The same raw numbers with the meaning that other bounds give them."""
+        return dataclasses.replace(
+            self, scale_factor=bounds.scale_factor, nominal_count=bounds.nominal_count, aspect=bounds.aspect
+        )
+
+    @property
+    def extent(self) -> tuple[float, float]:
+        """Half width and half height of the canvas: the longer one is 1."""
+        return self._bounds.extent
+
+    @property
+    def spacing(self) -> float:
+        """Distance between ``nominal_count`` Gaussians laid out evenly, canvas units."""
+        return self._bounds.spacing
+
+    @property
+    def centers(self) -> Float[Tensor, "*batch k 2"]:
+        """(x, y), canvas units."""
+        return self.raw[..., CENTER].tanh() * self.raw.new_tensor(self.extent)
+
+    @property
+    def scales(self) -> Float[Tensor, "*batch k 2"]:
+        """Standard deviations along the two axes, canvas units."""
+        return self.raw[..., SCALE].sigmoid() * self._bounds.largest_scale
+
+    @property
+    def angles(self) -> Float[Tensor, "*batch k"]:
+        """Radians from +x towards +y of the first axis."""
+        return self.raw[..., ANGLE]
+
+    @property
+    def colors(self) -> Float[Tensor, "*batch k 3"]:
+        """Red, green, blue in [0, 1]."""
+        return self.raw[..., COLOR].sigmoid()
+
+    @property
+    def opacities(self) -> Float[Tensor, "*batch k"]:
+        """In (0, 1)."""
+        return self.raw[..., OPACITY].sigmoid()
+
+    @property
+    def covariances(self) -> Float[Tensor, "*batch k 2 2"]:
+        """``R S S^T R^T``, canvas units squared."""
+        return build_covariances(self.scales, self.angles)
+
+    @property
+    def determinants(self) -> Float[Tensor, "*batch k"]:
+        """Det of the covariances: the squared product of the two standard deviations."""
+        return self.scales.prod(-1).square()
+
+    def in_pixels(
+        self, height: int, width: int
+    ) -> tuple[
+        Float[Tensor, "*batch k 2"],
+        Float[Tensor, "*batch k 2 2"],
+        Float[Tensor, "*batch k 3"],
+        Float[Tensor, "*batch k"],
+    ]:
+        """Centres, covariances, colours and opacities on a grid of ``height`` x ``width`` pixels.
+
+        Pixel (column 0, row 0) has its centre at (0.5, 0.5). Another aspect than the Gaussians' own stretches
+        them. Half precision is lifted to float32.
+        """
+        lifted = self._lifted()
+        extent = lifted.raw.new_tensor(self.extent)
+        pixels = lifted.raw.new_tensor((width, height)) / (2 * extent)
+        centers = (lifted.centers + extent) * pixels
+        covariances = lifted.covariances * pixels.unsqueeze(-1) * pixels
+        return centers, covariances, lifted.colors, lifted.opacities
+
+    def save(self, path: str | Path) -> None:
+        """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all.
+
+        Args:
+            path: its name ends in ``.safetensors``.
+
+        Raises:
+            InputError: the name has another suffix.
+        """
+        tensors = {"raw": self.raw} | ({} if self.slots is None else {"slots": self.slots})
+        meta = {name: getattr(self, name) for name in ("scale_factor", "nominal_count", "aspect")}
+        write_fields(path, tensors, meta)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Gaussians:
+        """Read what ``save`` wrote.
+
+        Raises:
+            InputError: the file is not there, is damaged, or holds no Gaussians.
+        """
+        return read_fields(path, cls)
+
+
+def _broadcast(name: str, value: Any, like: Tensor, shape: tuple[int, ...]) -> Tensor:
+    try:
+        return torch.as_tensor(value, dtype=like.dtype, device=like.device).expand(shape)
+    except (RuntimeError, TypeError, ValueError) as error:
+        got = list(value.shape) if hasattr(value, "shape") else value
+        raise InputError(f"{name} must be numbers that broadcast to {list(shape)}, got {got}") from error

@@ -1,0 +1,48 @@
+"""Gaussians as one safetensors file: tensors, and the bounds in its metadata."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from gvit.errors import InputError
+from gvit.files import replacing
+
+_KEY = "gvit.gaussians"  # of the metadata
+T = TypeVar("T")
+
+
+def write_fields(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, float]) -> None:
+    """Write the file, whole or not at all; see ``Gaussians.save``."""
+    from safetensors.torch import save
+
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        name = f"{path.stem.removesuffix('.safetensors')}.safetensors"
+        raise InputError(f"{path}: Gaussians are written as safetensors; name the file {name}")
+    content = save(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
+        {_KEY: json.dumps(meta)},
+    )
+    with replacing(path) as partial:
+        # safetensors' own file would be for its owner's eyes only, whatever the umask
+        partial.write_bytes(content)
+
+
+def read_fields(path: str | Path, make: Callable[..., T]) -> T:
+    """What ``make`` makes of the fields in the file; see ``Gaussians.load``."""
+    from safetensors import SafetensorError, safe_open
+
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as file:
+            meta = json.loads((file.metadata() or {})[_KEY])
+            slots = file.get_tensor("slots") if "slots" in file.keys() else None  # noqa: SIM118
+            return make(file.get_tensor("raw"), **meta, slots=slots)
+    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError, InputError) as error:
+        raise InputError(f"{path}: not a file of Gaussians written by gvit ({error})") from error

@@ -1,0 +1,220 @@
+"""One page over all targets: their tables, what the paper claims about them, and how the runs differ from its own."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+import textwrap
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gvit.errors import InputError
+from gvit.files import write_text
+from gvit.provenance import describe
+from gvit.reproduction.report import read_contents, spread, table
+from gvit.reproduction.targets import Claim
+
+_NOTES_NAME = "notes.json"
+_WIDTH = 110  # of a page's lines, tables aside
+# What a null among the settings of a row stands for where no model is asked: the defaults when it was measured.
+_NULLS = {"scale_factor": 1.0, "tokens": "canonical"}
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the measurements say about a claim.
+
+    Attributes:
+        claim: in words.
+        difference: in top-1, percentage points: the row that is claimed to be better minus the other.
+        margin: half of the 95 % interval around it; None with one seed.
+        judgement: agrees, disagrees, or too small to tell.
+    """
+
+    claim: str
+    difference: float
+    margin: float | None
+    judgement: str
+
+
+def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Verdict:
+    """By the differences of the seeds, paired: agrees or disagrees where their 95 % interval excludes 0.
+
+    The interval is Student's t. For its variance the larger is taken of the differences' and of what so many test
+    images would give by chance (binomial), so that three equal differences of one image don't count as certain.
+    """
+    one, other = (
+        {r["seed"]: r for r in rows if r["label"] == label} for label in (claim.better, claim.worse)
+    )
+    seeds = sorted(one.keys() & other.keys())
+    differences = [100 * (one[seed]["top1"] - other[seed]["top1"]) for seed in seeds]
+    mean = statistics.mean(differences)
+    if len(seeds) < 2:
+        return Verdict(claim.text, mean, None, "too small to tell (one seed)")
+    from scipy.stats import t
+
+    chance = statistics.mean(
+        sum(1e4 * r["top1"] * (1 - r["top1"]) / r["num_images"] for r in (one[seed], other[seed]))
+        for seed in seeds
+    )
+    variance = max(statistics.variance(differences), chance)
+    margin = float(t.ppf(0.975, len(seeds) - 1)) * math.sqrt(variance / len(seeds))
+    if abs(mean) <= margin:
+        return Verdict(claim.text, mean, margin, "too small to tell")
+    return Verdict(claim.text, mean, margin, "agrees" if mean > 0 else "disagrees")
+
+
+def write_page(folder: Path, order: Sequence[str]) -> Path:
+    """The Markdown page beside the folder, from all JSON files in it: no number there is typed by hand.
+
+    ``notes.json`` in the folder, where it is there, says of recipes by name what data they were measured on.
+
+    Raises:
+        InputError: a file is damaged or was written by something else.
+    """
+    folder = folder.absolute()
+    page = folder.with_name(f"{folder.name}.md")
+    parts = ["\n\n".join(map(_wrap, _PREFACE.split("\n\n"))) + "\n"]
+    contents, notes = read_contents(folder, order), _read_notes(folder)
+    recipes = sorted({content["recipe"] for content in contents}, key=lambda name: (name != "digits", name))
+    for recipe in recipes:
+        mine = [content for content in contents if content["recipe"] == recipe]
+        said = [notes.get(recipe, ""), _conditions([row for content in mine for row in content["rows"]])]
+        parts.append(f"\n## {recipe}\n")
+        parts += [f"{_wrap(' '.join(filter(None, said)))}\n"] if any(said) else []
+        parts += [_section(content, folder.name) for content in mine]
+    write_text(page, "\n".join(parts))
+    return page
+
+
+def _read_notes(folder: Path) -> dict[str, str]:
+    path = folder / _NOTES_NAME
+    if not path.exists():
+        return {}
+    try:
+        notes = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: damaged ({error}); remove it") from None
+    if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
+        raise InputError(f"{path}: must be an object with a text for each recipe's name")
+    return notes
+
+
+def _conditions(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Where a recipe's runs differ from the paper's, in sentences, from the settings of its rows."""
+    settings = [row["settings"] for row in rows if row.get("settings")]
+    if not settings:
+        return ""
+    clipped = _common(s["optimizer"]["clip_grad"] for s in settings)
+    scale, tokens = (_common(_model_value(s, name) for s in settings) for name in ("scale_factor", "tokens"))
+    return (
+        (
+            "Gradients are not clipped. "
+            if clipped is None
+            else f"Gradients are clipped to a norm of {clipped:g}. "
+        )
+        + f"The scale factor is c = {scale:g} where a row names no other; the paper's is 1. "
+        + f"Classifiers of Gaussians read {tokens} tokens where a row names no other."
+    )
+
+
+def _model_value(settings: Mapping[str, Any], name: str) -> Any:
+    value = settings["model"].get(name)
+    return _NULLS[name] if value is None else value
+
+
+def _common(values: Iterable[Any]) -> Any:
+    """The most frequent one."""
+    return statistics.mode(values)
+
+
+def _wrap(text: str) -> str:
+    """A paragraph in lines of the page's width; commands, and numbers with their spread, stay in one piece."""
+    whole = re.sub(r"`[^`]*`|\S+ ± \S+", lambda code: code[0].replace(" ", "\0"), text)
+    lines = textwrap.wrap(whole, _WIDTH, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(lines).replace("\0", " ")
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
+
+
+def _section(content: Mapping[str, Any], folder: str) -> str:
+    rows = content["rows"]
+    machines = list(dict.fromkeys(describe(row["provenance"]) for row in rows))
+    seeds = ", ".join(str(seed) for seed in sorted({row["seed"] for row in rows}))
+    epochs, images = (_range([row[key] for row in rows]) for key in ("epochs", "num_images"))
+    caption = f"`{content['command']}`: {epochs} epochs, {images} test images, seeds {seeds}; {'; '.join(machines)}."
+    lines = [f"### {content['target']}: {content['title']}\n", _wrap(caption) + "\n"]
+    transfer = _transfer_note(rows)
+    lines += [_wrap(transfer) + "\n"] if transfer else []
+    lines.append(table(content))
+    if content["claims"]:
+        verdicts = [judge(Claim(**claim), rows) for claim in content["claims"]]
+        lines += ["\n| claim | difference here, points | |", "| --- | --- | --- |"]
+        for verdict in verdicts:
+            margin = "" if verdict.margin is None else f" ± {verdict.margin:.2f}"
+            lines.append(f"| {verdict.claim} | {verdict.difference:+.2f}{margin} | {verdict.judgement} |")
+    for number in content["measured"]:
+        lines.append("\n" + _wrap(f"{number['text']}: {spread(number['values'])}."))
+    lines.append(f"\n![{content['title']}]({folder}/{content['recipe']}/{content['target']}.png)\n")
+    return "\n".join(lines)
+
+
+def _transfer_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """With which settings runs go on from other runs, where a table has such."""
+    settings = [row["settings"] for row in rows if row.get("settings")]
+    first = [s for s in settings if s["model"]["init"] is None]
+    frozen = [s for s in settings if s["model"]["init"] is not None and s["schedule"]["freeze_encoder"]]
+    if not frozen:
+        return ""
+    same = all(
+        s["optimizer"] == first[0]["optimizer"] and s["data"]["batch_size"] == first[0]["data"]["batch_size"]
+        for s in frozen
+    )
+    how = (
+        "The transfers keep the settings of the first training; those of the paper's Table A.1b are not used."
+        if same
+        else "The transfers have the settings of the paper's Table A.1b, not those of the first training."
+    )
+    return f"{how} The encoder stands still in them; a patch ViT, which has none, learns as a whole."
+
+
+_PREFACE = """# Results
+
+`gvit reproduce` writes this page from the JSON files beside it, which hold every setting.
+
+**What is measured.** Top-1 accuracy on the test images after the last epoch, as mean ± standard deviation over
+the seeds. There is no validation split, and no choice of the best epoch.
+
+**What the rows of a table share.** They have the same data, batch size, learning rate, weight decay and epochs.
+Their augmentation is drawn from the same distribution; with another number of Gaussians, or none, it is drawn
+anew. The rows of table2 that transfer to other data are an exception, and say so.
+
+**What the networks learn.** The patch ViT is GViT's classifier over patches of pixels. It learns to classify in
+all epochs. GViT's classifier does so after the first two phases only, and stands still on guided steps.
+Classifiers of frozen Gaussians (offline, leakage, table4) and of their pictures learn in all epochs, too; their
+augmentation moves Gaussians. Canonical tokens are what is drawn of a Gaussian; the paper's classifiers read its
+nine raw numbers instead. The paper clips no gradients.
+
+**Names.** "No guidance" gives the guided phase's epochs to the phase before it. "Joint" lets the classifier's
+gradient into the encoder in every step of both.
+
+**Fits.** The Gaussians of offline and SGD rows are one set of fits for all seeds: the seeds differ in the
+classifier alone, so the standard deviation of such a row leaves out what another set of fits would change.
+Gaussians of an encoder are those of the seed's own training.
+
+**What the networks cost.** Parameters, and multiply-adds of one image's forward pass in matrix products and
+convolutions, both without the head. Renderers and fits are not counted. A dash stands for a network that a row
+does not have, and for both networks where a classifier is only tested on other Gaussians.
+
+**Claims.** Under each table stand the paper's claims about it. The difference is that of top-1 here, with its 95 %
+interval: Student's t over the seeds, paired, with a variance of at least what so many test images give by chance.
+It agrees with the claim, disagrees, or is too small to tell. The paper's numbers are of other data and other sizes:
+only the order can be compared.
+"""
