@@ -62,8 +62,8 @@ class Loop:
         try:
             self.setup.task.load_state(state)
             self.step = state["step"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = first_line(error)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
             raise InputError(f"{self.run.checkpoint_file}: not of this run's model ({reason})") from error
 
     def fit(self, stop: Callable[[], bool] = never, until: int | None = None) -> Evaluation:

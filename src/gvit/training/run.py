@@ -123,8 +123,9 @@ class Run:
         if not self.checkpoint_file.exists():
             return None
         try:
-            return torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+            state = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+            return dict(state)
+        except (OSError, TypeError, ValueError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
             raise InputError(
                 f"{self.checkpoint_file}: damaged ({first_line(error)}); restore it, or train again with "
                 f"{wording('overwrite=True', '--overwrite')}"
