@@ -46,6 +46,4 @@ def check_writable(folder: Path) -> None:
     """
     nearest = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(
-            f"{folder}: cannot write results here ({nearest} is no folder that can be written)"
-        )
+        raise InputError(f"{folder}: cannot write results here ({nearest} is no folder that can be written)")

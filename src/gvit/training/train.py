@@ -52,7 +52,7 @@ def train(
     """
     # everything that can be wrong with the configuration shows before anything is written
     setup = set_up(config, device, world)
-    run = Run(Path(out))
+    run, observers = Run(Path(out)), list(observers)
     if world.is_main:
         Run.create(run.folder, setup.config, overwrite)
     world.barrier()
@@ -91,6 +91,7 @@ def resume(
         )
     broken = state is not None and not _is_readable(run)
     setup = set_up(config, device, world, known=_known(run, state), initialize=state is None)
+    observers = list(observers)
     loop = Loop(setup, run, observers, world)
     if state is not None:
         loop.load(state)
