@@ -1,9 +1,12 @@
 """Using a model from Python."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 import gvit
+from gvit.models.card import Preprocessing
 
 
 def test_what_is_not_a_list_of_files():
@@ -30,3 +33,25 @@ def test_no_more_classes_than_there_are_and_none_without_a_head():
     model.reset_classifier(0)
     with pytest.raises(ValueError, match="no classes"):
         gvit.predict(model, torch.rand(1, 3, 32, 32))
+
+
+def test_predictions_are_those_of_evaluation_mode():
+    torch.manual_seed(0)
+    model = gvit.create_model("vit_tiny_patch8", num_classes=3, drop_path_rate=0.9).train()
+    images = torch.rand(2, 3, 32, 32)
+    first = gvit.predict(model, images)
+    assert all(gvit.predict(model, images) == first for _ in range(3))
+    assert model.training
+    assert gvit.predict(model.eval(), images) == first
+
+
+def test_files_of_masked_and_reordered_gaussians_are_read_as_classify_reads_them(tmp_path):
+    torch.manual_seed(0)
+    model = gvit.create_model("gaussian_vit_tiny", num_classes=3, num_gaussians=6).eval()
+    model.card = replace(model.card, preprocessing=Preprocessing(32, "squash"))  # the whole canvas
+    gaussians = gvit.Gaussians(torch.randn(1, 6, 9), 1.0, 6)
+    for name, chosen in (("order", [5, 2, 0, 1, 4, 3]), ("fewer", [4, 1])):
+        changed = gaussians[:, chosen]
+        changed[0].save(tmp_path / f"{name}.safetensors")
+        inputs = gvit.load_images([tmp_path / f"{name}.safetensors"], model)
+        torch.testing.assert_close(model(inputs), model.classify(changed), rtol=1e-4, atol=1e-5)

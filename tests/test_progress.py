@@ -6,7 +6,7 @@ import re
 import pytest
 from rich.console import Console
 
-from gvit.errors import for_command_line, option
+from gvit.errors import Note, for_command_line, option
 from gvit.progress import ProgressBar, clock
 from gvit.training.observers import ConsoleObserver, Start, Step
 from gvit.training.schedule import StepPlan
@@ -63,7 +63,7 @@ def test_clock(seconds, shown):
 def watched(observer: ConsoleObserver) -> Console:
     """The console on which an observer has shown half of a training."""
     observer.console = terminal()
-    observer.start(Start(20, 0, steps_per_epoch=10, notes=(f"a note on {option('epochs')}",)))
+    observer.start(Start(20, 0, steps_per_epoch=10, notes=(Note(f"a note on {option('epochs')}"),)))
     plan = StepPlan("classify", True, True, False, 0.0)
     observer.step(Step(10, 1.0, plan, {}, {"pixel_loss": 0.25}, 100.0))
     return observer.console

@@ -12,6 +12,9 @@ from PIL import Image
 
 import gvit
 from gvit.cli import main
+from gvit.models import registry
+from gvit.models.complexity import model_complexity
+from gvit.models.tokens import TOKENIZERS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -125,10 +128,27 @@ def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
         for i in range(5):
             picture = np.full((40, 60, 3), 40 * i + 20 * number, np.uint8)
             Image.fromarray(picture).save(tmp_path / "photos" / name / f"{i}.jpg")
-    example, _ = blocks("python", (ROOT / "docs" / "training.md").read_text())
-    exec(compile(example, "training.md", "exec"), {"photos": tmp_path / "photos", "out": tmp_path / "run"})
+    training, stopping, _ = blocks("python", (ROOT / "docs" / "training.md").read_text())
+    names = {"photos": tmp_path / "photos", "out": tmp_path / "run", "hours": 0}
+    exec(compile(training, "training.md", "exec"), names)
     assert (tmp_path / "run" / "model.safetensors").exists()
     assert float(capsys.readouterr().out.split()[0]) in (0.0, 0.5, 1.0)
+    exec(compile(stopping, "training.md", "exec"), names)
+    stopped, top1 = capsys.readouterr().out.splitlines()
+    assert stopped == "step 1 is saved"
+    assert float(top1) == names["result"].top1  # that of the run that was not interrupted
+    assert (tmp_path / "run" / "evaluation.json").exists()
+
+
+def test_the_example_of_a_tokenizer_from_outside_runs(monkeypatch, capsys):
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    (example,) = blocks("python", (ROOT / "docs" / "layout.md").read_text())
+    try:
+        exec(compile(example, "layout.md", "exec"), {"__name__": "outside"})
+        assert model_complexity("vit_rows").tokens == 32  # what `gvit models` prints
+    finally:
+        TOKENIZERS.pop("rows", None)
+    assert capsys.readouterr().out == "torch.Size([2, 10])\n"
 
 
 def test_the_page_on_reproduction_names_every_target():
@@ -140,7 +160,7 @@ def test_the_page_on_reproduction_names_every_target():
 
 def test_the_example_of_frozen_gaussians_runs(folder, monkeypatch):
     monkeypatch.chdir(folder)
-    _, example = blocks("python", (ROOT / "docs" / "training.md").read_text())
+    *_, example = blocks("python", (ROOT / "docs" / "training.md").read_text())
     exec(compile(example, "training.md", "exec"), {})
     assert len(list((folder / "frozen").rglob("*.safetensors"))) == 1797
     assert main(["train", "gaussians", "--data-dir", "frozen", "--epochs", "0.5"]) == 0

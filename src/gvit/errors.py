@@ -43,14 +43,25 @@ class InputError(ValueError):
         return for_command_line(super().__str__())
 
 
+class Note(str):
+    """A line for the user that is no error: reads as Python, and ``for_command_line`` gives it with flags."""
+
+    marked: str
+
+    def __new__(cls, text: str) -> Note:
+        note = super().__new__(cls, for_python(text))
+        note.marked = text
+        return note
+
+
 def for_python(text: str) -> str:
     """A text made with ``wording`` as Python users read it."""
     return _WORDING.sub(r"\1", text)
 
 
 def for_command_line(text: str) -> str:
-    """A text made with ``wording`` as users of the command line read it."""
-    return _WORDING.sub(r"\2", text)
+    """A text made with ``wording``, or a ``Note``, as users of the command line read it."""
+    return _WORDING.sub(r"\2", text.marked if isinstance(text, Note) else text)
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> InputError:

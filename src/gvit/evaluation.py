@@ -11,8 +11,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from gvit.errors import InputError
 from gvit.losses import psnr, ssim
-from gvit.models.base import ImageClassifier
+from gvit.models.base import ImageClassifier, evaluating
 from gvit.rendering import render
 
 _TOP = 5
@@ -60,23 +61,26 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
     Returns:
         ``label`` and ``predicted`` [N]; with more than five classes ``in_top5`` [N], 1 where the true class is among
         the five most probable, else 0; and for a model with an encoder ``psnr`` and ``ssim`` [N]; on the CPU.
+
+    Raises:
+        InputError: there are no images.
     """
-    was_training = model.training
-    model.eval()
     parameter = next(model.parameters())
     columns: dict[str, list[Tensor]] = defaultdict(list)
-    for inputs, labels in batches:
-        inputs = inputs.to(parameter.device, parameter.dtype)
-        logits, gaussians = model.forward_with_gaussians(inputs)
-        columns["label"].append(labels)
-        columns["predicted"].append(logits.argmax(1).cpu())
-        if logits.shape[1] > _TOP:
-            columns["in_top5"].append(_in_top(_TOP, logits.cpu(), labels))
-        if gaussians is not None:
-            rendered = render(gaussians, *inputs.shape[-2:]).clamp(0, 1)
-            columns["psnr"].append(psnr(rendered, inputs).clamp(max=_EXACT).cpu())
-            columns["ssim"].append(ssim(rendered, inputs).cpu())
-    model.train(was_training)
+    with evaluating(model):
+        for inputs, labels in batches:
+            inputs = inputs.to(parameter.device, parameter.dtype)
+            logits, gaussians = model.forward_with_gaussians(inputs)
+            columns["label"].append(labels)
+            columns["predicted"].append(logits.argmax(1).cpu())
+            if logits.shape[1] > _TOP:
+                columns["in_top5"].append(_in_top(_TOP, logits.cpu(), labels))
+            if gaussians is not None:
+                rendered = render(gaussians, *inputs.shape[-2:]).clamp(0, 1)
+                columns["psnr"].append(psnr(rendered, inputs).clamp(max=_EXACT).cpu())
+                columns["ssim"].append(ssim(rendered, inputs).cpu())
+    if not columns:
+        raise InputError("there are no images to evaluate on")
     return {name: torch.cat(parts) for name, parts in columns.items()}
 
 

@@ -14,7 +14,7 @@ from gvit.data.images import open_image
 from gvit.data.inputs import read_gaussians
 from gvit.data.transforms import eval_transform
 from gvit.errors import InputError
-from gvit.models.base import ImageClassifier
+from gvit.models.base import ImageClassifier, evaluating
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,8 @@ def predict(model: ImageClassifier, images: Float[Tensor, "n ..."], top_k: int =
     if not model.num_classes:
         raise InputError("the model has no classes, only features (num_classes=0): nothing to predict")
     device = next(model.parameters()).device
-    probabilities = model(images.to(device)).float().softmax(-1).cpu()
+    with evaluating(model):
+        probabilities = model(images.to(device)).float().softmax(-1).cpu()
     best = probabilities.topk(min(top_k, probabilities.shape[1]))
     names = model.card.class_names or [str(index) for index in range(probabilities.shape[1])]
     return [

@@ -197,6 +197,26 @@ def test_bad_runs(run, tmp_path, capsys):
     assert "checkpoint.pt: damaged" in fails(capsys, "train", "--resume", damaged)
 
 
+def test_a_run_that_goes_on_keeps_its_settings(run, capsys):
+    told = "cannot be given with --resume: a run goes on with its own settings"
+    assert fails(capsys, "train", "--resume", run, "--epochs", 3) == f"--epochs {told}"
+    assert fails(capsys, "train", "--resume", run, "--overwrite") == f"--overwrite {told}"
+    assert fails(capsys, "train", "digits", "--resume", run) == f"the recipe digits {told}"
+
+
+def test_a_fit_that_could_not_be_written_is_not_begun(digit_files, tmp_path, capsys, monkeypatch):
+    def too_late(*args, **kwargs):
+        raise AssertionError("fitted first")
+
+    monkeypatch.setattr("gvit.fitting.optimise.fit", too_late)
+    image = next(digit_files.iterdir())
+    (tmp_path / "file").touch()
+    for out in (tmp_path / "file", tmp_path / "file" / "deeper"):
+        assert "cannot write results here" in fails(capsys, "fit", image, "--out", out)
+    (tmp_path / "fits" / f"{image.stem}.png").mkdir(parents=True)
+    assert "is a folder, where a result has to go" in fails(capsys, "fit", image, "--out", tmp_path / "fits")
+
+
 def test_bad_arguments(run, tmp_path, capsys):
     assert fails(capsys, "train", "digit").startswith("unknown recipe 'digit'; nearest: digits")
     assert fails(capsys, "trian") == "unknown command 'trian'; nearest: train"

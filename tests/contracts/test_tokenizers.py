@@ -8,8 +8,12 @@ from PIL import Image
 from torch import nn
 
 import gvit
+from gvit.errors import InputError
 from gvit.models import registry
-from gvit.models.tokens import TOKENIZERS, Tokenizer
+from gvit.models.encoder import DenoisingEncoder
+from gvit.models.gvit import GViT
+from gvit.models.tokens import TOKENIZERS, CanonicalTokens, Tokenizer
+from gvit.models.vit import ViT
 from gvit.prediction import predict_files
 from gvit.recipes import debug
 from gvit.training.report import evaluate_run
@@ -83,3 +87,82 @@ def test_tokens_are_as_many_and_as_wide_as_they_say(kind):
     assert tokens(inputs).shape == (2, tokens.num_patches, tokens.embed_dim) == (2, tokens.num_patches, 24)
     assert tokens.image_side == 32
     assert bool(tokens.bounds) == (tokens.reads == "gaussians") == bool(tokens.geometry())
+
+
+class FixedTokens(RowTokens):
+    """Rows through a basis that is given, and not learned."""
+
+    kind = "fixed rows"
+
+    def __init__(self, img_size: int = 32, embed_dim: int = 96) -> None:
+        super().__init__(img_size, embed_dim)
+        torch.nn.init.eye_(self.proj.weight)
+        self.proj.weight.requires_grad_(False)
+
+
+def test_a_transformer_leaves_the_weights_of_its_tokens_alone():
+    tokens = FixedTokens()
+    vit = ViT(tokens, num_classes=3, depth=1, num_heads=2)
+    assert torch.equal(vit.tokens.proj.weight, torch.eye(96))
+    assert not vit.tokens.proj.weight.requires_grad
+
+
+@pytest.mark.usefixtures("rows_registered")
+def test_a_kind_belongs_to_one_class():
+    with pytest.raises(InputError, match="tokens of kind 'rows' are RowTokens; give Other a kind of its own"):
+        registry.register_model("other", "", type("Other", (RowTokens,), {}))
+    again = type("RowTokens", (RowTokens,), {"__module__": __name__, "__qualname__": "RowTokens"})
+    registry.register_model("vit_rows", "the cell of a notebook, run again", again)
+    assert type(gvit.create_model("vit_rows").tokens) is again
+    with pytest.raises(InputError, match="unknown encoder 'nope'"):
+        registry.register_model("other", "", CanonicalTokens, "nope")
+
+
+def test_what_a_file_could_not_build_again_is_not_saved(tmp_path):
+    mine = ViT(type("Mine", (CanonicalTokens,), {})(32, 8, 1.0, 24), 3, depth=1, num_heads=2)
+    with pytest.raises(
+        InputError, match="build Mine again: it is not the class of kind of tokens 'canonical'"
+    ):
+        gvit.save_model(mine, tmp_path / "model.safetensors")
+    own = type("Own", (ViT,), {})(CanonicalTokens(32, 8, 1.0, 24), 3, depth=1, num_heads=2)
+    with pytest.raises(InputError, match="build Own again: it is neither GViT nor ViT"):
+        gvit.save_model(own, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_of_a_kind_that_is_not_known_here_says_so(tmp_path):
+    TOKENIZERS["rows"] = RowTokens
+    try:
+        gvit.save_model(ViT(RowTokens(), 3, depth=1, num_heads=2), tmp_path / "model.safetensors")
+    finally:
+        del TOKENIZERS["rows"]
+    with pytest.raises(InputError, match=r"model\.safetensors: unknown kind of tokens 'rows'; "):
+        gvit.load_model(tmp_path)
+
+
+@pytest.mark.usefixtures("rows_registered")
+def test_tokens_of_gaussians_need_only_declare_themselves():
+    """A class of one's own, of no relation to those that are here."""
+
+    class Centres(Tokenizer):
+        kind = "centres"
+        reads = "gaussians"
+
+        def __init__(self, img_size: int = 32, num_gaussians: int = 8, embed_dim: int = 24) -> None:
+            super().__init__()
+            self.num_patches = num_gaussians
+            self.proj = nn.Linear(2, embed_dim)
+
+        @property
+        def bounds(self) -> dict:
+            return {"scale_factor": 1.0, "nominal_count": self.num_patches}
+
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return self.proj(inputs[..., :2].tanh())
+
+    encoder = DenoisingEncoder(img_size=32, patch_size=8, num_gaussians=8, embed_dim=24, depth=1, num_heads=2)
+    model = GViT(encoder, ViT(Centres(), 3, depth=1, num_heads=2)).eval()
+    images = torch.rand(2, 3, 32, 32)
+    gaussians = model.encode(images)
+    assert torch.equal(model(images), model.classify(gaussians))
+    assert torch.equal(model.classify(gaussians[:, torch.arange(7, -1, -1)]), model.classify(gaussians))

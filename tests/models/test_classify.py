@@ -68,12 +68,12 @@ def test_what_is_removed_has_nothing_to_say(model, gaussians):
 
 def test_more_gaussians_than_the_model_reads_are_refused(model):
     many = gvit.Gaussians(torch.zeros(1, K + 1, 9), 1.5, K)
-    with pytest.raises(InputError, match=f"{K}"):
+    with pytest.raises(InputError, match=f"there are {K + 1} Gaussians, but the model reads at most {K}"):
         model.classify(many)
 
 
 def test_a_model_of_pixels_reads_no_gaussians(gaussians):
-    with pytest.raises(InputError, match="vit_tiny_patch8 reads images, not Gaussians"):
+    with pytest.raises(InputError, match="the model reads images, not Gaussians"):
         gvit.create_model("vit_tiny_patch8").classify(gaussians)
 
 

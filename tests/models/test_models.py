@@ -151,6 +151,24 @@ def test_an_unknown_pool_is_refused():
     assert process.stdout.splitlines() == 2 * ["pool must be 'token' or 'avg', got 'max'"]
 
 
+@pytest.mark.parametrize("name", ["gvit_tiny", "vit_tiny_patch8"])
+def test_patches_have_to_cover_the_image(name):
+    with pytest.raises(InputError, match="patch_size must divide img_size, got 8 and 30"):
+        gvit.create_model(name, img_size=30)
+
+
+def test_a_file_of_weights_is_named_as_one(tmp_path):
+    model = gvit.create_model("gvit_tiny", num_classes=3)
+    for name in ("model.json", "model", "run"):
+        (tmp_path / "run").mkdir(exist_ok=True)
+        with pytest.raises(InputError, match=r"name a file that ends in \.safetensors"):
+            gvit.save_model(model, tmp_path / name)
+    with pytest.raises(
+        InputError, match=r"model\.safetensors: cannot be written \(No such file or directory\)"
+    ):
+        gvit.save_model(model, tmp_path / "nowhere" / "model.safetensors")
+
+
 def test_unknown_names_get_the_nearest():
     with pytest.raises(ValueError, match="unknown model 'gvit_smal'; nearest: gvit_small"):
         gvit.create_model("gvit_smal")

@@ -1,6 +1,7 @@
 """Training runs end to end on a few digits with a model that fits a test."""
 
 import json
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from gvit.training.dry_run import dry_run
 from gvit.training.loop import Loop
 from gvit.training.motion import GaussianMotion
 from gvit.training.observers import Evaluated, Observer, Start, Step, TensorBoardObserver
+from gvit.training.report import write_report
 from gvit.training.run import Run
+from gvit.training.schedule import Schedule
 from gvit.training.setup import Setup, set_up
 from gvit.training.train import Interrupted, resume, train
 
@@ -616,3 +619,198 @@ def test_damaged_run_files_are_named(finished, tmp_path):
         resume(folder)
     with pytest.raises(InputError, match="no run here"):
         resume(tmp_path / "nowhere")
+
+
+def test_motion_is_watched_on_the_test_images():
+    """``moved`` is about images that nothing was trained on, spread over all of them."""
+    setup = set_up(CONFIG)
+    watched = setup.task.motion.images
+    assert torch.equal(watched, torch.stack([image for image, _ in setup.feed.tests]))
+
+
+def test_augmentation_leaves_the_test_images_alone():
+    plain = set_up(with_(data={"min_crop": 1.0}))
+    strong = {"hflip": True, "min_crop": 0.3, "rotate": 30.0, "translate": 0.2, "zoom": 0.3}
+    augmented = set_up(with_(data=strong))
+    for (one, _), (other, _) in zip(plain.feed.test_loader, augmented.feed.test_loader, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_chance_inside_a_step_depends_on_seed_step_and_place():
+    """Stochastic depth draws from torch's global generator: not the same blocks in every step."""
+
+    def drawn(seed: int, step: int) -> list[float]:
+        setup = set_up(replace(with_(compute={"accumulate": 2}), seed=seed))
+        numbers = []
+
+        def backward(batch, plan, share, turn) -> dict:
+            numbers.append(torch.rand(1).item())
+            return {}
+
+        setup.task.objective.backward = backward
+        (parts,) = setup.feed.batches(step, step + 1, workers=0)
+        setup.task.step(step, parts, setup.schedule.plan(step), {})
+        return numbers
+
+    first = drawn(0, 9)
+    assert first == drawn(0, 9)
+    assert len({*first, *drawn(0, 10), *drawn(1, 9)}) == 6
+
+
+def test_who_asks_to_stop_after_the_last_step_gets_a_finished_run(tmp_path):
+    recorder = Recorder(stop_at=2)
+    short = with_(schedule={"epochs": 0.5})
+    result = train(short, tmp_path / "run", [recorder], stop=recorder.stop)
+    assert recorder.results == [(2, result)]
+    assert Run(tmp_path / "run").load_checkpoint()["step"] == 2
+
+
+def test_observers_are_told_the_notes(tmp_path):
+    config = with_(model={"model": "vit_tiny_patch8"}, schedule={"epochs": 0.5})
+    recorder = Recorder()
+    train(config, tmp_path / "run", [recorder])
+    assert recorder.notes == set_up(config).notes
+    assert recorder.notes
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch():
+    """AdamW hardly sees a gradient's size, so that weights would not tell."""
+
+    def gradients(parts: int) -> dict[str, torch.Tensor]:
+        compute = {"accumulate": parts, "precision": "float64"}
+        setup = set_up(with_(compute=compute, model={"drop_path_rate": 0.0}))
+        (batch,) = setup.feed.batches(9, 10, workers=0)
+        setup.task.step(9, batch, setup.schedule.plan(9), {})  # nothing learns: gradients stay
+        return {name: value.grad for name, value in setup.task.model.named_parameters()}
+
+    whole = gradients(1)
+    for name, value in gradients(2).items():
+        torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-10)
+
+
+def damaged_copy(finished: Path, tmp_path: Path) -> Run:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for file in finished.iterdir():
+        (folder / file.name).write_bytes(file.read_bytes())
+    return Run(folder)
+
+
+def test_a_run_that_lost_its_checkpoint_is_not_trained_anew(finished, tmp_path):
+    run = damaged_copy(finished, tmp_path)
+    run.checkpoint_file.unlink()
+    before = run.weights_file.read_bytes()
+    with pytest.raises(InputError, match=r"has weights, but no checkpoint\.pt to go on from.*overwrite=True"):
+        resume(run.folder)
+    assert run.weights_file.read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", [b"x", None])
+def test_weights_that_are_damaged_or_lost_come_back_from_the_checkpoint(finished, tmp_path, damage):
+    run = damaged_copy(finished, tmp_path)
+    run.weights_file.unlink()
+    if damage is not None:
+        run.weights_file.write_bytes(damage)
+    resume(run.folder)
+    assert_same_run(finished, run.folder)
+
+
+def test_a_damaged_line_of_the_metrics_costs_none_of_the_others(finished, tmp_path):
+    run = damaged_copy(finished, tmp_path)
+    lines = run.metrics_file.read_text().splitlines(keepends=True)
+    for bad in ("{bad\n", "5\n", "{}\n"):
+        content = "".join([lines[0], bad, *lines[1:]])
+        run.metrics_file.write_text(content)
+        with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: damaged"):
+            resume(run.folder)
+        assert run.metrics_file.read_text() == content
+    run.metrics_file.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"metrics\.jsonl: damaged"):
+        resume(run.folder)
+
+
+@pytest.mark.parametrize("name", ["report.png", "metrics.jsonl"])
+def test_what_cannot_be_written_is_named(finished, tmp_path, name, monkeypatch):
+    monkeypatch.setattr("gvit.training.train.write_report", write_report)
+    run = damaged_copy(finished, tmp_path)
+    (run.folder / name).unlink()
+    (run.folder / name).mkdir()
+    with pytest.raises(InputError, match=re.escape(name)):
+        resume(run.folder)
+
+
+def test_classes_that_changed_meanwhile_stop_a_resumed_run(tmp_path, monkeypatch):
+    interrupt(CONFIG, tmp_path / "run", 9)
+    for names, told in (
+        ([f"a {name}" for name in range(10)], "differing: 0, 1"),
+        (["1", "0", *map(str, range(2, 10))], "in another order"),
+    ):
+
+        def changed(split, data_dir=None, names=names) -> Source:
+            whole = digits.source(split)
+            return Source(whole.load, whole.labels[:40], names)
+
+        monkeypatch.setitem(SOURCES, "few_digits", changed)
+        with pytest.raises(InputError, match=rf"trained on 10 classes, but its data set has 10 now \({told}"):
+            resume(tmp_path / "run")
+
+
+def test_resuming_needs_no_run_that_it_started_from(finished, tmp_path):
+    source = damaged_copy(finished, tmp_path).folder
+    config = with_(model={"init": source})
+    train(config, tmp_path / "whole")
+    interrupt(config, tmp_path / "cut", 9)
+    source.rename(tmp_path / "elsewhere")
+    resume(tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
+def test_a_checkpoint_with_arguments_that_are_unknown_is_refused(tmp_path):
+    interrupt(CONFIG, tmp_path / "run", 9)
+    run = Run(tmp_path / "run")
+    state = run.load_checkpoint()
+    state["architecture"]["vit"]["nope"] = 2
+    run.save_checkpoint(state)
+    with pytest.raises(InputError, match="nope"):
+        resume(run.folder)
+
+
+@pytest.mark.parametrize("state", [[1], {"step": 3}])
+def test_a_checkpoint_of_something_else_is_named(finished, tmp_path, state):
+    run = damaged_copy(finished, tmp_path)
+    torch.save(state, run.checkpoint_file)
+    with pytest.raises(
+        InputError, match=r"checkpoint\.pt: (damaged|not of this run's model \(it has no 'model')"
+    ):
+        resume(run.folder)
+
+
+def test_the_configuration_that_is_written_down_has_the_same_schedule():
+    """Epochs that are given stretch the phases as they were given: anything else would round to other steps."""
+    schedule = ScheduleConfig(
+        epochs=10.0, reconstruct_epochs=150.0, perceptual_epochs=50.0, classify_epochs=10.0, guide_epochs=30.0
+    )
+    setup = set_up(replace(CONFIG, schedule=schedule))
+    written = TrainConfig.from_json(setup.config.to_json())
+    assert Schedule.from_config(written.schedule, 22) == Schedule.from_config(schedule, 22)
+    assert Schedule.from_config(schedule, 22).ends == (138, 183, 192, 220)
+
+
+def test_sources_that_cannot_be_trained_on_are_named(monkeypatch):
+    def source(split, count, names) -> Source:
+        whole = digits.source(split)
+        return Source(whole.load, whole.labels[:count], names)
+
+    names = [str(name) for name in range(10)]
+    for empty, told in (("train", "no images to train on"), ("test", "no images to test with")):
+        monkeypatch.setitem(
+            SOURCES, "few_digits", lambda s, d=None, e=empty: source(s, 0 if s == e else 20, names)
+        )
+        with pytest.raises(InputError, match=told):
+            set_up(CONFIG)
+    turned = names[::-1]
+    monkeypatch.setitem(
+        SOURCES, "few_digits", lambda s, d=None: source(s, 20, names if s == "train" else turned)
+    )
+    with pytest.raises(InputError, match="other classes, or another order"):
+        set_up(CONFIG)

@@ -11,7 +11,7 @@ from gvit.data.loading import Batch
 from gvit.losses import pixel_loss, ssim
 from gvit.rendering import render
 from gvit.training.config import ObjectiveConfig
-from gvit.training.objective import GuidedObjective, compare_gradients
+from gvit.training.objective import ClassificationObjective, GuidedObjective, compare_gradients
 from gvit.training.schedule import StepPlan
 
 DRAW = StepPlan("reconstruct", perceptual=False, classify=False, guided=False, gamma=0.0)
@@ -222,3 +222,18 @@ def test_one_guided_step_of_the_encoder_lowers_the_class_loss_to_first_order(mod
             parameter -= step * change
     expected = step / GUIDED.gamma * sum(u.square().sum().item() for u in update)
     assert before - class_loss() == pytest.approx(expected, rel=0.05)
+
+
+def test_parts_of_a_batch_add_up_to_the_whole_for_a_classifier_alone():
+    torch.manual_seed(0)
+    network = gvit.create_model("vit_tiny_patch8", num_classes=3)
+    whole = Batch(torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 1]), torch.empty(4, 0))
+
+    def gradient(*parts: Batch) -> torch.Tensor:
+        network.zero_grad()
+        for part in parts:
+            ClassificationObjective(network).backward(part, CLASSIFY, 1 / len(parts))
+        return network.head.weight.grad.clone()
+
+    halves = [Batch(*(field[rows] for field in whole)) for rows in (slice(2), slice(2, 4))]
+    torch.testing.assert_close(gradient(*halves), gradient(whole))

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from gvit.training.config import ScheduleConfig
-from gvit.training.schedule import PHASES, Schedule, learning_rate
+from gvit.training.schedule import PHASES, Schedule, learning_rate, learning_rates
 
 
 @pytest.fixture
@@ -71,3 +71,9 @@ def test_learning_rate_warms_up_and_decays():
     assert rates == sorted(rates[:20]) + sorted(rates[20:], reverse=True)
     assert rates[60] == pytest.approx(1.0, abs=1e-9)
     assert 0 <= rates[-1] < 0.01
+
+
+def test_what_stands_still_has_no_rate():
+    schedule = Schedule((1, 2, 4, 6), 2, 0.1, freeze_encoder=True)
+    rates = [set(learning_rates(schedule, step, 1.0, 0)) for step in (1, 2, 4, 5)]
+    assert rates == [{"encoder"}, {"classifier"}, {"encoder"}, {"encoder", "classifier"}]

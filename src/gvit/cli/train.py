@@ -11,7 +11,7 @@ from pathlib import Path
 from gvit.cli.devices import find_device
 from gvit.cli.parsing import flags_of, parse
 from gvit.cli.signals import stop_requests
-from gvit.errors import for_command_line
+from gvit.errors import InputError, for_command_line
 from gvit.evaluation import Evaluation
 from gvit.recipes import RECIPES, load_recipe
 from gvit.training.config import TrainConfig
@@ -68,6 +68,7 @@ class Resume:
 def run(args: list[str]) -> int:
     """Train and print the result."""
     if any(arg.split("=")[0] == "--resume" for arg in args):
+        _refuse_settings(args)
         again = parse(Resume, args, "gvit train")
         return _watch(partial(resume, again.resume), again.resume, "", again)
     recipe, new = _parse_new_run(args)
@@ -77,6 +78,16 @@ def run(args: list[str]) -> int:
         return _dry_run(config, output.device)
     start = partial(train, config, folder, overwrite=output.overwrite)
     return _watch(start, folder, _describe(config), output)
+
+
+def _refuse_settings(args: list[str]) -> None:
+    """What decides a run's result was decided when it began."""
+    settings = set(flags_of(NewRun)) - set(flags_of(Resume))
+    wrong = next((arg.split("=")[0] for arg in args if arg.split("=")[0] in settings), None)
+    if wrong is None and args[0] in RECIPES:
+        wrong = f"the recipe {args[0]}"
+    if wrong is not None:
+        raise InputError(f"{wrong} cannot be given with --resume: a run goes on with its own settings")
 
 
 def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:

@@ -14,6 +14,7 @@ from gvit.data.loading import EvaluationSamples, evaluation_loader
 from gvit.data.sources import Source, Split
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
+from gvit.models.base import evaluating
 from gvit.models.gvit import GViT
 
 
@@ -25,11 +26,9 @@ def encode_with(model: GViT) -> Callable[[Tensor], Gaussians]:
 
     @torch.no_grad()
     def encode(images: Tensor) -> Gaussians:
-        was_training, parameter = model.training, next(model.parameters())
-        model.eval()
-        gaussians = model.encode(images.to(parameter.device, parameter.dtype)).to("cpu")
-        model.train(was_training)
-        return gaussians
+        parameter = next(model.parameters())
+        with evaluating(model):
+            return model.encode(images.to(parameter.device, parameter.dtype)).to("cpu")
 
     return encode
 

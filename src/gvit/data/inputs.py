@@ -65,11 +65,11 @@ def read_gaussians(path: str | Path, model: ImageClassifier) -> Tensor:
     """A file of Gaussians as the input of a model that reads them, raw [K, 9], as in its evaluation.
 
     Raises:
-        InputError: the file is damaged, or holds another number of Gaussians than the model reads.
+        InputError: the file is damaged, or holds more Gaussians than the model reads.
     """
     gaussians = open_gaussians(path)
     count = model.tokens.num_patches
-    if len(gaussians) != count:
+    if len(gaussians) > count:
         raise InputError(f"{path}: holds {len(gaussians)} Gaussians, {model.card.name} reads {count}")
     return _gaussian_input(model, lambda extent: eval_map(model.card.preprocessing, extent))(gaussians)
 
@@ -106,8 +106,8 @@ def _gaussian_input(
         return transform_gaussians(gaussians, drawn.matrix, drawn.shift, aspect=1.0, **bounds)
 
     if model.reads == "gaussians":
-        bounds = model.tokens.bounds
-        return lambda gaussians: place(gaussians, **bounds).raw
+        bounds, count = model.tokens.bounds, model.tokens.num_patches
+        return lambda gaussians: place(gaussians, **bounds).in_slots(count).raw
 
     def draw(gaussians: Gaussians) -> Tensor:
         # a picture has no bound on the scales: four times the canvas's side is none

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from gvit.data.images import find_images, open_image
 from gvit.errors import InputError, option, wording
+from gvit.files import check_writable
 from gvit.fitting.optimise import Fit
 from gvit.gaussians import Gaussians
 from gvit.rendering import render
@@ -75,7 +76,7 @@ def plan_targets(sources: Sequence[str | Path], out: Path) -> list[Target]:
     Where ``out`` lies in that folder, what is in it is left alone.
 
     Raises:
-        InputError: nothing is found, or results would replace each other or an image.
+        InputError: nothing is found, results would replace each other or an image, or cannot be written.
     """
     targets: dict[Path, Target] = {}
     for source in sources:
@@ -88,9 +89,14 @@ def plan_targets(sources: Sequence[str | Path], out: Path) -> list[Target]:
                 continue
             place = file.relative_to(folder) if inside else Path(file.name)
             targets.setdefault(file.resolve(), Target(file, out / place.with_suffix("")))
+    check_writable(out)
     owners: dict[Path, Path] = {}
     for target in targets.values():
         for file in (target.gaussians_file, target.picture_file, target.figure_file):
+            if file.is_dir():
+                raise InputError(
+                    f"{file} is a folder, where a result has to go; choose another {option('out')} folder"
+                )
             if file.resolve() in targets:
                 raise InputError(
                     f"{file} is an image and would be replaced; choose another {option('out')} folder"

@@ -16,6 +16,7 @@ from gvit.models.tokens import TOKENIZERS
 from gvit.models.vit import ViT
 
 _KINDS: dict[str, Mapping[str, type]] = {"encoder": ENCODERS, "tokens": TOKENIZERS, "vit": {"vit": ViT}}
+_CALLED = {"encoder": "encoder", "tokens": "kind of tokens"}
 # The parts' arguments share one namespace in `create_model`; the encoder's sizes have names of their own there.
 _FLAT = {
     ("encoder", "embed_dim"): "encoder_dim",
@@ -42,8 +43,14 @@ class Architecture:
 
     @classmethod
     def of(cls, model: ImageClassifier) -> Architecture:
-        """A model's."""
+        """A model's.
+
+        Raises:
+            InputError: a part is of a class that is not the registered one of its kind: it could not be built again.
+        """
         tokens, encoder = model.tokens, model.encoder
+        for part, module in (("tokens", tokens), ("encoder", encoder), ("model", model)):
+            _check_class(part, module)
         vit = {name: value for name, value in model.classifier.arguments.items() if name != "tokens"}
         return cls(
             {"kind": tokens.kind, **tokens.arguments},
@@ -124,6 +131,19 @@ class Architecture:
         return {part: dict(values) for part, values in parts.items() if values is not None}
 
 
+def _check_class(part: str, module: Any) -> None:
+    if module is None:
+        return
+    name = type(module).__name__
+    known: type | None = GViT if getattr(module, "encoder", None) is not None else ViT
+    reason = "it is neither GViT nor ViT"
+    if part != "model":
+        known = _KINDS[part].get(module.kind)
+        reason = f"it is not the class of {_CALLED[part]} {module.kind!r}"
+    if type(module) is not known:
+        raise InputError(f"a file could not tell how to build {name} again: {reason}")
+
+
 def _flat_name(part: str, name: str) -> str:
     return part if name == "kind" else _FLAT.get((part, name), name)
 
@@ -133,16 +153,25 @@ def _check_kind(part: str, ours: str, kind: Any) -> None:
     if part == "tokens":  # a model that reads something else is another model
         known = {name: cls for name, cls in TOKENIZERS.items() if cls.reads == TOKENIZERS[ours].reads}
     if kind not in known:
-        raise unknown_name("encoder" if part == "encoder" else "kind of tokens", str(kind), known)
+        raise unknown_name(_CALLED[part], str(kind), known)
 
 
 def _complete(part: str, kind: str, values: Mapping[str, Any]) -> dict[str, Any]:
     """All arguments of a kind: those of ``values`` that it has, and its defaults."""
+    if kind not in _KINDS[part]:
+        raise unknown_name(_CALLED[part], str(kind), _KINDS[part])
     own = {n: v for n, v in defaults(_KINDS[part][kind]).items() if v is not inspect.Parameter.empty}
-    complete = own | {name: value for name, value in values.items() if name in own}
+    same = kind == values.get(
+        "kind", part
+    )  # then what is not known is not dropped, but refused when it is built
+    complete = own | {name: value for name, value in values.items() if name in own or same}
+    complete.pop("kind", None)
     return complete if part == "vit" else {"kind": kind, **complete}
 
 
 def _build(part: str, values: Mapping[str, Any]) -> Any:
     arguments = dict(values)
-    return _KINDS[part][arguments.pop("kind")](**arguments)
+    kind = arguments.pop("kind")
+    if kind not in _KINDS[part]:
+        raise unknown_name(_CALLED[part], str(kind), _KINDS[part])
+    return _KINDS[part][kind](**arguments)

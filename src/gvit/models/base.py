@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,17 @@ from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.encoder import GaussianEncoder
 from gvit.models.part import Part
 from gvit.models.tokens import Reads, Tokenizer
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode inside, and in the mode that it had after."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 class ImageClassifier(Part, nn.Module):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gvit.gaussians import Gaussians
 from gvit.models.base import ImageClassifier
 from gvit.models.encoder import DenoisingEncoder, GaussianEncoder
-from gvit.models.tokens import CanonicalTokens, GaussianTokens
+from gvit.models.tokens import CanonicalTokens
 from gvit.models.vit import ViT
 
 
@@ -42,10 +42,10 @@ class GViT(ImageClassifier):
             classifier = ViT(CanonicalTokens(side, ours.num_gaussians, ours.scale_factor))
         self.classifier = classifier
         tokens = classifier.patch_embed
-        if not isinstance(tokens, GaussianTokens):
+        if tokens.reads != "gaussians":
             raise ValueError(f"the classifier must read Gaussians, got one that reads {tokens.reads}")
         made = (ours.num_gaussians, ours.scale_factor, ours.image_side)
-        read = (tokens.num_patches, tokens.scale_factor, tokens.image_side)
+        read = (tokens.num_patches, tokens.bounds["scale_factor"], tokens.image_side)
         if made != read:
             raise ValueError(
                 f"num_gaussians, scale_factor and img_size must agree, got {made} of the encoder and {read} of the "

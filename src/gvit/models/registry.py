@@ -52,8 +52,17 @@ def register_model(
         patches: see ``Entry``.
         frozen: see ``Entry``.
         **arguments: of its parts that differ from their defaults; see ``Architecture.with_arguments``.
+
+    Raises:
+        InputError: an unknown kind of encoder, an argument that no part has, or a kind of tokens that another class is.
     """
-    TOKENIZERS.setdefault(tokens.kind, tokens)
+    known = TOKENIZERS.setdefault(tokens.kind, tokens)
+    if known is not tokens:
+        if (known.__module__, known.__qualname__) != (tokens.__module__, tokens.__qualname__):
+            raise InputError(
+                f"tokens of kind {tokens.kind!r} are {known.__name__}; give {tokens.__name__} a kind of its own"
+            )
+        TOKENIZERS[tokens.kind] = tokens  # defined again, in a notebook for example
     _ENTRIES[name] = Entry(about, Architecture.default(tokens.kind, encoder, **arguments), patches, frozen)
 
 
@@ -74,7 +83,20 @@ def registered(name: str) -> Entry:
 
 
 def architecture(name: str, **kwargs: Any) -> Architecture:
-    """The complete architecture of a named model, with other arguments; see ``create_model``."""
+    """The complete architecture of a named model, with other arguments; see ``create_model``.
+
+    Raises:
+        InputError: an unknown name or unusable arguments.
+    """
+    return with_arguments(name, registered(name).architecture, **kwargs)
+
+
+def with_arguments(name: str, parts: Architecture, **kwargs: Any) -> Architecture:
+    """An architecture with other arguments; errors say that they are of the model ``name``.
+
+    Raises:
+        InputError: unusable arguments.
+    """
     for size, least in (("img_size", 1), ("num_gaussians", 1), ("num_classes", 0)):
         value = kwargs.get(size, least)
         if not isinstance(value, int) or value < least:
@@ -82,9 +104,9 @@ def architecture(name: str, **kwargs: Any) -> Architecture:
                 f"model {name}: {option(size)} must be a whole number, at least {least}, got {value!r}"
             )
     try:
-        return registered(name).architecture.with_arguments(**kwargs)
+        return parts.with_arguments(**kwargs)
     except InputError as error:
-        raise error if name not in _ENTRIES else InputError(f"model {name}: {error}") from None
+        raise InputError(f"model {name}: {error.args[0]}") from None
 
 
 def create_model(name: str, **kwargs: Any) -> ImageClassifier:

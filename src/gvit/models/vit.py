@@ -12,7 +12,7 @@ from gvit.errors import InputError
 from gvit.gaussians import Gaussians
 from gvit.models.base import ImageClassifier
 from gvit.models.init import init_linear
-from gvit.models.tokens import GaussianTokens, Tokenizer
+from gvit.models.tokens import Tokenizer
 
 Pool = Literal["token", "avg"]
 
@@ -50,6 +50,7 @@ class ViT(ImageClassifier, VisionTransformer):
     ) -> None:
         if pool not in get_args(Pool):
             raise InputError(f"pool must be 'token' or 'avg', got {pool!r}")
+        kept = {name: tensor.clone() for name, tensor in tokens.state_dict().items()}
         VisionTransformer.__init__(
             self,
             img_size=tokens.image_side,
@@ -64,6 +65,8 @@ class ViT(ImageClassifier, VisionTransformer):
             embed_layer=lambda **_: tokens,
         )
         self.apply(init_linear)
+        if not tokens.starts_with_vit:
+            tokens.load_state_dict(kept)
         self.encoder = None
         self.begin_card()
 
@@ -82,10 +85,9 @@ class ViT(ImageClassifier, VisionTransformer):
         Raises:
             InputError: the model reads no Gaussians, or fewer than these.
         """
-        tokens = self.patch_embed
-        if not isinstance(tokens, GaussianTokens):
-            raise InputError(f"{self.card.name or 'the model'} reads {tokens.reads}, not Gaussians")
-        return self(tokens.conform(gaussians).raw)
+        if not isinstance(gaussians, Gaussians):
+            raise InputError(f"gaussians must be gvit.Gaussians, got {type(gaussians).__name__}")
+        return self(self.patch_embed.conform(gaussians).raw)
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head, with the card brought up to date; 0 classes for none.

@@ -29,9 +29,14 @@ def save_model(model: ImageClassifier, path: str | Path, weights: Mapping[str, T
 
     Args:
         model: the model.
-        path: of the file.
+        path: of the file; ends in ``.safetensors``.
         weights: its state where that is not ``model.state_dict()``, a moving average for example.
+
+    Raises:
+        InputError: another suffix, the file cannot be written, or a part of the model has no registered kind.
     """
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"{path}: models are written as safetensors; name a file that ends in .safetensors")
     state = model.state_dict() if weights is None else weights
     # a run in double precision, too, leaves weights that load into a float32 model
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()}
@@ -61,6 +66,8 @@ def load_model(path: str | Path) -> ImageClassifier:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         model = _describe(described)
         model.load_state_dict(tensors)
+    except InputError as error:
+        raise InputError(f"{file}: {error.args[0]}") from error
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, AttributeError, ValueError) as error:
         reason = first_line(error)
         raise InputError(

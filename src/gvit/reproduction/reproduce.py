@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -12,6 +11,7 @@ import torch
 from rich.console import Console
 
 from gvit.errors import InputError, option, unknown_name
+from gvit.files import check_writable
 from gvit.models.registry import registered
 from gvit.progress import clock
 from gvit.recipes import load_recipe
@@ -205,9 +205,7 @@ def reproduce(
     read_contents(out, list(TARGETS))
     if not out.absolute().name:
         raise InputError(f"{option('out', out)}: the page gets the folder's name, and this one has none")
-    nearest = next(place for place in (out, *out.absolute().parents) if place.exists())
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK):
-        raise InputError(f"{out}: cannot write results here ({nearest} is no folder that can be written)")
+    check_writable(out)
     execute(jobs, parallel, device, console)
     content, figure = collect(target, recipe, command, device)
     try:

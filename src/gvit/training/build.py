@@ -15,7 +15,7 @@ from gvit.gaussians import Gaussians
 from gvit.models.architecture import Architecture
 from gvit.models.base import ImageClassifier
 from gvit.models.card import Preprocessing
-from gvit.models.registry import architecture, build
+from gvit.models.registry import architecture, build, with_arguments
 from gvit.models.weights import load_model
 from gvit.training.config import ModelConfig, OptimizerConfig, TrainConfig
 
@@ -47,18 +47,18 @@ def build_model(
         InputError: unusable configuration, or ``init`` has another encoder.
     """
     source = config.model.init
-    initial = None if source is None else load_model(source)
+    initial = load_model(source) if source is not None and (initialize or known is None) else None
     notes: list[str] = []
     if known is not None:
         name, parts = known
     else:
         name, parts = _named(config.model, initial)
-        wanted, notes = _settings(config.model, name, parts)
+        parts, wanted, notes = _settings(config.model, name, parts)
         if initial is not None and initial.encoder is not None and parts.encoder is not None:
             notes += _keep_meaning(wanted, parts, Architecture.of(initial), source)
         if example is not None and parts.encoder is None and "num_gaussians" in parts.tokens:
             notes += _keep_bounds(wanted, example)
-        parts = architecture(name, **wanted) if config.model.model else parts.with_arguments(**wanted)
+        parts = with_arguments(name, parts, **wanted)
     parts = parts.with_arguments(num_classes=len(class_names))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -87,21 +87,26 @@ def resolved(config: TrainConfig, model: ImageClassifier) -> TrainConfig:
     return replace(
         config,
         model=replace(config.model, model=name or None, **settings),
-        schedule=replace(config.schedule, epochs=sum(config.schedule.phase_epochs())),
+        # where they are given, phases are stretched from what they are: anything else would round otherwise
+        schedule=replace(
+            config.schedule, epochs=config.schedule.epochs or sum(config.schedule.phase_epochs())
+        ),
     )
 
 
-def _settings(config: ModelConfig, name: str, parts: Architecture) -> tuple[dict[str, Any], list[str]]:
-    """Those that the model has a use for, and what to say of the others."""
+def _settings(
+    config: ModelConfig, name: str, parts: Architecture
+) -> tuple[Architecture, dict[str, Any], list[str]]:
+    """The architecture with the kinds that are set, the other settings that it has a use for, and notes on the rest."""
     given = {key: value for key, value in config.settings().items() if value is not None}
     if parts.encoder is None:  # nothing draws Gaussians
         unread = f"{name} reads pixels: what is set of Gaussians, their losses and guidance has no effect"
         used = {key: value for key, value in given.items() if parts.accepts(key, value)}
-        return used, [] if "num_gaussians" in parts.tokens else [unread]
-    kinds = {key: given[key] for key in ("encoder", "tokens") if key in given}
-    known = architecture(name, **kinds).flat if config.model else parts.with_arguments(**kinds).flat
-    notes = [f"{option(key)} has no effect on {name} as it is set" for key in given if key not in known]
-    return {key: value for key, value in given.items() if key in known}, notes
+        return parts, used, [] if "num_gaussians" in parts.tokens else [unread]
+    kinds = {key: given.pop(key) for key in ("encoder", "tokens") if key in given}
+    parts = with_arguments(name, parts, **kinds)
+    notes = [f"{option(key)} has no effect on {name} as it is set" for key in given if key not in parts.flat]
+    return parts, {key: value for key, value in given.items() if key in parts.flat}, notes
 
 
 def _keep_meaning(

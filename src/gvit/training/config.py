@@ -223,7 +223,7 @@ class OptimizerConfig:
         layer_decay: factor on the learning rate from each layer of the classifier to the one before it.
         beta1: decay of the first moment.
         beta2: decay of the second moment.
-        clip_grad: largest norm of each network's gradient; none turns clipping off.
+        clip_grad: largest norm of each network's gradient; None turns clipping off.
         ema_decay: evaluate and save an exponential moving average of the weights with this decay a step.
     """
 

@@ -22,7 +22,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
-from gvit.errors import InputError
+from gvit.errors import InputError, option
 
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
@@ -117,7 +117,7 @@ def distribute(network: nn.Module, world: World, fsdp: bool) -> nn.Module:
     if world.size == 1:
         if fsdp:
             raise InputError(
-                "--fsdp shards over processes: start with torchrun --nproc-per-node N -m gvit train"
+                f"{option('fsdp')} shards over processes: start them with torchrun --nproc-per-node N"
             )
         return network
     device = next(network.parameters()).device

@@ -51,6 +51,13 @@ class Feed:
         self.train, self.test = (
             load_source(data.dataset, split, data.data_dir) for split in ("train", "test")
         )
+        for source, use in ((self.train, "train on"), (self.test, "test with")):
+            if not len(source):
+                raise InputError(f"data set {data.dataset!r} has no images to {use}")
+        if list(self.train.class_names) != list(self.test.class_names):
+            raise InputError(
+                f"data set {data.dataset!r} has other classes, or another order, to test than to train"
+            )
         self.batch_size = min(data.batch_size, len(self.train))
         parts = world.size * config.compute.accumulate
         if self.batch_size % parts:

@@ -57,13 +57,15 @@ class Loop:
         """Go back to a checkpoint.
 
         Raises:
-            InputError: it is of another model.
+            InputError: it is of another model, or of other classes.
         """
+        ours = list(self.setup.task.model.card.class_names)
+        self.run.check_classes(state.get("class_names", ours), ours)
         try:
             self.setup.task.load_state(state)
             self.step = state["step"]
-        except (KeyError, RuntimeError, ValueError) as error:
-            reason = first_line(error)
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
             raise InputError(f"{self.run.checkpoint_file}: not of this run's model ({reason})") from error
 
     def fit(self, stop: Callable[[], bool] = never, until: int | None = None) -> Evaluation:
@@ -96,10 +98,10 @@ class Loop:
                 result, moved = self._evaluate(), setup.task.moved()
                 for observer in listening:
                     observer.evaluation(Evaluated(self.step, self._epoch, result, moved))
-            if result is not None or self.step == last:
+            stopping = self.world.any(stop()) and self.step < last
+            if result is not None or self.step == last or stopping:
                 self.save()
-            if self.world.any(stop()) and self.step < last:
-                self.save()
+            if stopping:
                 raise Interrupted(self.step)
             started = time.perf_counter()
         return result or self._evaluate()
@@ -141,7 +143,11 @@ class Loop:
     def save(self) -> None:
         """Write weights and a checkpoint to resume from; every process has to call it."""
         task, model = self.setup.task, self.setup.task.model
-        described = {"name": model.card.name, "architecture": Architecture.of(model).to_dict()}
+        described = {
+            "name": model.card.name,
+            "architecture": Architecture.of(model).to_dict(),
+            "class_names": list(model.card.class_names),
+        }
         state = {"step": self.step, **described, **task.state()}
         if self.world.is_main:
             save_model(model, self.run.weights_file, state.get("ema", state["model"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gvit.models.base import evaluating
 from gvit.models.gvit import GViT
 
 
@@ -31,9 +32,7 @@ class GaussianMotion:
 
     @torch.no_grad()
     def _centers(self) -> Tensor:
-        was_training = self.model.training
-        self.model.eval()
         parameter = next(self.model.parameters())
-        gaussians = self.model.encode(self.images.to(parameter.device, parameter.dtype))
-        self.model.train(was_training)
+        with evaluating(self.model):
+            gaussians = self.model.encode(self.images.to(parameter.device, parameter.dtype))
         return gaussians.in_pixels(*self.images.shape[-2:])[0].cpu()

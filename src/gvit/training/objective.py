@@ -108,7 +108,8 @@ class GuidedObjective:
     ) -> dict[str, Tensor]:
         """See ``Objective``.
 
-        The classifier reads the Gaussians of the last turn. It gets gradients unless the step is guided. The encoder gets the reconstruction's, plus
+        The classifier reads the Gaussians of the last turn. It gets gradients unless the step is guided. The encoder
+        gets the reconstruction's, plus
         ``gamma`` times the classifier's on guided steps; with ``gradient="joint"`` also once the classifier's on the
         other classifying steps; nothing where the plan lets it stand still.
         """

@@ -12,7 +12,6 @@ import torch
 from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples, evaluation_loader
 from gvit.data.sources import load_source
-from gvit.errors import InputError
 from gvit.evaluation import Evaluation, evaluate
 from gvit.files import write_text
 from gvit.models.base import ImageClassifier
@@ -33,13 +32,7 @@ def load_with_test_images(run: Run) -> tuple[ImageClassifier, EvaluationSamples]
     data = run.load_config().data
     model = load_model(run.folder)
     source = load_source(data.dataset, "test", data.data_dir)
-    known, found = list(model.card.class_names), list(source.class_names)
-    if known != found:
-        changed = sorted(set(known) ^ set(found))
-        raise InputError(
-            f"{run.folder}: trained on {len(known)} classes, but its data set has {len(found)} now "
-            f"(differing: {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''})"
-        )
+    run.check_classes(model.card.class_names, source.class_names)
     return model, EvaluationSamples(source, eval_input(model, source))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,21 @@ class Run:
             reason = error.args[0] if isinstance(error, InputError) else error  # with both of its wordings
             raise InputError(f"{self.config_file}: damaged ({reason})") from error
 
+    def check_classes(self, known: Sequence[str], found: Sequence[str]) -> None:
+        """Compare the classes that the run learned with those that its data have now.
+
+        Raises:
+            InputError: they differ, in their order at least.
+        """
+        if list(known) == list(found):
+            return
+        changed = sorted(set(known) ^ set(found))
+        differing = f"differing: {', '.join(changed[:5])}{', ...' if len(changed) > 5 else ''}"
+        raise InputError(
+            f"{self.folder}: trained on {len(known)} classes, but its data set has {len(found)} now "
+            f"({differing if changed else 'in another order'})"
+        )
+
     def save_config(self, config: TrainConfig) -> None:
         write_text(self.config_file, config.to_json())
 
@@ -123,8 +139,17 @@ class Run:
         if not self.checkpoint_file.exists():
             return None
         try:
-            return torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, KeyError) as error:
+            state = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
+            return dict(state)
+        except (
+            OSError,
+            TypeError,
+            ValueError,
+            RuntimeError,
+            EOFError,
+            pickle.UnpicklingError,
+            KeyError,
+        ) as error:
             raise InputError(
                 f"{self.checkpoint_file}: damaged ({first_line(error)}); restore it, or train again with "
                 f"{wording('overwrite=True', '--overwrite')}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from gvit.errors import InputError, option
+from gvit.errors import InputError, Note, option
 from gvit.training.build import Known, build_model, resolved
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import ALONE, World
@@ -33,7 +33,7 @@ class Setup:
     feed: Feed
     task: Task
     schedule: Schedule
-    notes: tuple[str, ...]
+    notes: tuple[Note, ...]
 
     @property
     def eval_steps(self) -> int:
@@ -83,8 +83,8 @@ def set_up(
     feed.connect(model, task.draw_noise)
     few = range(0, len(feed.tests), -(-len(feed.tests) // _NUM_PROBES))
     task.watch(lambda: torch.stack([feed.tests[i][0] for i in few]))
-    setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), tuple(notes))
-    return replace(setup, notes=(*notes, *_proportions(setup)))
+    setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
+    return replace(setup, notes=tuple(map(Note, (*notes, *_proportions(setup)))))
 
 
 def _proportions(setup: Setup) -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from gvit.errors import InputError, wording
 from gvit.evaluation import Evaluation
 from gvit.models.architecture import Architecture
 from gvit.models.weights import load_model
@@ -51,7 +52,7 @@ def train(
     """
     # everything that can be wrong with the configuration shows before anything is written
     setup = set_up(config, device, world)
-    run = Run(Path(out))
+    run, observers = Run(Path(out)), list(observers)
     if world.is_main:
         Run.create(run.folder, setup.config, overwrite)
     world.barrier()
@@ -78,19 +79,36 @@ def resume(
         until: stop again, saved, when so many steps are done in all.
 
     Raises:
-        InputError: there is no run, or its checkpoint is damaged.
+        InputError: there is no run, or its checkpoint is damaged or lost.
         Interrupted: again.
     """
     run = Run.open(Path(out))
     config, state = run.load_config(), run.load_checkpoint()
+    if state is None and run.weights_file.exists():
+        raise InputError(
+            f"{run.folder}: has weights, but no {run.checkpoint_file.name} to go on from; restore that, or train "
+            f"again with {wording('overwrite=True', '--overwrite')}"
+        )
+    broken = state is not None and not _is_readable(run)
     setup = set_up(config, device, world, known=_known(run, state), initialize=state is None)
+    observers = list(observers)
     loop = Loop(setup, run, observers, world)
     if state is not None:
         loop.load(state)
     world.barrier()
     if world.is_main:
         run.save_config(setup.config)
+    if broken:  # the checkpoint has all that is in them
+        loop.save()
     return _fit(loop, stop, until)
+
+
+def _is_readable(run: Run) -> bool:
+    try:
+        load_model(run.folder)
+    except InputError:
+        return False
+    return True
 
 
 def _known(run: Run, state: dict[str, Any] | None) -> Known | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -40,7 +41,7 @@ def anchors(count: int, aspect: float = 1.0) -> Float[Tensor, "count 2"]:
     ends = [count * row // rows for row in range(rows + 1)]
     places = [
         ((2 * i + 1) / (end - start) - 1, (2 * row + 1) / rows - 1)
-        for row, (start, end) in enumerate(zip(ends, ends[1:], strict=False))
+        for row, (start, end) in enumerate(pairwise(ends))
         for i in range(end - start)
     ]
     return torch.tensor(places)

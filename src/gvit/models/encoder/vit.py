@@ -98,7 +98,7 @@ class ViTEncoder(GaussianEncoder):
         self,
         images: Float[Tensor, "batch c h w"],
         noise: Float[Tensor, "batch k 9"] | None = None,
-        state: None = None,
+        state: Tensor | None = None,
     ) -> Float[Tensor, "batch k 9"]:
         """See ``GaussianEncoder``; there is one turn."""
         patches = self.patch_embed(images) + self.patch_pos_embed

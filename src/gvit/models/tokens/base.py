@@ -6,6 +6,8 @@ from typing import Any, ClassVar, Literal
 
 from torch import Tensor, nn
 
+from gvit.errors import InputError
+from gvit.gaussians import Gaussians
 from gvit.models.part import Part
 
 Reads = Literal["images", "gaussians"]
@@ -21,6 +23,8 @@ class Tokenizer(Part, nn.Module):
     Attributes:
         kind: the name in model files and settings.
         reads: ``images`` or ``gaussians``.
+        starts_with_vit: its linear layers get their first weights with those of the transformer that it is given to;
+            others keep what they have.
         num_patches: N; the name is timm's.
         grid_size: rows and columns, of tokens that lie on a grid.
         embed_dim: D.
@@ -28,6 +32,7 @@ class Tokenizer(Part, nn.Module):
 
     kind: ClassVar[str]
     reads: ClassVar[Reads]
+    starts_with_vit: ClassVar[bool] = False
     num_patches: int
     grid_size: tuple[int, int] | None = None
 
@@ -54,8 +59,25 @@ class Tokenizer(Part, nn.Module):
         raise NotImplementedError
 
     def example(self) -> Tensor:
-        """An empty input for one image."""
-        raise NotImplementedError
+        """An empty input for one image, by which costs are counted."""
+        raise NotImplementedError(f"{type(self).__name__} has no example()")
+
+    def conform(self, gaussians: Gaussians) -> Gaussians:
+        """The same picture in the bounds that raw Gaussians are read in, each Gaussian in its slot.
+
+        Another canvas is stretched onto the square one, as ``render`` does. A Gaussian that has been removed
+        (``gaussians[:, keep]``) is read as one that is not drawn.
+
+        Raises:
+            InputError: images are read, or there are more Gaussians than tokens.
+        """
+        if self.reads != "gaussians":
+            raise InputError(f"the model reads {self.reads}, not Gaussians")
+        if len(gaussians) > self.num_patches:
+            raise InputError(
+                f"there are {len(gaussians)} Gaussians, but the model reads at most {self.num_patches}"
+            )
+        return gaussians.with_bounds(**self.bounds, aspect=1.0).in_slots(self.num_patches)
 
     def geometry(self) -> list[nn.Module]:
         """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""

@@ -25,6 +25,7 @@ class GaussianTokens(Tokenizer):
     """
 
     reads = "gaussians"
+    starts_with_vit = True
     width: int
 
     def __init__(
@@ -57,19 +58,6 @@ class GaussianTokens(Tokenizer):
 
     def geometry(self) -> list[nn.Module]:
         return [self]
-
-    def conform(self, gaussians: Gaussians) -> Gaussians:
-        """The same picture in the bounds that these tokens are read in, each Gaussian in its slot.
-
-        Another canvas is stretched onto the square one, as ``render`` does. A Gaussian that has been removed
-        (``gaussians[:, keep]``) is read as one that is not drawn.
-
-        Raises:
-            InputError: more Gaussians than there are tokens.
-        """
-        placed = gaussians.with_bounds(**self.bounds, aspect=1.0)
-        whole = placed.slots is None and len(placed) == self.num_patches
-        return placed if whole else placed.in_slots(self.num_patches)
 
 
 class CanonicalTokens(GaussianTokens):

@@ -15,9 +15,12 @@ class PatchTokens(Tokenizer, PatchEmbed):
 
     Args:
         img_size: height and width of the images, pixels.
-        patch_size: side of a patch, pixels.
+        patch_size: side of a patch, pixels; it divides ``img_size``.
         in_chans: image channels.
         embed_dim: width of the tokens.
+
+    Raises:
+        ValueError: patches would not cover the image.
     """
 
     kind = "patches"
@@ -27,6 +30,8 @@ class PatchTokens(Tokenizer, PatchEmbed):
     def __init__(
         self, img_size: int = 224, patch_size: int = 16, in_chans: int = 3, embed_dim: int = 384
     ) -> None:
+        if img_size % patch_size:
+            raise ValueError(f"patch_size must divide img_size, got {patch_size} and {img_size}")
         PatchEmbed.__init__(self, img_size, patch_size, in_chans, embed_dim)
 
     def forward(self, inputs: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch n d"]:

@@ -17,7 +17,7 @@ class Start:
         total: steps in all.
         done: steps done before.
         steps_per_epoch: images over batch size.
-        notes: lines that the user should read, see ``gvit.errors.wording``.
+        notes: lines that the user should read.
     """
 
     total: int

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from gvit.errors import InputError
 from gvit.files import write_text
 from gvit.training.observers.base import Evaluated, Observer, Start, Step
 
@@ -13,21 +14,30 @@ _EVERY = 10
 
 
 class JsonlObserver(Observer):
-    """Appends to a file; what it says of steps that a resumed run does again is dropped first."""
+    """Appends to a file; what it says of steps that a resumed run does again is dropped first.
+
+    Raises:
+        InputError: at the start, a line of the file is damaged; later, it cannot be written.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def start(self, start: Start) -> None:
         self.total = start.total
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        try:
+            lines = self.path.read_text().splitlines() if self.path.exists() else []
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"{self.path}: damaged ({error}); restore it, or remove it") from error
         kept = []
-        for line in lines:
+        for number, line in enumerate(lines, 1):
             try:
                 if json.loads(line)["step"] <= start.done:
                     kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError):  # cut off in the middle by a power failure
-                break
+            except (ValueError, KeyError, TypeError) as error:
+                if number == len(lines):  # cut off in the middle by a power failure
+                    break
+                raise InputError(f"{self.path}, line {number}: damaged; remove that line") from error
         write_text(self.path, "".join(kept))
 
     def step(self, step: Step) -> None:
@@ -51,5 +61,8 @@ class JsonlObserver(Observer):
         self._append(kind="evaluation", step=evaluated.step, epoch=evaluated.epoch, **record)
 
     def _append(self, **record: Any) -> None:
-        with self.path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(record) + "\n")
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be written ({error.strerror})") from error
