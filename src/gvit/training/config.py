@@ -98,7 +98,7 @@ class ModelConfig:
         img_size: height and width of the input, pixels.
         num_gaussians: K, Gaussians per image.
         scale_factor: c, the largest standard deviation in units of the Gaussians' spacing.
-        encoder: denoising (random Gaussians plus a residual) or queries (learned).
+        encoder: denoising (random Gaussians plus a residual), queries (learned) or refining (looks at its own picture).
         noise_std: standard deviation of the denoising encoder's random Gaussians.
         tokens: what the classifier reads: canonical (what is drawn) or raw (the nine numbers).
         pool: class token, or the average over Gaussians.

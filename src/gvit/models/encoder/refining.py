@@ -1,4 +1,4 @@
-"""An encoder that draws, looks at its own picture, and corrects it: a learned optimiser (SPEC: "looks")."""
+"""An encoder that draws, looks at its own picture, and corrects it: a learned optimiser."""
 
 from __future__ import annotations
 
