@@ -154,6 +154,15 @@ def test_an_interrupted_run_goes_on_to_the_same_result(finished, tmp_path, cut):
     assert_same_run(finished, folder)
 
 
+def test_an_encoder_that_draws_in_turns_goes_on_to_the_same_result(tmp_path):
+    config = with_(model={"model": "gvit_tiny_refining"}, schedule={"epochs": 2.5})
+    train(config, tmp_path / "whole")
+    assert metrics(tmp_path / "whole")[-1]["psnr"] > 15
+    interrupt(config, tmp_path / "cut", 7)
+    resume(tmp_path / "cut")
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+
+
 def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
     folder = tmp_path / "run"
 

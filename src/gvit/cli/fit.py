@@ -69,7 +69,7 @@ def run(args: list[str]) -> int:
     options = parse(Options, args, "gvit fit")
     at_least_one(num_gaussians=options.num_gaussians, steps=options.steps, batch_size=options.batch_size)
 
-    from gvit.fitting.files import fit_files, is_fitted, plan_targets, write_fit
+    from gvit.fitting.image_files import fit_files, is_fitted, plan_targets, write_fit
     from gvit.fitting.optimise import check_settings, fit
     from gvit.progress import ProgressBar
 

@@ -117,17 +117,18 @@ class Task:
         Raises:
             FloatingPointError: Gaussians or a loss are NaN or infinite; no weight has changed.
         """
-        batches = [self._on_device(part) for part in parts]
         count = self.objective.turns(plan)
         turns = [Turn(of=count) for _ in parts]
         for number in range(count):
             measured: list[dict[str, float]] = []
-            for index, batch in enumerate(batches):
+            for index, part in enumerate(parts):
                 # dropout and stochastic depth, too, depend on nothing but seed, step and place in the batch
                 place = self.world.rank * len(parts) + index
                 torch.manual_seed(derive_seed(self.config.seed, step, place))
                 with synchronized(self.parallel, last=index == len(parts) - 1):
-                    measures = self.objective.backward(batch, plan, 1 / len(parts), turns[index])
+                    measures = self.objective.backward(
+                        self._on_device(part), plan, 1 / len(parts), turns[index]
+                    )
                 measured.append({name: value.item() for name, value in measures.items()})
                 turns[index] = turns[index].then()
             # what learns from the last turn only has no gradient before
