@@ -186,7 +186,7 @@ def test_fewer_gaussians_than_the_model_has_tokens_are_its_first_ones():
 
 def test_more_gaussians_than_the_model_has_tokens_are_refused():
     raw = torch.zeros(1, COUNT + 1, 9, dtype=torch.float64)
-    with pytest.raises(InputError, match="there is no slot 6 among 6"):
+    with pytest.raises(InputError, match="there are 7 Gaussians, but the model reads at most 6"):
         cdam(tiny(), Gaussians(raw, nominal_count=COUNT))
     with pytest.raises(ValueError, match="raw Gaussians must have shape"):
         cdam(tiny(name="gaussian_vit_tiny"), raw)

@@ -134,13 +134,13 @@ class Architecture:
 def _check_class(part: str, module: Any) -> None:
     if module is None:
         return
-    name = type(module).__name__
+    name = module.built_as.__name__
     known: type | None = GViT if getattr(module, "encoder", None) is not None else ViT
     reason = "it is neither GViT nor ViT"
     if part != "model":
         known = _KINDS[part].get(module.kind)
         reason = f"it is not the class of {_CALLED[part]} {module.kind!r}"
-    if type(module) is not known:
+    if module.built_as is not known:
         raise InputError(f"a file could not tell how to build {name} again: {reason}")
 
 

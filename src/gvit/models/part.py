@@ -14,9 +14,11 @@ class Part:
 
     Attributes:
         arguments: all of the constructor's, by name, defaults included.
+        built_as: the class that was called; sharding (FSDP2) gives a module another one later.
     """
 
     arguments: dict[str, Any]
+    built_as: type
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -54,6 +56,7 @@ def _recorded(init: Any) -> Any:
             given.pop(next(iter(signature.parameters)))
             # a module has no __setattr__ of its own before its __init__
             self.__dict__["arguments"] = defaults(type(self)) | given
+            self.__dict__["built_as"] = type(self)
         init(self, *args, **kwargs)
 
     return recording
