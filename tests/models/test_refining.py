@@ -120,8 +120,7 @@ def test_predictions_need_no_autograd_and_record_none(images):
     torch.testing.assert_close(network(images.clone().requires_grad_()), expected)
 
 
-def test_looks_see_no_labels_and_nothing_but_the_picture(images):
-    """Two images that differ where nothing looks, nothing draws: the same Gaussians."""
+def test_noise_has_no_say(images):
     network = awake(encoder())
     assert torch.equal(network(images, noise=torch.randn(2, 16, 9)), network(images))
 

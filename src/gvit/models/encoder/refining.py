@@ -64,8 +64,8 @@ class RefiningEncoder(GaussianEncoder):
     A look draws the Gaussians so far and takes the gradient of the squared error at their raw numbers (first order: it
     is a number, not differentiated through). The network reads, for each Gaussian on its own, that gradient and its
     mean over the looks so far in the Gaussian's own frame, the last correction, the Gaussian, its place, and samples
-    of the error and of the image around its centre. It sees the picture's error and never a label. Any number of looks
-    can be taken; in training each look is a turn, with a step of the optimizer after it.
+    of the error and of the image around its centre. It never sees a label. In training each look is a turn, with a
+    step of the optimizer after it.
 
     Args:
         img_size: height and width of the images, pixels.
