@@ -13,12 +13,14 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-PixelLoss = Literal["bce", "mse"]
+PixelLoss = Literal["bce", "mse", "psnr"]
 
 _WINDOW, _SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 # Half a grey level of an 8-bit image: keeps the cross-entropy's gradient below 512 where nothing is drawn.
 _BCE_MARGIN = 0.5 / 255
+# Beyond 40 dB there is little left to win: an empty image must not outweigh the others.
+_PSNR_MARGIN = 1e-4
 
 
 def pixel_loss(
@@ -27,7 +29,8 @@ def pixel_loss(
     """Mean over all pixels of the binary cross-entropy or of the squared error (GViT paper, Sections 2.2 and 3.1).
 
     For ``bce`` the rendered values are squeezed from [0, 1] into [1/510, 1 - 1/510], which leaves the gradient
-    alive at both ends, unlike a clamp, and finite, unlike the logarithm.
+    alive at both ends, unlike a clamp, and finite, unlike the logarithm. For ``psnr`` it is ``psnr_loss`` of each image's
+    mean squared error.
 
     Raises:
         ValueError: an unknown ``kind``.
@@ -37,7 +40,17 @@ def pixel_loss(
     if kind == "bce":
         inside = rendered * (1 - 2 * _BCE_MARGIN) + _BCE_MARGIN
         return F.binary_cross_entropy(inside, target)
-    raise ValueError(f"pixel loss must be 'bce' or 'mse', got {kind!r}")
+    if kind == "psnr":
+        return psnr_loss((rendered - target).square().mean((-3, -2, -1)))
+    raise ValueError(f"pixel loss must be 'bce', 'mse' or 'psnr', got {kind!r}")
+
+
+def psnr_loss(squared_errors: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
+    """Minus the mean PSNR, dB, of images with these mean squared errors, to each of which 1e-4 is added.
+
+    Every image counts alike, well drawn or not; one with more than 40 dB hardly counts.
+    """
+    return 10 * (squared_errors + _PSNR_MARGIN).log10().mean()
 
 
 @lru_cache(maxsize=32)

@@ -10,7 +10,8 @@ import gvit
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
 from gvit.models.encoder import RefiningEncoder
-from gvit.models.encoder.refining import _Frame, anchors
+from gvit.models.encoder.anchors import anchors, detail_anchors
+from gvit.models.encoder.refining import _Frame
 
 
 @pytest.fixture
@@ -45,7 +46,7 @@ def test_anchors_are_spread_evenly(count, aspect):
 
 
 def test_a_new_encoder_draws_the_colours_of_the_image_on_a_grid(images):
-    raw = encoder()(images)
+    raw = encoder(detail=0.0)(images)
     torch.testing.assert_close(raw[..., :2].tanh(), anchors(16).expand(2, -1, -1))
     blocks = torch.nn.functional.avg_pool2d(images, 8).flatten(2).mT
     assert (raw[..., 5:8].sigmoid() - blocks).abs().mean() < 0.05
@@ -59,8 +60,18 @@ def test_all_looks_are_the_turns_one_after_the_other(images):
     state = network.begin(images)
     for _ in range(3):
         state = network(images, state=state)
-    torch.testing.assert_close(network(images), state[..., :9])
-    assert not torch.allclose(network(images), network.begin(images)[..., :9], atol=1e-2)
+    torch.testing.assert_close(network(images), state.raw)
+    assert not torch.allclose(network(images), network.begin(images).raw, atol=1e-2)
+
+
+def test_a_state_holds_what_its_own_picture_shows(images):
+    network = awake(encoder())
+    state = network(images, state=network.begin(images))
+    leaf = state.raw.detach().requires_grad_()
+    drawn = gvit.render(network.gaussians(leaf), 32, 32)
+    torch.testing.assert_close(state.error, drawn.detach() - images)
+    errors = (drawn - images).square().mean((1, 2, 3))
+    torch.testing.assert_close(state.gradient, torch.autograd.grad(errors.sum(), leaf)[0])
 
 
 def test_gradients_go_through_the_last_look_only(images):
@@ -70,7 +81,7 @@ def test_gradients_go_through_the_last_look_only(images):
     network.zero_grad()
     with torch.no_grad():
         state = network(images, state=network(images, state=network.begin(images)))
-    network(images, state=state)[..., :9].square().sum().backward()
+    network(images, state=state).raw.square().sum().backward()
     torch.testing.assert_close(network.head.weight.grad, whole)
 
 
@@ -132,18 +143,18 @@ def test_it_learns_to_draw(images):
     for _ in range(12):
         state = network.begin(images)
         for _ in range(4):
-            state = network(images, state=state.detach())
-            drawn = gvit.render(network.gaussians(state[..., :9]), 32, 32)
+            state = network(images, state=state)
             optimizer.zero_grad()
-            (drawn - images).square().mean().backward()
+            state.raw.backward(state.gradient)
             optimizer.step()
+            state = state._replace(raw=state.raw.detach())
     after = psnr(gvit.render(network.gaussians(network(images).detach()), 32, 32), images).mean()
     assert after > before + 2
 
 
-@pytest.mark.parametrize("arguments", [{"in_chans": 1}, {"looks": 0}])
+@pytest.mark.parametrize("arguments", [{"in_chans": 1}, {"looks": 0}, {"detail": 1.0}])
 def test_what_it_cannot_be_is_refused(arguments):
-    with pytest.raises(ValueError, match="in_chans must be 3 and looks at least 1"):
+    with pytest.raises(ValueError, match="in_chans must be 3, looks at least 1"):
         RefiningEncoder(**arguments)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
 from gvit.models.base import ImageClassifier
 from gvit.models.encoder import DenoisingEncoder, GaussianEncoder
@@ -56,19 +57,38 @@ class GViT(ImageClassifier):
         self.begin_card()
 
     def encode(
-        self, images: Float[Tensor, "batch c h w"], noise: Float[Tensor, "batch k 9"] | None = None
+        self,
+        images: Float[Tensor, "batch c h w"],
+        noise: Float[Tensor, "batch k 9"] | None = None,
+        *,
+        num_gaussians: int | None = None,
+        looks: int | None = None,
     ) -> Gaussians:
-        """Images [B, C, H, W] with values in [0, 1], of the model's size, as B x K Gaussians.
+        """Images [B, C, H, W] with values in [0, 1] as B x K Gaussians, of the images' aspect.
 
         Args:
-            images: the images.
+            images: of the model's size, or of any where the encoder draws any number.
             noise: standard normal numbers for g0 of the denoising encoder; None takes the fixed draw kept with
                 the weights.
+            num_gaussians: K; None for the model's own. Only an encoder of any number takes another.
+            looks: how often an encoder that looks at its own picture does; None for as often as in training.
 
         Raises:
+            InputError: the encoder does not take another number of Gaussians or looks, or one is below 1.
             ValueError: images of another size or number of channels.
         """
-        return self.encoder.gaussians(self.encoder(images, noise))
+        if not self.encoder.any_number:
+            if num_gaussians not in (None, self.encoder.num_gaussians) or looks is not None:
+                raise InputError(
+                    f"the {self.encoder.kind} encoder draws {self.encoder.num_gaussians} Gaussians at once: no other "
+                    f"{option('num_gaussians')} and no {option('looks')}"
+                )
+            return self.encoder.gaussians(self.encoder(images, noise))
+        for name, number in (("num_gaussians", num_gaussians), ("looks", looks)):
+            if number is not None and number < 1:
+                raise InputError(f"{option(name)} must be at least 1, got {number}")
+        raw = self.encoder(images, noise, num_gaussians=num_gaussians, turns=looks)
+        return self.encoder.gaussians(raw, images.shape[-2] / images.shape[-1])
 
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
         """Logits from the Gaussians alone, the model's own or any others; see ``ViT.classify``."""

@@ -164,6 +164,8 @@ register_model(
     patches="vit_tiny_patch8",
     frozen="gaussian_vit_tiny",
     num_gaussians=32,
+    scale_factor=3.0,
+    encoder_dim=64,
     **_TINY,
 )
 register_model(

@@ -201,14 +201,23 @@ class ObjectiveConfig:
     """What is descended.
 
     Attributes:
-        pixel_loss: bce (binary cross-entropy) or mse.
+        pixel_loss: bce (binary cross-entropy), mse or psnr (minus the PSNR).
         perceptual_weight: weight of 1 - SSIM.
         gradient: cut: the classifier's gradient reaches the encoder on guided steps only; joint: on every step.
+        gaussians_range: smallest and largest number of Gaussians that a step draws, by an encoder of any number;
+            None for always num_gaussians.
     """
 
     pixel_loss: PixelLoss = "bce"
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     gradient: Literal["cut", "joint"] = "cut"
+    gaussians_range: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+
+    def __post_init__(self) -> None:
+        if self.gaussians_range is not None and self.gaussians_range[0] > self.gaussians_range[1]:
+            raise InputError(
+                f"{option('gaussians_range')} must be a smaller and a larger number, got {self.gaussians_range}"
+            )
 
 
 @_raises_input_error

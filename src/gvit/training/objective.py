@@ -13,8 +13,8 @@ from torch.nn import functional as F
 
 from gvit.data.loading import Batch
 from gvit.errors import first_line
-from gvit.gaussians import NUM_FIELDS
-from gvit.losses import pixel_loss, ssim
+from gvit.losses import pixel_loss, psnr_loss, ssim
+from gvit.models.encoder import Drawing
 from gvit.models.gvit import GViT
 from gvit.rendering import render
 from gvit.training.config import ObjectiveConfig
@@ -30,12 +30,14 @@ class Turn:
     Attributes:
         number: from 0.
         of: how many there are.
+        num_gaussians: how many it draws; None for its usual number.
         state: where the encoder has come to; None before the first.
     """
 
     number: int = 0
     of: int = 1
-    state: Tensor | None = None
+    num_gaussians: int | None = None
+    state: Drawing | None = None
 
     @property
     def is_last(self) -> bool:
@@ -109,9 +111,10 @@ class GuidedObjective:
         """See ``Objective``.
 
         The classifier reads the Gaussians of the last turn. It gets gradients unless the step is guided. The encoder
-        gets the reconstruction's, plus
-        ``gamma`` times the classifier's on guided steps; with ``gradient="joint"`` also once the classifier's on the
-        other classifying steps; nothing where the plan lets it stand still.
+        gets the reconstruction's, plus ``gamma`` times the classifier's on guided steps; with ``gradient="joint"`` also
+        once the classifier's on the other classifying steps; nothing where the plan lets it stand still. The
+        reconstruction loss of turns before the last is always minus the PSNR, whose gradient an encoder that draws in
+        turns has at hand.
         """
         turn = turn or Turn()
         with self.autocast(), torch.set_grad_enabled(plan.train_encoder):
@@ -120,7 +123,8 @@ class GuidedObjective:
             raise FloatingPointError("the encoder's Gaussians are not finite")
         gradient, measures = torch.zeros_like(raw), dict[str, Tensor]()
         if plan.train_encoder:
-            gradient, measures = self._reconstruction(raw, batch.inputs, plan)
+            descend = self._reconstruction if self._ends(turn, plan) else self._correction
+            gradient, measures = descend(raw, batch.inputs, plan, turn)
         if plan.classify and turn.is_last:
             joint = plan.train_encoder and self.config.gradient == "joint"
             weight = plan.gamma if plan.guided else float(joint)
@@ -139,15 +143,31 @@ class GuidedObjective:
 
     def _encode(self, batch: Batch, turn: Turn) -> Tensor:
         if turn.of == 1:
-            return self.encoder(batch.inputs, batch.noise)
+            number = {} if turn.num_gaussians is None else {"num_gaussians": turn.num_gaussians}
+            return self.encoder(batch.inputs, batch.noise, **number)
         if turn.state is None:
-            turn.state = self.model.encoder.begin(batch.inputs, batch.noise)
+            turn.state = self.model.encoder.begin(batch.inputs, batch.noise, turn.num_gaussians)
         state = self.encoder(batch.inputs, batch.noise, turn.state)
-        turn.state = state.detach()
-        return state[..., :NUM_FIELDS]
+        turn.state = state._replace(raw=state.raw.detach())
+        return state.raw
+
+    def _ends(self, turn: Turn, plan: StepPlan) -> bool:
+        """Whether the run's own reconstruction loss is to be taken, of a picture that nobody has drawn yet."""
+        perceptual = plan.perceptual and self.config.perceptual_weight
+        return turn.of == 1 or turn.is_last and (bool(perceptual) or self.config.pixel_loss != "psnr")
+
+    def _correction(
+        self, raw: Tensor, images: Tensor, plan: StepPlan, turn: Turn
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Minus the PSNR, from what the encoder sees of its picture."""
+        assert turn.state is not None
+        errors = turn.state.error.square().mean((1, 2, 3)).requires_grad_()
+        loss = psnr_loss(errors)
+        (weights,) = torch.autograd.grad(loss, errors)
+        return weights[:, None, None] * turn.state.gradient, {"pixel_loss": loss.detach()}
 
     def _reconstruction(
-        self, raw: Tensor, images: Tensor, plan: StepPlan
+        self, raw: Tensor, images: Tensor, plan: StepPlan, turn: Turn
     ) -> tuple[Tensor, dict[str, Tensor]]:
         leaf = raw.detach().requires_grad_()
         try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -30,6 +32,8 @@ from gvit.training.motion import GaussianMotion
 from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
 from gvit.training.precision import autocast, keep_float32
 from gvit.training.schedule import Phase, Schedule, StepPlan
+
+_COUNT = 1  # sets the stream that the numbers of Gaussians come from apart from the batches' own
 
 
 class Task:
@@ -90,6 +94,10 @@ class Task:
         """What a training sample needs of chance beside its augmentation, from torch's global generator."""
         return torch.empty(0)
 
+    def draw_count(self, step: int) -> int | None:
+        """How many Gaussians a step draws; None for as many as ever."""
+        return None
+
     def watch(self, inputs: Callable[[], Tensor]) -> None:
         """Some test inputs, [N, ...], that can be looked at on the way."""
 
@@ -118,7 +126,7 @@ class Task:
             FloatingPointError: Gaussians or a loss are NaN or infinite; no weight has changed.
         """
         count = self.objective.turns(plan)
-        turns = [Turn(of=count) for _ in parts]
+        turns = [Turn(of=count, num_gaussians=self.draw_count(step)) for _ in parts]
         for number in range(count):
             measured: list[dict[str, float]] = []
             for index, part in enumerate(parts):
@@ -207,6 +215,14 @@ class GuidedTask(Task):
 
     def draw_noise(self) -> Tensor:
         return self.model.encoder.draw_noise()
+
+    def draw_count(self, step: int) -> int | None:
+        if self.config.objective.gaussians_range is None:
+            return None
+        low, high = map(math.log, self.config.objective.gaussians_range)
+        # log-uniform: twice as many make as much of a difference everywhere
+        share = random.Random(derive_seed(self.config.seed, step, _COUNT)).random()
+        return round(math.exp(low + share * (high - low)))
 
     def watch(self, inputs: Callable[[], Tensor]) -> None:
         self.motion = GaussianMotion(self.model, inputs())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -10,6 +10,24 @@ from torch import Tensor, nn
 
 from gvit.gaussians import NUM_FIELDS, Gaussians
 from gvit.models.part import Part
+
+
+class Drawing(NamedTuple):
+    """How far an encoder that draws in turns has come, and what it sees of its picture.
+
+    Attributes:
+        raw: Gaussians so far, [B, K, 9].
+        mean: of the gradients so far, each in its Gaussian's own frame, [B, K, 9].
+        moved: the last correction, [B, K, 9].
+        error: picture minus image, [B, 3, H, W].
+        gradient: of each image's mean squared error at its raw numbers, [B, K, 9].
+    """
+
+    raw: Tensor
+    mean: Tensor
+    moved: Tensor
+    error: Tensor
+    gradient: Tensor
 
 
 class GaussianEncoder(Part, nn.Module):
@@ -21,12 +39,14 @@ class GaussianEncoder(Part, nn.Module):
     Attributes:
         kind: the name in model files and settings.
         turns: optimizer steps that a training batch takes; a kind that draws in turns learns after each of them.
-        num_gaussians: K.
+        any_number: it draws any number of Gaussians, and images of any size.
+        num_gaussians: K; the usual one, where it can be any.
         scale_factor: c, the bound on the standard deviations in units of the Gaussians' spacing (paper, Table 1a).
     """
 
     kind: ClassVar[str]
     turns: int = 1
+    any_number: ClassVar[bool] = False
     num_gaussians: int
     scale_factor: float
 
@@ -35,22 +55,28 @@ class GaussianEncoder(Part, nn.Module):
         """Height and width of the images, pixels."""
         return self.arguments["img_size"]
 
-    def forward(self, images: Tensor, noise: Tensor | None = None, state: Tensor | None = None) -> Tensor:
+    def forward(
+        self, images: Tensor, noise: Tensor | None = None, state: Drawing | None = None
+    ) -> Tensor | Drawing:
         """Raw Gaussians of images with values in [0, 1].
 
         Args:
-            images: of the size that the encoder was built for.
+            images: of the size that the encoder was built for, or any (``any_number``).
             noise: standard normal numbers, a draw per image (in training); None for a fixed prediction.
             state: where the turn before has come to, or ``begin``; then this is one turn, and the next state comes
-                back instead, whose first nine numbers are the raw Gaussians. None for all turns.
+                back instead. Gradients go through its ``raw`` alone. None for all turns.
+
+        A kind of any number takes that, ``num_gaussians``, and how many ``turns``, by keyword; None for its usual ones.
 
         Raises:
             ValueError: images of another size or number of channels.
         """
         raise NotImplementedError
 
-    def begin(self, images: Tensor, noise: Tensor | None = None) -> Tensor:
-        """The state before the first turn; of kinds that draw in turns."""
+    def begin(
+        self, images: Tensor, noise: Tensor | None = None, num_gaussians: int | None = None
+    ) -> Drawing:
+        """The state before the first turn, of kinds that draw in turns; arguments as of ``forward``."""
         raise NotImplementedError
 
     def draw_noise(self) -> Float[Tensor, "k 9"]:

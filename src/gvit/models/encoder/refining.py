@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvit.gaussians import NUM_FIELDS, Gaussians
-from gvit.models.encoder.base import GaussianEncoder
+from gvit.models.encoder.anchors import coarse, detail_anchors, sample
+from gvit.models.encoder.base import Drawing, GaussianEncoder
 from gvit.models.init import init_linear
 from gvit.rendering import render
 
@@ -22,29 +22,11 @@ _TAPS = 3  # a side of the grid of samples around a centre
 _SPAN = 1.5  # from the centre to the outer samples, standard deviations
 _MEMORY = 0.7  # how much of the mean gradient stays from look to look
 # What g0 is beside its centres and colours: opaque, and as large as to meet its neighbours.
-_START_SCALE, _START_OPACITY = 0.4, 2.5
-# gradient at two scales, mean gradient at two, last move; raw shape, colour, opacity; position; samples
-_WIDTH = 5 * NUM_FIELDS + 8 + 2 + 4 * _FREQUENCIES + 6 * _TAPS**2
-
-
-def anchors(count: int, aspect: float = 1.0) -> Float[Tensor, "count 2"]:
-    """Centres spread evenly over the canvas, in units of its half width and half height, row by row.
-
-    As many rows as make the distances along and between them most alike; where ``count`` has no such factors, some
-    rows have one more.
-
-    Args:
-        count: how many.
-        aspect: height divided by width.
-    """
-    rows = max(1, min(count, round(math.sqrt(count * aspect))))
-    ends = [count * row // rows for row in range(rows + 1)]
-    places = [
-        ((2 * i + 1) / (end - start) - 1, (2 * row + 1) / rows - 1)
-        for row, (start, end) in enumerate(pairwise(ends))
-        for i in range(end - start)
-    ]
-    return torch.tensor(places)
+_START_SIZE, _START_OPACITY = 0.6, 2.5
+# What the network reads of size and number is 0 at six pixels between 128 Gaussians.
+_USUAL_SPACING, _USUAL_COUNT = 6.0, 128
+# gradient at two scales, mean gradient at two, last move; raw shape, colour, opacity; position; spacing, number; samples
+_WIDTH = 5 * NUM_FIELDS + 8 + 2 + 4 * _FREQUENCIES + 2 + 6 * _TAPS**2
 
 
 class _Block(nn.Module):
@@ -59,45 +41,51 @@ class _Block(nn.Module):
 
 
 class RefiningEncoder(GaussianEncoder):
-    """g0 on a grid, in the colours of the image; then look by look a correction, by the same small network.
+    """g0 where the image has detail, in its colours; then look by look a correction, by the same small network.
 
     A look draws the Gaussians so far and takes the gradient of the squared error at their raw numbers (first order: it
     is a number, not differentiated through). The network reads, for each Gaussian on its own, that gradient and its
-    mean over the looks so far in the Gaussian's own frame, the last correction, the Gaussian, its place, and samples
-    of the error and of the image around its centre. It never sees a label. In training each look is a turn, with a
-    step of the optimizer after it.
+    mean over the looks so far in the Gaussian's own frame, the last correction, the Gaussian, its place, how large and
+    how many they are, and samples of the error and of the image around its centre. It never sees a label. In training
+    each look is a turn, with a step of the optimizer after it.
+
+    Nothing of it depends on the number of Gaussians or on the size of the images: the same weights draw with any.
 
     Args:
-        img_size: height and width of the images, pixels.
+        img_size: height and width of the images, pixels; what a classifier behind it is given.
         in_chans: image channels; 3, as Gaussians have.
-        num_gaussians: K.
+        num_gaussians: K, where no other number is asked for.
         scale_factor: c, the bound on the standard deviations in units of the Gaussians' spacing.
         embed_dim: width of the network.
         depth: its residual blocks.
         mlp_ratio: hidden width of a block, in units of embed_dim.
-        looks: how many.
+        looks: how many, where no other number is asked for.
+        detail: how much the first places follow the image's detail, from 0 (an even grid) to below 1.
     """
 
     kind = "refining"
-    places: Tensor
+    any_number = True
 
     def __init__(
         self,
         img_size: int = 224,
         in_chans: int = 3,
         num_gaussians: int = 512,
-        scale_factor: float = 1.0,
+        scale_factor: float = 3.0,
         embed_dim: int = 96,
         depth: int = 2,
         mlp_ratio: float = 2.0,
         looks: int = 12,
+        detail: float = 0.7,
     ) -> None:
         super().__init__()
-        if in_chans != 3 or looks < 1:
-            raise ValueError(f"in_chans must be 3 and looks at least 1, got {in_chans} and {looks}")
+        if in_chans != 3 or looks < 1 or not 0 <= detail < 1:
+            raise ValueError(
+                f"in_chans must be 3, looks at least 1, detail in [0, 1), got {in_chans}, {looks}, {detail}"
+            )
         self.num_gaussians, self.scale_factor, self.turns = num_gaussians, scale_factor, looks
+        self.detail = detail
         self.grad_checkpointing = False
-        self.register_buffer("places", anchors(num_gaussians), persistent=False)
         self.embed = nn.Linear(_WIDTH, embed_dim)
         self.blocks = nn.Sequential(*(_Block(embed_dim, int(mlp_ratio * embed_dim)) for _ in range(depth)))
         self.norm = nn.LayerNorm(embed_dim)
@@ -116,69 +104,83 @@ class RefiningEncoder(GaussianEncoder):
         self,
         images: Float[Tensor, "batch c h w"],
         noise: Float[Tensor, "batch k 9"] | None = None,
-        state: Float[Tensor, "batch k 27"] | None = None,
-    ) -> Float[Tensor, "batch k numbers"]:
-        """See ``GaussianEncoder``; ``noise`` has no use here. Gradients go through the last look only."""
-        self._check(images)
+        state: Drawing | None = None,
+        *,
+        num_gaussians: int | None = None,
+        turns: int | None = None,
+    ) -> Float[Tensor, "batch k 9"] | Drawing:
+        """See ``GaussianEncoder``; ``noise`` has no use here. Gradients go through the last look only.
+
+        Args:
+            images: of any size.
+            noise: unused.
+            state: as there.
+            num_gaussians: another number than the encoder's own.
+            turns: another number of looks.
+        """
         if state is not None:
-            return self._look(images, state)
-        state = self.begin(images)
-        for look in range(self.turns):
-            with torch.set_grad_enabled(torch.is_grad_enabled() and look == self.turns - 1):
-                state = self._look(images, state)
-        return state[..., :NUM_FIELDS]
+            return self._see(images, self._correct(images, state))
+        state = self.begin(images, noise, num_gaussians)
+        looks = self.turns if turns is None else turns
+        for look in range(looks):
+            if look:
+                state = self._see(images, state)
+            with torch.set_grad_enabled(torch.is_grad_enabled() and look == looks - 1):
+                state = self._correct(images, state)
+        return state.raw
 
     @torch.no_grad()
     def begin(
-        self, images: Float[Tensor, "batch c h w"], noise: Float[Tensor, "batch k 9"] | None = None
-    ) -> Float[Tensor, "batch k 27"]:
-        """g0, no gradient, no move: the raw numbers, the mean gradient and the last correction side by side."""
-        self._check(images)
-        places = self.places.to(images)
-        state = images.new_zeros(len(images), self.num_gaussians, 3 * NUM_FIELDS)
-        state[..., :2] = places.atanh()
-        state[..., 2:4] = _START_SCALE
-        # the mean over about as many pixels as a Gaussian has to draw
-        size = max(1, round(self.image_side / math.sqrt(self.num_gaussians)))
-        smooth = F.avg_pool2d(images, size, 1, size // 2, count_include_pad=False)
-        state[..., 5:8] = _sample(smooth, places.expand(len(images), 1, -1, -1)).clamp(0.02, 0.98).logit()
-        state[..., 8] = _START_OPACITY
-        return state
+        self,
+        images: Float[Tensor, "batch c h w"],
+        noise: Float[Tensor, "batch k 9"] | None = None,
+        num_gaussians: int | None = None,
+    ) -> Drawing:
+        """g0, no gradient so far, no move; see ``GaussianEncoder``."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images must have shape [B, 3, H, W], got {list(images.shape)}")
+        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        count = self.num_gaussians if num_gaussians is None else num_gaussians
+        places, cells = detail_anchors(images, count, self.detail)
+        raw = images.new_zeros(len(images), count, NUM_FIELDS)
+        raw[..., :2] = places.clamp(-0.995, 0.995).atanh()
+        raw[..., 2:4] = (_START_SIZE * cells / self.scale_factor).clamp(0.02, 0.93).logit()
+        smooth = F.avg_pool2d(coarse(images, count), 3, 1, 1, count_include_pad=False)
+        raw[..., 5:8] = sample(smooth, places.unsqueeze(1)).clamp(0.02, 0.98).logit()
+        raw[..., 8] = _START_OPACITY
+        nothing = torch.zeros_like(raw)
+        return self._see(images, Drawing(raw, nothing, nothing, images, nothing))
 
-    def _check(self, images: Tensor) -> None:
-        expected = (3, self.image_side, self.image_side)
-        if images.ndim != 4 or tuple(images.shape[1:]) != expected:
-            raise ValueError(
-                f"images must have shape [B, {', '.join(map(str, expected))}], got {list(images.shape)}"
-            )
+    def gaussians(self, raw: Float[Tensor, "batch k 9"], aspect: float = 1.0) -> Gaussians:
+        """The meaning of this encoder's raw numbers: the spacing is that of as many as there are."""
+        return Gaussians(raw, self.scale_factor, raw.shape[-2], aspect)
 
-    def _look(
-        self, images: Float[Tensor, "batch 3 h w"], state: Float[Tensor, "batch k 27"]
-    ) -> Float[Tensor, "batch k 27"]:
-        raw, mean, moved = state.split(NUM_FIELDS, -1)
+    def _see(self, images: Float[Tensor, "batch 3 h w"], drawing: Drawing) -> Drawing:
+        """Draw, and see what is wrong with the picture."""
+        # also where nothing is to be recorded, as in prediction
+        with torch.inference_mode(False), torch.enable_grad(), _in_full_precision(images.device):
+            leaf = drawing.raw.detach().clone().requires_grad_()
+            drawn = render(self._placed(leaf, images), *images.shape[-2:])
+            error = drawn.detach() - images.to(drawn.dtype)
+            (gradient,) = torch.autograd.grad(drawn, leaf, error * (2 / error[0].numel()))
+        return drawing._replace(error=error, gradient=gradient)
+
+    def _correct(self, images: Float[Tensor, "batch 3 h w"], drawing: Drawing) -> Drawing:
+        raw, mean, moved, error, gradient = drawing
         with torch.no_grad(), _in_full_precision(images.device):
-            raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-            error, gradient = self._error(images.to(raw.dtype), raw)
-            frame = _Frame(self.gaussians(raw))
-            gradient = frame.own(gradient)
+            frame = _Frame(self._placed(raw, images))
+            # per pixel that a Gaussian has to draw: alike for any number and any size
+            gradient = frame.own(gradient * (1.5 * raw.shape[-2]))
             mean = _MEMORY * mean + (1 - _MEMORY) * gradient
             seen = self._seen(images.to(raw.dtype), raw, error, frame, (gradient, mean, moved))
         tokens = self.embed(seen)
         tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
         correction = self.head(self.norm(tokens))
-        return torch.cat((raw + frame.raw(correction), mean, correction.detach()), -1)
+        return drawing._replace(raw=raw + frame.raw(correction), mean=mean, moved=correction.detach())
 
-    def _error(
-        self, images: Float[Tensor, "batch 3 h w"], raw: Float[Tensor, "batch k 9"]
-    ) -> tuple[Float[Tensor, "batch 3 h w"], Float[Tensor, "batch k 9"]]:
-        """The picture minus the image, and the gradient of the squared error, in units of a Gaussian's share of it."""
-        # also where nothing is to be recorded, as in prediction
-        with torch.inference_mode(False), torch.enable_grad():
-            leaf = raw.clone().requires_grad_()
-            drawn = render(self.gaussians(leaf), *images.shape[-2:])
-            error = drawn.detach() - images
-            (gradient,) = torch.autograd.grad(drawn, leaf, error.clone())
-        return error, gradient * (self.num_gaussians / images[0, 0].numel())
+    def _placed(self, raw: Float[Tensor, "batch k 9"], images: Float[Tensor, "batch 3 h w"]) -> Gaussians:
+        height, width = images.shape[-2:]
+        return self.gaussians(raw, height / width)
 
     def _seen(
         self,
@@ -193,12 +195,15 @@ class RefiningEncoder(GaussianEncoder):
         octaves = 0.5 * math.pi * 2.0 ** torch.arange(_FREQUENCIES, dtype=raw.dtype, device=raw.device)
         phases = (place.unsqueeze(-1) * octaves).flatten(-2)
         doubled = 2 * raw[..., 4:5]
-        samples = _sample(torch.cat((error, images - 0.5), 1), frame.around(place)).flatten(-2)
+        count, spacing = raw.shape[-2], math.sqrt(images[0, 0].numel() / raw.shape[-2])
+        around = torch.cat((coarse(error, count), coarse(images, count) - 0.5), 1)
+        samples = sample(around, frame.around(place)).flatten(-2)
+        sizes = raw.new_tensor([math.log(spacing / _USUAL_SPACING), math.log(count / _USUAL_COUNT) / 2])
         parts = (
             *(gradient.asinh(), (30 * gradient).asinh(), mean.asinh(), (30 * mean).asinh()),
             (4 * moved).clamp(-3, 3),
             *(raw[..., 2:4].clamp(-6, 6) / 2, doubled.cos(), doubled.sin(), raw[..., 5:9].clamp(-6, 6) / 2),
-            *(place, phases.sin(), phases.cos()),
+            *(place, phases.sin(), phases.cos(), sizes.expand(*raw.shape[:-1], 2)),
             2 * samples,
         )
         return torch.cat(parts, -1)
@@ -208,12 +213,6 @@ def _in_full_precision(device: torch.device) -> AbstractContextManager:
     if not torch.amp.is_autocast_available(device.type):  # where only shapes are computed
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
-
-
-def _sample(picture: Float[Tensor, "batch c h w"], places: Float[Tensor, "batch m k 2"]) -> Tensor:
-    """Bilinear samples at places in units of the half canvas: [B, K, C], or [B, K, C, M] where there are several."""
-    found = F.grid_sample(picture, places, align_corners=False, padding_mode="border")  # [B, C, M, K]
-    return found.permute(0, 3, 1, 2).squeeze(-1)
 
 
 class _Frame:

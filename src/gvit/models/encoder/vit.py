@@ -10,7 +10,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from gvit.gaussians import NUM_FIELDS
-from gvit.models.encoder.base import GaussianEncoder
+from gvit.models.encoder.base import Drawing, GaussianEncoder
 from gvit.models.init import init_linear
 from gvit.models.tokens import PatchTokens
 
@@ -98,7 +98,7 @@ class ViTEncoder(GaussianEncoder):
         self,
         images: Float[Tensor, "batch c h w"],
         noise: Float[Tensor, "batch k 9"] | None = None,
-        state: Tensor | None = None,
+        state: Drawing | None = None,
     ) -> Float[Tensor, "batch k 9"]:
         """See ``GaussianEncoder``; there is one turn."""
         patches = self.patch_embed(images) + self.patch_pos_embed

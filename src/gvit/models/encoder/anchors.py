@@ -1,0 +1,124 @@
+"""Where Gaussians begin: evenly, or closer together where an image has more detail."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+_NEIGHBOURHOOD = 5  # pixels a side: detail is how far a pixel is from its neighbourhood's mean
+
+
+def anchors(count: int, aspect: float = 1.0) -> Float[Tensor, "count 2"]:
+    """Centres spread evenly over the canvas, in units of its half width and half height, row by row.
+
+    As many rows as make the distances along and between them most alike; where ``count`` has no such factors, some
+    rows have one more.
+
+    Args:
+        count: how many.
+        aspect: height divided by width.
+    """
+    sizes = _row_sizes(count, aspect)
+    places = [
+        ((2 * i + 1) / size - 1, (2 * row + 1) / len(sizes) - 1)
+        for row, size in enumerate(sizes)
+        for i in range(size)
+    ]
+    return torch.tensor(places)
+
+
+def detail_anchors(
+    images: Float[Tensor, "batch c h w"], count: int, detail: float
+) -> tuple[Float[Tensor, "batch count 2"], Float[Tensor, "batch count 2"]]:
+    """The rows and places of ``anchors``, warped so that all cells hold equally much of an image's detail.
+
+    Rows are bands of the whole width with as much detail as they have cells; in a band, cells are next to each other.
+    Detail is a pixel's distance from the mean of its neighbourhood, smoothed over half a cell.
+
+    Args:
+        images: with values in [0, 1].
+        count: how many.
+        detail: share of it in what is divided equally, the rest being area: with 0 the places are those of
+            ``anchors``.
+
+    Returns:
+        The cells' centres, in units of the canvas' half width and half height, and their widths and heights in units
+        of an even cell's side.
+    """
+    height, width = images.shape[-2:]
+    weight = _detail(images, count)
+    weight = detail * weight / weight.mean((1, 2), keepdim=True).clamp_min(1e-6) + (1 - detail)
+    sizes = _row_sizes(count, height / width)
+    shares = torch.tensor([0, *sizes], device=images.device).cumsum(0).to(weight) / count
+    bands = _quantiles(weight.sum(2), shares)  # [B, rows + 1]
+    above = F.pad(weight.cumsum(1), (0, 0, 1, 0))  # summed from the top to each row of pixels
+    upto = [_row_between(above, bands[:, row]) for row in range(len(sizes) + 1)]
+    places, cells = [], []
+    for row, size in enumerate(sizes):
+        top, bottom = bands[:, row], bands[:, row + 1]
+        sides = _quantiles(upto[row + 1] - upto[row], torch.arange(size + 1, device=images.device) / size)
+        middle = (top + bottom) / 2
+        places.append(
+            torch.stack(((sides[:, :-1] + sides[:, 1:]) / 2, middle[:, None].expand(-1, size)), -1)
+        )
+        cells.append(torch.stack((sides.diff(), (bottom - top)[:, None].expand(-1, size)), -1))
+    # an even cell's sides: those of a square in pixels
+    even = images.new_tensor([math.sqrt(height / width / count), math.sqrt(width / height / count)])
+    return 2 * torch.cat(places, 1) - 1, torch.cat(cells, 1) / even
+
+
+def coarse(picture: Float[Tensor, "batch c h w"], count: int) -> Float[Tensor, "batch c rows columns"]:
+    """Means over about a sixth by a sixth of what each of so many Gaussians has to draw; the same where that is a pixel.
+
+    A fixed number of samples then sees as much of a Gaussian's surroundings, whatever its size in pixels.
+    """
+    side = max(1, round(math.sqrt(picture[0, 0].numel() / count) / 6))
+    return picture if side == 1 else F.adaptive_avg_pool2d(picture, [n // side for n in picture.shape[-2:]])
+
+
+def sample(picture: Float[Tensor, "batch c h w"], places: Float[Tensor, "batch m k 2"]) -> Tensor:
+    """Bilinear samples at places in units of the half canvas: [B, K, C], or [B, K, C, M] where there are several."""
+    found = F.grid_sample(picture, places, align_corners=False, padding_mode="border")  # [B, C, M, K]
+    return found.permute(0, 3, 1, 2).squeeze(-1)
+
+
+def _row_sizes(count: int, aspect: float) -> list[int]:
+    rows = max(1, min(count, round(math.sqrt(count * aspect))))
+    return [end - start for start, end in pairwise(count * row // rows for row in range(rows + 1))]
+
+
+def _detail(images: Float[Tensor, "batch c h w"], count: int) -> Float[Tensor, "batch h w"]:
+    grey = images.mean(1, keepdim=True)
+    found = (grey - _smooth(grey, _NEIGHBOURHOOD)).abs()
+    half_cell = 2 * max(1, round(math.sqrt(grey[0].numel() / count) / 4)) + 1
+    return _smooth(found, half_cell)[:, 0]
+
+
+def _smooth(picture: Float[Tensor, "batch 1 h w"], side: int) -> Float[Tensor, "batch 1 h w"]:
+    padded = F.pad(picture, (side // 2,) * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, (side, 1), 1), (1, side), 1)
+
+
+def _quantiles(
+    weight: Float[Tensor, "batch n"], shares: Float[Tensor, " q"]
+) -> Float[Tensor, "batch q"]:
+    """Where, in [0, 1], so much of the weight lies before; weight is even within an element."""
+    ends = weight.cumsum(1)
+    ends = F.pad(ends / ends[:, -1:], (1, 0))  # [B, n + 1], from 0 to 1
+    wanted = shares.to(ends).expand(len(ends), -1).contiguous()
+    last = torch.searchsorted(ends, wanted).clamp(1, weight.shape[1])
+    low, high = ends.gather(1, last - 1), ends.gather(1, last)
+    return (last - 1 + ((wanted - low) / (high - low)).clamp(0, 1)) / weight.shape[1]
+
+
+def _row_between(above: Float[Tensor, "batch rows w"], place: Float[Tensor, " batch"]) -> Tensor:
+    """What lies above a height in [0, 1], linear between rows of pixels: [B, W]."""
+    position = place * (above.shape[1] - 1)
+    row = position.long().clamp(max=above.shape[1] - 2)
+    batch = torch.arange(len(above), device=above.device)
+    return above[batch, row].lerp(above[batch, row + 1], (position - row).unsqueeze(1))
