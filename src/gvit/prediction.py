@@ -45,17 +45,33 @@ def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Te
 
 
 @torch.inference_mode()
-def predict(model: ImageClassifier, images: Float[Tensor, "n ..."], top_k: int = 3) -> list[list[Guess]]:
+def predict(
+    model: ImageClassifier,
+    images: Float[Tensor, "n ..."],
+    top_k: int = 3,
+    *,
+    num_gaussians: int | None = None,
+    looks: int | None = None,
+) -> list[list[Guess]]:
     """The most probable classes of each image, best first; fewer where the model has fewer classes.
 
+    Args:
+        model: with classes.
+        images: as ``load_images`` gives them.
+        top_k: how many classes.
+        num_gaussians: see ``GViT.encode``; None for the model's own number.
+        looks: see ``GViT.encode``; None for as many as in training.
+
     Raises:
-        InputError: the model has no classes (``num_classes=0``), only features.
+        InputError: the model has no classes (``num_classes=0``), only features; or it draws no other number of
+            Gaussians, or does not look at its picture.
     """
     if not model.num_classes:
         raise InputError("the model has no classes, only features (num_classes=0): nothing to predict")
     device = next(model.parameters()).device
     with evaluating(model):
-        probabilities = model(images.to(device)).float().softmax(-1).cpu()
+        logits, _ = model.forward_with_gaussians(images.to(device), num_gaussians=num_gaussians, looks=looks)
+        probabilities = logits.float().softmax(-1).cpu()
     best = probabilities.topk(min(top_k, probabilities.shape[1]))
     names = model.card.class_names or [str(index) for index in range(probabilities.shape[1])]
     return [
@@ -65,9 +81,9 @@ def predict(model: ImageClassifier, images: Float[Tensor, "n ..."], top_k: int =
 
 
 def predict_files(
-    model: ImageClassifier, paths: Sequence[Path], top_k: int = 3, batch_size: int = 32
+    model: ImageClassifier, paths: Sequence[Path], top_k: int = 3, batch_size: int = 32, **drawing: int | None
 ) -> Iterator[tuple[Path, list[Guess] | InputError]]:
-    """Each path, in order, with its most probable classes, or with what is wrong with the file."""
+    """Each path, in order, with its most probable classes, or with what is wrong with the file; see ``predict``."""
     for first in range(0, len(paths), batch_size):
         answers: dict[Path, list[Guess] | InputError] = {}
         readable: dict[Path, Tensor] = {}
@@ -77,6 +93,6 @@ def predict_files(
             except InputError as error:
                 answers[path] = error
         if readable:
-            guesses = predict(model, torch.cat(list(readable.values())), top_k)
+            guesses = predict(model, torch.cat(list(readable.values())), top_k, **drawing)
             answers |= dict(zip(readable, guesses, strict=True))
         yield from ((path, answers[path]) for path in paths[first : first + batch_size])

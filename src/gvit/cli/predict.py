@@ -23,6 +23,8 @@ class Options:
         run: run folder, or a model.safetensors file.
         images: image files, folders (searched recursively) or quoted patterns.
         top_k: how many classes to show.
+        num_gaussians: another number of Gaussians than the model's own, where its encoder draws any number.
+        looks: how often an encoder that looks at its own picture does; as often as in training when not given.
         json: print JSON.
         batch_size: images at a time.
         device: cpu, cuda, or auto: cuda where there is one.
@@ -35,6 +37,8 @@ class Options:
         tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
     ]
     top_k: int = 3
+    num_gaussians: int | None = None
+    looks: int | None = None
     json: bool = False
     batch_size: int = 32
     device: str = "auto"
@@ -55,7 +59,8 @@ def run(args: list[str]) -> int:
     model = load_model(options.run).to(find_device(options.device))
     files = find_images(options.images, GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS)
     failed, rows = False, []
-    for file, answer in predict_files(model, files, options.top_k, options.batch_size):
+    drawing = {"num_gaussians": options.num_gaussians, "looks": options.looks}
+    for file, answer in predict_files(model, files, options.top_k, options.batch_size, **drawing):
         if isinstance(answer, InputError):
             failed = True
             print_error(answer)

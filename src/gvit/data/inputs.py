@@ -68,9 +68,10 @@ def read_gaussians(path: str | Path, model: ImageClassifier) -> Tensor:
         InputError: the file is damaged, or holds more Gaussians than the model reads.
     """
     gaussians = open_gaussians(path)
-    count = model.tokens.num_patches
-    if len(gaussians) > count:
-        raise InputError(f"{path}: holds {len(gaussians)} Gaussians, {model.card.name} reads {count}")
+    try:
+        model.tokens.check_number(len(gaussians))
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
     return _gaussian_input(model, lambda extent: eval_map(model.card.preprocessing, extent))(gaussians)
 
 
@@ -89,7 +90,7 @@ def _check_fit(model: ImageClassifier, source: Source) -> None:
             "patch model vit_* for the pictures that they draw"
         )
     count, read = len(source.example), model.tokens.num_patches
-    if model.reads == "gaussians" and read != count:
+    if model.reads == "gaussians" and read != count and not model.tokens.any_number:
         raise InputError(
             f"{name} reads {read} Gaussians an image, but the data set holds {count}; take "
             f"{option('num_gaussians', count)}"
@@ -106,8 +107,8 @@ def _gaussian_input(
         return transform_gaussians(gaussians, drawn.matrix, drawn.shift, aspect=1.0, **bounds)
 
     if model.reads == "gaussians":
-        bounds, count = model.tokens.bounds, model.tokens.num_patches
-        return lambda gaussians: place(gaussians, **bounds).in_slots(count).raw
+        tokens = model.tokens
+        return lambda gaussians: tokens.in_slots(place(gaussians, **tokens.bounds_of(gaussians))).raw
 
     def draw(gaussians: Gaussians) -> Tensor:
         # a picture has no bound on the scales: four times the canvas's side is none

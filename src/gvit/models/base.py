@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
 from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.encoder import GaussianEncoder
@@ -63,9 +64,25 @@ class ImageClassifier(Part, nn.Module):
         return self.tokens.image_side
 
     def forward_with_gaussians(
-        self, inputs: Float[Tensor, batch * shape]
+        self,
+        inputs: Float[Tensor, batch * shape],
+        *,
+        num_gaussians: int | None = None,
+        looks: int | None = None,
     ) -> tuple[Float[Tensor, "batch classes"], Gaussians | None]:
-        """Logits, and the Gaussians that the model made of the images, if it makes any."""
+        """Logits, and the Gaussians that the model made of the images, if it makes any.
+
+        Args:
+            inputs: what the model reads.
+            num_gaussians: see ``GViT.encode``.
+            looks: see ``GViT.encode``.
+
+        Raises:
+            InputError: a number of Gaussians or of looks that the model can't make.
+        """
+        for name, number in (("num_gaussians", num_gaussians), ("looks", looks)):
+            if number is not None:
+                raise InputError(f"{self.card.name} makes no Gaussians: {option(name)} has no meaning for it")
         return self(inputs), None
 
     def geometry(self) -> list[nn.Module]:

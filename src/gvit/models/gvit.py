@@ -99,10 +99,14 @@ class GViT(ImageClassifier):
         return self.classify(self.encode(images))
 
     def forward_with_gaussians(
-        self, inputs: Float[Tensor, "batch c h w"]
+        self,
+        inputs: Float[Tensor, "batch c h w"],
+        *,
+        num_gaussians: int | None = None,
+        looks: int | None = None,
     ) -> tuple[Float[Tensor, "batch classes"], Gaussians]:
-        """Logits and the Gaussians that they come from."""
-        gaussians = self.encode(inputs)
+        """Logits and the Gaussians that they come from; arguments as of ``encode``."""
+        gaussians = self.encode(inputs, num_gaussians=num_gaussians, looks=looks)
         return self.classify(gaussians), gaussians
 
     # What follows is timm's contract for models, so that its tools take a GViT as they take its own.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
+import torch
 from jaxtyping import Float
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
@@ -20,7 +21,7 @@ Pool = Literal["token", "avg"]
 class ViT(ImageClassifier, VisionTransformer):
     """timm's ``VisionTransformer`` over tokens of patches or of Gaussians, with the paper's initial weights.
 
-    Position embeddings are learned, by index.
+    Position embeddings are learned, by index, unless the tokens tell their own places.
 
     Args:
         tokens: stands where a ViT has its patch embedding, and determines the width.
@@ -62,6 +63,7 @@ class ViT(ImageClassifier, VisionTransformer):
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,
             drop_path_rate=drop_path_rate,
+            pos_embed="none" if tokens.any_number else "learn",
             embed_layer=lambda **_: tokens,
         )
         self.apply(init_linear)
@@ -75,12 +77,18 @@ class ViT(ImageClassifier, VisionTransformer):
         """Itself."""
         return self
 
+    def _pos_embed(self, x: Tensor) -> Tensor:
+        if self.pos_embed is not None:
+            return VisionTransformer._pos_embed(self, x)
+        # timm before 1.0.16 left the class token out
+        return x if self.cls_token is None else torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
+
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
         """Logits of a batch of Gaussians, raw [B, K, 9], of any bounds and aspect.
 
         Others than the model's own are converted: the same picture in the model's bounds, stretched onto its square
         canvas as ``gvit.render`` does. A removed Gaussian (``gaussians[:, keep]``, ``gaussians.drop(mask)``) is read
-        as one that is not drawn.
+        as one that is not drawn, or not at all by a model that reads any number.
 
         Raises:
             InputError: the model reads no Gaussians, or fewer than these.

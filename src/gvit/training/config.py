@@ -100,7 +100,8 @@ class ModelConfig:
         scale_factor: c, the largest standard deviation in units of the Gaussians' spacing.
         encoder: denoising (random Gaussians plus a residual), queries (learned) or refining (looks at its own picture).
         noise_std: standard deviation of the denoising encoder's random Gaussians.
-        tokens: what the classifier reads: canonical (what is drawn) or raw (the nine numbers).
+        tokens: what the classifier reads: canonical (what is drawn), placed (the same, of any number) or raw (the nine
+            numbers).
         pool: class token, or the average over Gaussians.
         drop_path_rate: stochastic depth of the classifier.
     """

@@ -153,8 +153,8 @@ class GuidedObjective:
 
     def _ends(self, turn: Turn, plan: StepPlan) -> bool:
         """Whether the run's own reconstruction loss is to be taken, of a picture that nobody has drawn yet."""
-        perceptual = plan.perceptual and self.config.perceptual_weight
-        return turn.of == 1 or turn.is_last and (bool(perceptual) or self.config.pixel_loss != "psnr")
+        own = self.config.pixel_loss != "psnr" or bool(plan.perceptual and self.config.perceptual_weight)
+        return turn.of == 1 or (turn.is_last and own)
 
     def _correction(
         self, raw: Tensor, images: Tensor, plan: StepPlan, turn: Turn

@@ -63,9 +63,7 @@ def detail_anchors(
         top, bottom = bands[:, row], bands[:, row + 1]
         sides = _quantiles(upto[row + 1] - upto[row], torch.arange(size + 1, device=images.device) / size)
         middle = (top + bottom) / 2
-        places.append(
-            torch.stack(((sides[:, :-1] + sides[:, 1:]) / 2, middle[:, None].expand(-1, size)), -1)
-        )
+        places.append(torch.stack(((sides[:, :-1] + sides[:, 1:]) / 2, middle[:, None].expand(-1, size)), -1))
         cells.append(torch.stack((sides.diff(), (bottom - top)[:, None].expand(-1, size)), -1))
     # an even cell's sides: those of a square in pixels
     even = images.new_tensor([math.sqrt(height / width / count), math.sqrt(width / height / count)])
@@ -73,12 +71,13 @@ def detail_anchors(
 
 
 def coarse(picture: Float[Tensor, "batch c h w"], count: int) -> Float[Tensor, "batch c rows columns"]:
-    """Means over about a sixth by a sixth of what each of so many Gaussians has to draw; the same where that is a pixel.
+    """Means over squares of about a sixth of the distance between so many Gaussians; the picture where that is a pixel.
 
     A fixed number of samples then sees as much of a Gaussian's surroundings, whatever its size in pixels.
     """
-    side = max(1, round(math.sqrt(picture[0, 0].numel() / count) / 6))
-    return picture if side == 1 else F.adaptive_avg_pool2d(picture, [n // side for n in picture.shape[-2:]])
+    height, width = picture.shape[-2:]
+    side = max(1, round(math.sqrt(height * width / count) / 6))
+    return picture if side == 1 else F.adaptive_avg_pool2d(picture, (height // side, width // side))
 
 
 def sample(picture: Float[Tensor, "batch c h w"], places: Float[Tensor, "batch m k 2"]) -> Tensor:
@@ -104,9 +103,7 @@ def _smooth(picture: Float[Tensor, "batch 1 h w"], side: int) -> Float[Tensor, "
     return F.avg_pool2d(F.avg_pool2d(padded, (side, 1), 1), (1, side), 1)
 
 
-def _quantiles(
-    weight: Float[Tensor, "batch n"], shares: Float[Tensor, " q"]
-) -> Float[Tensor, "batch q"]:
+def _quantiles(weight: Float[Tensor, "batch n"], shares: Float[Tensor, " q"]) -> Float[Tensor, "batch q"]:
     """Where, in [0, 1], so much of the weight lies before; weight is even within an element."""
     ends = weight.cumsum(1)
     ends = F.pad(ends / ends[:, -1:], (1, 0))  # [B, n + 1], from 0 to 1

@@ -73,9 +73,7 @@ class GaussianEncoder(Part, nn.Module):
         """
         raise NotImplementedError
 
-    def begin(
-        self, images: Tensor, noise: Tensor | None = None, num_gaussians: int | None = None
-    ) -> Drawing:
+    def begin(self, images: Tensor, noise: Tensor | None = None, num_gaussians: int | None = None) -> Drawing:
         """The state before the first turn, of kinds that draw in turns; arguments as of ``forward``."""
         raise NotImplementedError
 

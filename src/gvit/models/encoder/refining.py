@@ -25,7 +25,7 @@ _MEMORY = 0.7  # how much of the mean gradient stays from look to look
 _START_SIZE, _START_OPACITY = 0.6, 2.5
 # What the network reads of size and number is 0 at six pixels between 128 Gaussians.
 _USUAL_SPACING, _USUAL_COUNT = 6.0, 128
-# gradient at two scales, mean gradient at two, last move; raw shape, colour, opacity; position; spacing, number; samples
+# gradient and its mean at two scales each, last move; shape, colour, opacity; position; spacing, number; samples
 _WIDTH = 5 * NUM_FIELDS + 8 + 2 + 4 * _FREQUENCIES + 2 + 6 * _TAPS**2
 
 

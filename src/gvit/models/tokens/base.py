@@ -17,15 +17,16 @@ class Tokenizer(Part, nn.Module):
     """Images [B, C, H, W] in [0, 1], or raw Gaussians [B, K, 9], as tokens [B, N, D].
 
     A new kind is a subclass whose constructor takes ``img_size``, ``embed_dim`` and what else it needs, with the
-    attributes below; ``gvit.models.registry.register_model`` makes a named model of it. Positions are the
-    transformer's: it learns an embedding for each index.
+    attributes below; ``gvit.models.registry.register_model`` makes a named model of it.
 
     Attributes:
         kind: the name in model files and settings.
         reads: ``images`` or ``gaussians``.
         starts_with_vit: its linear layers get their first weights with those of the transformer that it is given to;
             others keep what they have.
-        num_patches: N; the name is timm's.
+        any_number: tokens tell their own places, so that there can be any number of them; otherwise the transformer
+            learns a position embedding for each index.
+        num_patches: N, the usual one where it can be any; the name is timm's.
         grid_size: rows and columns, of tokens that lie on a grid.
         embed_dim: D.
     """
@@ -33,6 +34,7 @@ class Tokenizer(Part, nn.Module):
     kind: ClassVar[str]
     reads: ClassVar[Reads]
     starts_with_vit: ClassVar[bool] = False
+    any_number: ClassVar[bool] = False
     num_patches: int
     grid_size: tuple[int, int] | None = None
 
@@ -50,6 +52,10 @@ class Tokenizer(Part, nn.Module):
         """Scale factor and nominal count that raw Gaussians are read in; nothing where images are read."""
         return {}
 
+    def bounds_of(self, gaussians: Gaussians) -> dict[str, Any]:
+        """Those that these Gaussians would be read in: where there can be any number, the nominal count is theirs."""
+        return self.bounds | ({"nominal_count": len(gaussians)} if self.any_number else {})
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Tokens.
 
@@ -66,18 +72,24 @@ class Tokenizer(Part, nn.Module):
         """The same picture in the bounds that raw Gaussians are read in, each Gaussian in its slot.
 
         Another canvas is stretched onto the square one, as ``render`` does. A Gaussian that has been removed
-        (``gaussians[:, keep]``) is read as one that is not drawn.
+        (``gaussians[:, keep]``) is read as one that is not drawn, or not at all where there can be any number.
 
         Raises:
             InputError: images are read, or there are more Gaussians than tokens.
         """
         if self.reads != "gaussians":
             raise InputError(f"the model reads {self.reads}, not Gaussians")
-        if len(gaussians) > self.num_patches:
-            raise InputError(
-                f"there are {len(gaussians)} Gaussians, but the model reads at most {self.num_patches}"
-            )
-        return gaussians.with_bounds(**self.bounds, aspect=1.0).in_slots(self.num_patches)
+        self.check_number(len(gaussians))
+        return self.in_slots(gaussians.with_bounds(**self.bounds_of(gaussians), aspect=1.0))
+
+    def check_number(self, count: int) -> None:
+        """Raise ``InputError`` where there are more Gaussians than tokens."""
+        if not self.any_number and count > self.num_patches:
+            raise InputError(f"there are {count} Gaussians, but the model reads at most {self.num_patches}")
+
+    def in_slots(self, gaussians: Gaussians) -> Gaussians:
+        """As many as are read, each in its slot."""
+        return gaussians if self.any_number else gaussians.in_slots(self.num_patches)
 
     def geometry(self) -> list[nn.Module]:
         """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""
