@@ -10,7 +10,7 @@ from gvit.models.card import Preprocessing
 
 
 def test_what_is_not_a_list_of_files():
-    model = gvit.create_model("gvit_tiny", num_gaussians=4, num_classes=2)
+    model = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=2)
     with pytest.raises(ValueError, match=r"must be a list of files: \['digit.png'\]"):
         gvit.load_images("digit.png", model)
     with pytest.raises(ValueError, match="no files"):
@@ -18,7 +18,7 @@ def test_what_is_not_a_list_of_files():
 
 
 def test_weights_and_gaussians_are_as_readable_as_other_files(tmp_path):
-    model = gvit.create_model("gvit_tiny", num_gaussians=4, num_classes=2)
+    model = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=2)
     gvit.save_model(model, tmp_path / "model.safetensors")
     gvit.Gaussians(torch.zeros(4, 9)).save(tmp_path / "fit.safetensors")
     (tmp_path / "other").touch()
@@ -26,7 +26,7 @@ def test_weights_and_gaussians_are_as_readable_as_other_files(tmp_path):
 
 
 def test_no_more_classes_than_there_are_and_none_without_a_head():
-    model = gvit.create_model("gvit_tiny", num_gaussians=4, num_classes=2).eval()
+    model = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=2).eval()
     (guesses,) = gvit.predict(model, torch.rand(1, 3, 32, 32), top_k=5)
     assert {guess.class_name for guess in guesses} == {"0", "1"}
     assert sum(guess.probability for guess in guesses) == pytest.approx(1)

@@ -14,7 +14,7 @@ COUNT = 6
 CLASSES = 4
 
 
-def tiny(pool="token", tokens="canonical", name="gvit_tiny", **kwargs):
+def tiny(pool="token", tokens="canonical", name="gvit_tiny_denoising", **kwargs):
     torch.manual_seed(3)
     model = gvit.create_model(
         name, num_classes=CLASSES, num_gaussians=COUNT, pool=pool, tokens=tokens, **kwargs
@@ -137,7 +137,7 @@ def test_an_image_is_scored_as_if_it_were_alone():
     torch.testing.assert_close(cdam(model, gaussians)[1:2], cdam(model, gaussians[1:2]))
 
 
-@pytest.mark.parametrize("name", ["gvit_tiny", "gaussian_vit_tiny"])
+@pytest.mark.parametrize("name", ["gvit_tiny_denoising", "gaussian_vit_tiny"])
 def test_gaussians_of_other_bounds_are_scored_as_the_same_picture(name):
     model, gaussians = tiny(name=name), some_gaussians()
     others, expected = gaussians.with_bounds(scale_factor=3.0, nominal_count=12), cdam(model, gaussians, 1)
@@ -158,7 +158,7 @@ def test_another_canvas_is_scored_as_it_is_classified():
 KEEP = torch.tensor([True, False, True, True, False, True])
 
 
-@pytest.mark.parametrize("name", ["gvit_tiny", "gaussian_vit_tiny"])
+@pytest.mark.parametrize("name", ["gvit_tiny_denoising", "gaussian_vit_tiny"])
 def test_those_that_are_kept_are_scored_as_if_the_others_were_not_drawn(name):
     model, gaussians = tiny(name=name), some_gaussians()
     found = cdam(model, gaussians[:, KEEP], 1)

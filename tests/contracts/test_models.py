@@ -89,7 +89,7 @@ def test_images_become_gaussians_become_logits(gvit_model, images):
 )
 def test_every_kind_of_gvit_learns_at_every_number_of_gaussians(encoder, tokens, pool, num_gaussians, images):
     kinds = {"encoder": encoder, "tokens": tokens, "pool": pool}
-    model = small_model("gvit_tiny", **kinds, num_gaussians=num_gaussians, depth=1, encoder_depth=1)
+    model = small_model("gvit_tiny_denoising", **kinds, num_gaussians=num_gaussians, depth=1, encoder_depth=1)
     awake(model).train()
     assert model.encode(images).raw.shape == (2, num_gaussians, 9)
     assert len(model.classifier.pos_embed[0]) == num_gaussians + (pool == "token")

@@ -103,7 +103,7 @@ def test_files_that_cannot_be_used_are_named(tmp_path):
 def test_collected_gaussians_are_the_encoders_and_classified_the_same(tmp_path):
     pictures = torch.randint(0, 255, (5, 8, 8, 3), dtype=torch.uint8).numpy()
     images = Source(lambda i: Image.fromarray(pictures[i]), [0, 1, 0, 1, 1], ["a", "b"])
-    model = gvit.create_model("gvit_tiny", num_classes=2, num_gaussians=6, scale_factor=0.7).train()
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=2, num_gaussians=6, scale_factor=0.7).train()
     torch.nn.init.xavier_uniform_(model.encoder.head[-1].weight)
     collected = collect_gaussians(model, images, batch_size=2)
     assert model.training
@@ -211,7 +211,7 @@ def test_what_an_interruption_left_does_not_get_into_a_saved_collection(tmp_path
 
 
 def test_a_model_encodes_as_in_its_evaluation():
-    model = gvit.create_model("gvit_tiny", num_classes=2, num_gaussians=6).double().train()
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=2, num_gaussians=6).double().train()
     torch.nn.init.xavier_uniform_(model.encoder.head[-1].weight)
     images = torch.rand(3, 3, 32, 32)
     gaussians = encode_with(model)(images)

@@ -118,10 +118,10 @@ def test_augmented_gaussians_depend_on_seed_epoch_and_index_alone(scene):
 def test_what_does_not_go_together_says_what_would(scene):
     images = Source(lambda i: picture(scene), [0], ["a"])
     given = gvit.create_model("gaussian_vit_tiny", num_gaussians=6, num_classes=2)
-    whole = gvit.create_model("gvit_tiny", num_classes=2)
+    whole = gvit.create_model("gvit_tiny_denoising", num_classes=2)
     for model, source, message in (
         (given, images, "gaussian_vit_tiny reads Gaussians, .*take dataset=.gaussians."),
-        (whole, data_set(scene), r"gvit_tiny reads images, .*take model=.gaussian_vit_\*"),
+        (whole, data_set(scene), r"gvit_tiny_denoising reads images, .*take model=.gaussian_vit_\*"),
         (given, data_set(scene), "reads 6 Gaussians an image, .* holds 5; take num_gaussians=5"),
     ):
         with pytest.raises(InputError, match=message):

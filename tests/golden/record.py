@@ -14,7 +14,10 @@ import gvit
 
 FILE = Path(__file__).with_name("tiny_models.json")
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
-    f"gvit_tiny, {encoder}, {tokens}": ("gvit_tiny", {"encoder": encoder, "tokens": tokens})
+    f"gvit_tiny_denoising, {encoder}, {tokens}": (
+        "gvit_tiny_denoising",
+        {"encoder": encoder, "tokens": tokens},
+    )
     for encoder in ("denoising", "queries")
     for tokens in ("canonical", "raw")
 } | {name: (name, {}) for name in ("vit_tiny_patch8", "gaussian_vit_tiny")}

@@ -9,7 +9,7 @@ from gvit.models.registry import architecture
 
 def test_flat_arguments_reach_the_parts_that_have_them():
     found = architecture(
-        "gvit_tiny",
+        "gvit_tiny_denoising",
         **{"img_size": 64, "mlp_ratio": 3.0, "encoder_dim": 48, "encoder_depth": 2, "encoder_heads": 4},
         **{"embed_dim": 60, "depth": 5, "num_heads": 6, "num_classes": 7, "noise_std": 0.3},
     )
@@ -46,25 +46,37 @@ def test_flat_is_what_with_arguments_takes():
 
 
 def test_another_kind_keeps_the_arguments_that_it_has_too():
-    queries = architecture("gvit_tiny", encoder="queries", num_gaussians=5)
+    queries = architecture("gvit_tiny_denoising", encoder="queries", num_gaussians=5)
     assert queries.encoder is not None
     assert queries.encoder["kind"] == "queries"
     assert queries.encoder["num_gaussians"] == 5
     assert queries.encoder["embed_dim"] == 96
     assert "noise_std" not in queries.encoder
-    raw = architecture("gvit_tiny", tokens="raw", num_gaussians=5)
-    assert raw.tokens == {**architecture("gvit_tiny", num_gaussians=5).tokens, "kind": "raw"}
+    raw = architecture("gvit_tiny_denoising", tokens="raw", num_gaussians=5)
+    assert raw.tokens == {**architecture("gvit_tiny_denoising", num_gaussians=5).tokens, "kind": "raw"}
 
 
 @pytest.mark.parametrize(
     ("name", "arguments", "message"),
     [
-        ("gvit_tiny", {"encoder": "quries"}, "model gvit_tiny: unknown encoder 'quries'; nearest: queries"),
-        ("gvit_tiny", {"tokens": "patches"}, "unknown kind of tokens 'patches'; there are: canonical, raw"),
+        (
+            "gvit_tiny_denoising",
+            {"encoder": "quries"},
+            "model gvit_tiny_denoising: unknown encoder 'quries'; nearest: queries",
+        ),
+        (
+            "gvit_tiny_denoising",
+            {"tokens": "patches"},
+            "unknown kind of tokens 'patches'; there are: canonical, raw",
+        ),
         ("vit_tiny_patch8", {"tokens": "raw"}, "unknown kind of tokens 'raw'; there are: patches"),
         ("vit_tiny_patch8", {"encoder": "queries"}, "it has no argument 'encoder'"),
-        ("gvit_tiny", {"vit": "vit"}, "it has no argument 'vit'"),
-        ("gvit_tiny", {"num_gaussians": 0}, "num_gaussians must be a whole number, at least 1, got 0"),
+        ("gvit_tiny_denoising", {"vit": "vit"}, "it has no argument 'vit'"),
+        (
+            "gvit_tiny_denoising",
+            {"num_gaussians": 0},
+            "num_gaussians must be a whole number, at least 1, got 0",
+        ),
     ],
 )
 def test_bad_arguments_are_named(name, arguments, message):

@@ -11,7 +11,7 @@ from gvit.errors import InputError
 K = 6
 
 
-@pytest.fixture(scope="module", params=["gvit_tiny", "gaussian_vit_tiny"])
+@pytest.fixture(scope="module", params=["gvit_tiny_denoising", "gaussian_vit_tiny"])
 def model(request):
     torch.manual_seed(0)
     return gvit.create_model(request.param, num_classes=4, num_gaussians=K, scale_factor=1.5).eval()

@@ -37,7 +37,7 @@ def test_multiply_adds_are_the_published_ones(name, gmacs):
 
 def test_multiply_adds_of_a_gvit_are_those_on_paper():
     """Width 96, MLP of twice that, 3 blocks: 8 d^2 per token in a block's products, and 2 n^2 d in attention."""
-    cost = model_complexity("gvit_tiny", tokens="raw", num_gaussians=20, num_classes=10)
+    cost = model_complexity("gvit_tiny_denoising", tokens="raw", num_gaussians=20, num_classes=10)
 
     def blocks(n: int) -> int:
         return 3 * (8 * 96 * 96 * n + 2 * n * n * 96)
@@ -49,7 +49,7 @@ def test_multiply_adds_of_a_gvit_are_those_on_paper():
     assert (cost.tokens, cost.img_size) == (20, 32)
 
 
-@pytest.mark.parametrize("name", ["gvit_tiny", "vit_tiny_patch8"])
+@pytest.mark.parametrize("name", ["gvit_tiny_denoising", "vit_tiny_patch8"])
 def test_arguments_count(name):
     kwargs = {"num_classes": 7, "in_chans": 1, "img_size": 16, "pool": "avg"}
     cost, model = model_complexity(name, **kwargs), gvit.create_model(name, **kwargs)

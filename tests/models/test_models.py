@@ -68,18 +68,18 @@ def test_raw_and_canonical_tokens_differ_in_what_they_tell_apart():
     turned[..., 4] += math.pi
     for tokens, same in (("canonical", True), ("raw", False)):
         torch.manual_seed(0)
-        classifier = gvit.create_model("gvit_tiny", tokens=tokens, **kwargs).classifier.eval()
+        classifier = gvit.create_model("gvit_tiny_denoising", tokens=tokens, **kwargs).classifier.eval()
         assert torch.allclose(classifier(raw), classifier(turned), atol=1e-4) is same, tokens
 
 
 def test_average_pooling_has_no_class_token():
-    classifier = gvit.create_model("gvit_tiny", pool="avg", num_classes=3).classifier
+    classifier = gvit.create_model("gvit_tiny_denoising", pool="avg", num_classes=3).classifier
     assert classifier.cls_token is None
     assert classifier(torch.randn(2, 32, 9)).shape == (2, 3)
 
 
 def test_checkpointing_reaches_encoder_and_classifier():
-    model = gvit.create_model("gvit_tiny", num_classes=3)
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=3)
     images, raw = torch.rand(1, 3, 32, 32), torch.randn(1, 32, 9)
     for network, argument in ((model.encoder, images), (model.classifier, raw)):
         plain = kept_for_backward(network, argument)
@@ -97,7 +97,7 @@ def kept_for_backward(network: torch.nn.Module, argument: torch.Tensor) -> int:
 
 
 def test_the_patch_baseline_of_the_tiny_model_has_its_classifier():
-    classifier = gvit.create_model("gvit_tiny").classifier
+    classifier = gvit.create_model("gvit_tiny_denoising").classifier
     patches = gvit.create_model("vit_tiny_patch8")
     assert patches.patch_embed.grid_size == (4, 4)
     for part in ("blocks", "norm", "head"):
@@ -119,7 +119,10 @@ def test_patch_models_compute_what_timms_do(name):
 
 
 def test_linear_layers_of_patch_models_start_as_those_of_gvit():
-    for model in (gvit.create_model("vit_tiny_patch8", num_classes=5), gvit.create_model("gvit_tiny")):
+    for model in (
+        gvit.create_model("vit_tiny_patch8", num_classes=5),
+        gvit.create_model("gvit_tiny_denoising"),
+    ):
         for module in model.modules():
             if isinstance(module, torch.nn.Linear) and module.weight.abs().max():
                 bound = (6 / sum(module.weight.shape)) ** 0.5
@@ -128,7 +131,7 @@ def test_linear_layers_of_patch_models_start_as_those_of_gvit():
 
 
 def test_arguments_that_a_model_does_not_have_are_named():
-    for name, argument in (("vit_tiny_patch8", "num_gaussians"), ("gvit_tiny", "num_gausians")):
+    for name, argument in (("vit_tiny_patch8", "num_gaussians"), ("gvit_tiny_denoising", "num_gausians")):
         with pytest.raises(InputError, match=f"^model {name}: it has no argument '{argument}'$"):
             gvit.create_model(name, **{argument: 3})
 
@@ -136,7 +139,7 @@ def test_arguments_that_a_model_does_not_have_are_named():
 POOLS = """
 import gvit
 
-for name in ("vit_tiny_patch8", "gvit_tiny"):
+for name in ("vit_tiny_patch8", "gvit_tiny_denoising"):
     try:
         gvit.create_model(name, pool="max")
     except ValueError as error:
@@ -151,14 +154,14 @@ def test_an_unknown_pool_is_refused():
     assert process.stdout.splitlines() == 2 * ["pool must be 'token' or 'avg', got 'max'"]
 
 
-@pytest.mark.parametrize("name", ["gvit_tiny", "vit_tiny_patch8"])
+@pytest.mark.parametrize("name", ["gvit_tiny_denoising", "vit_tiny_patch8"])
 def test_patches_have_to_cover_the_image(name):
     with pytest.raises(InputError, match="patch_size must divide img_size, got 8 and 30"):
         gvit.create_model(name, img_size=30)
 
 
 def test_a_file_of_weights_is_named_as_one(tmp_path):
-    model = gvit.create_model("gvit_tiny", num_classes=3)
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=3)
     for name in ("model.json", "model", "run"):
         (tmp_path / "run").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=r"name a file that ends in \.safetensors"):
@@ -176,14 +179,14 @@ def test_unknown_names_get_the_nearest():
 
 def test_list_models_takes_patterns():
     assert gvit.list_models("*_tiny*8") == ["vit_tiny_patch8"]
-    assert gvit.list_models("gvit_*") == ["gvit_base", "gvit_small", "gvit_tiny", "gvit_tiny_refining"]
+    assert gvit.list_models("gvit_*") == ["gvit_base", "gvit_small", "gvit_tiny_denoising", "gvit_tiny"]
     kinds = ("gaussian_vit_*", "gvit_*", "vit_*")
     assert sorted(name for kind in kinds for name in gvit.list_models(kind)) == gvit.list_models()
 
 
 def test_damaged_weights_are_named(tmp_path):
     path = tmp_path / "model.safetensors"
-    gvit.save_model(gvit.create_model("gvit_tiny", num_classes=3), path)
+    gvit.save_model(gvit.create_model("gvit_tiny_denoising", num_classes=3), path)
     whole = path.read_bytes()
     for damaged in (whole[:1000], whole[:-10], b"", b"x" * 100):
         path.write_bytes(damaged)

@@ -10,7 +10,7 @@ import gvit
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
 from gvit.models.encoder import RefiningEncoder
-from gvit.models.encoder.anchors import anchors, detail_anchors
+from gvit.models.encoder.anchors import anchors
 from gvit.models.encoder.refining import _Frame
 
 
@@ -163,7 +163,7 @@ def test_a_batch_takes_an_optimizer_step_a_look(tmp_path):
     from gvit.training.setup import set_up
 
     config = debug()
-    config = replace(config, model=replace(config.model, model="gvit_tiny_refining"))
+    config = replace(config, model=replace(config.model, model="gvit_tiny"))
     setup = set_up(config)
     schedule, looks = setup.schedule, setup.task.model.encoder.turns
     assert looks == 12

@@ -23,7 +23,7 @@ def described(path) -> dict:
 
 def test_a_file_holds_every_argument(tmp_path):
     file = tmp_path / "model.safetensors"
-    gvit.save_model(gvit.create_model("gvit_tiny", num_classes=3, noise_std=0.25), file)
+    gvit.save_model(gvit.create_model("gvit_tiny_denoising", num_classes=3, noise_std=0.25), file)
     found = described(file)
     assert found["architecture"] == {
         "encoder": {
@@ -39,18 +39,18 @@ def test_a_file_holds_every_argument(tmp_path):
             "drop_path_rate": 0.0,
         },
     }
-    assert found["name"] == "gvit_tiny"
+    assert found["name"] == "gvit_tiny_denoising"
 
 
 def test_changed_defaults_orphan_no_weights(tmp_path, monkeypatch):
-    model = gvit.create_model("gvit_tiny", num_classes=3).eval()
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=3).eval()
     gvit.save_model(model, tmp_path / "model.safetensors")
     entries = dict(registry._ENTRIES)
     monkeypatch.setattr(registry, "_ENTRIES", entries)
     images = torch.rand(2, 3, 32, 32)
-    entries["gvit_tiny"] = entries["gvit_base"]
+    entries["gvit_tiny_denoising"] = entries["gvit_base"]
     assert torch.equal(gvit.load_model(tmp_path)(images), model(images))
-    del entries["gvit_tiny"]  # not even the name has to be known
+    del entries["gvit_tiny_denoising"]  # not even the name has to be known
     assert torch.equal(gvit.load_model(tmp_path)(images), model(images))
 
 
@@ -92,7 +92,7 @@ def test_parts_that_do_not_fit_together_are_refused():
 
 # what gvit 0.1.0 wrote into its files: names of models, and what differed from their defaults of then
 FIRST_FORMAT = {
-    "gvit_tiny": ({"scale_factor": 0.7, "num_classes": 10}, 32, 32),
+    "gvit_tiny_denoising": ({"scale_factor": 0.7, "num_classes": 10}, 32, 32),
     "gvit_small": ({"num_classes": 4, "encoder": "queries", "num_gaussians": 6, "pool": "avg"}, 224, 6),
     "gaussian_vit_tiny": ({"img_size": 64, "num_gaussians": 5, "tokens": "raw", "num_classes": 2}, 64, 5),
     "vit_tiny_patch8": ({"img_size": 64, "num_classes": 2}, 64, 64),
@@ -124,7 +124,7 @@ def test_files_of_the_first_version_load(name, tmp_path):
 
 def test_a_file_of_a_newer_version_is_named(tmp_path):
     file = tmp_path / "model.safetensors"
-    model = gvit.create_model("gvit_tiny", num_classes=3)
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=3)
     gvit.save_model(model, file)
     newer = described(file) | {"format": 3}
     save_file(model.state_dict(), file, {"gvit.model": json.dumps(newer)})

@@ -83,7 +83,7 @@ def test_a_plan_tells_what_cannot_be_tried_before_its_data_are_made(tmp_path, ca
     printed = capsys.readouterr()
     assert re.search(r"about \d+:\d\d and those marked \?", printed.err)
     tried = {line.split()[1].partition("-")[0]: line.split()[0] for line in printed.out.splitlines()}
-    assert re.fullmatch(r"\d+:\d\d", tried.pop("gvit_tiny"))
+    assert re.fullmatch(r"\d+:\d\d", tried.pop("gvit_tiny_denoising"))
     assert tried == dict.fromkeys(("fits", "gaussians", "gaussian_vit_tiny", "evaluation"), "?")
     assert not list(tmp_path.iterdir())
 

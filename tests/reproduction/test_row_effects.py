@@ -26,7 +26,7 @@ SEED = 1
 SIZE = 32  # of the model's images, pixels
 BOUND = 0.4  # scale factor, well below what a fit would take
 BASE = TrainConfig(
-    model=ModelConfig("gvit_tiny", num_gaussians=6, scale_factor=BOUND),
+    model=ModelConfig("gvit_tiny_denoising", num_gaussians=6, scale_factor=BOUND),
     data=DataConfig("folder", batch_size=8, crop_mode="squash", hflip=False, min_crop=1.0),
     schedule=ScheduleConfig(
         **{"reconstruct_epochs": 1, "perceptual_epochs": 0, "classify_epochs": 3, "guide_epochs": 4},

@@ -33,7 +33,7 @@ MINI = "mini-ImageNet-100"
 
 BASE = TrainConfig(
     model=ModelConfig(
-        "gvit_tiny",
+        "gvit_tiny_denoising",
         img_size=48,
         num_gaussians=16,
         scale_factor=0.8,

@@ -49,7 +49,7 @@ def covers(*names: str) -> Any:
 
 # 3 steps an epoch, one epoch a phase; guided steps are 9 and 11
 CONFIG = TrainConfig(
-    model=ModelConfig("gvit_tiny", num_gaussians=6),
+    model=ModelConfig("gvit_tiny_denoising", num_gaussians=6),
     data=DataConfig("folder", batch_size=8, crop_mode="squash", hflip=False, min_crop=1.0),
     schedule=ScheduleConfig(
         **{"reconstruct_epochs": 1, "perceptual_epochs": 1, "classify_epochs": 1, "guide_epochs": 1},
@@ -365,7 +365,7 @@ def encoded(model: gvit.models.gvit.GViT) -> Gaussians:
 
 
 @covers("model.model")
-@pytest.mark.parametrize("name", ["gvit_tiny", "vit_tiny_patch8"])
+@pytest.mark.parametrize("name", ["gvit_tiny_denoising", "vit_tiny_patch8"])
 def test_the_model_is_the_named_one(config, name):
     assert prepared(with_(config, model={"model": name})).model.card.name == name
 

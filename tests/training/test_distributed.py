@@ -94,7 +94,7 @@ import gvit
 from gvit.training.distributed import distribute, joined
 
 with joined("cpu") as (world, _):
-    encoder = gvit.create_model("gvit_tiny", num_gaussians=4, num_classes=2).encoder
+    encoder = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=2).encoder
     whole = sum(p.numel() for p in encoder.parameters())
     found = distribute(encoder, world, fsdp=True)
     assert world.size == 2

@@ -75,7 +75,7 @@ def test_number_and_largest_size_come_from_the_data(frozen, tmp_path):
         "scales are cut to 0.5 spacings, the data's reach to 1.5; --scale-factor 1.5 keeps them"
     ]
     for model, fields, message in (
-        ("gvit_tiny", {}, "reads images, but the data set holds Gaussians"),
+        ("gvit_tiny_denoising", {}, "reads images, but the data set holds Gaussians"),
         ("gaussian_vit_tiny", {"num_gaussians": 6}, "take num_gaussians=5"),
     ):
         with pytest.raises(InputError, match=message):

@@ -27,7 +27,7 @@ from gvit.training.train import Interrupted, resume, train
 
 # 4 steps an epoch; phases end at 4, 8, 14 and 20; guided steps are 14 and 17
 CONFIG = TrainConfig(
-    model=ModelConfig("gvit_tiny", num_gaussians=8, drop_path_rate=0.1),
+    model=ModelConfig("gvit_tiny_denoising", num_gaussians=8, drop_path_rate=0.1),
     data=DataConfig("few_digits", batch_size=8, crop_mode="squash", hflip=False, min_crop=0.8),
     schedule=ScheduleConfig(
         **{"reconstruct_epochs": 1, "perceptual_epochs": 1, "classify_epochs": 1.5, "guide_epochs": 1.5},
@@ -155,7 +155,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(finished, tmp_path, cut):
 
 
 def test_an_encoder_that_draws_in_turns_goes_on_to_the_same_result(tmp_path):
-    config = with_(model={"model": "gvit_tiny_refining"}, schedule={"epochs": 2.5})
+    config = with_(model={"model": "gvit_tiny"}, schedule={"epochs": 2.5})
     train(config, tmp_path / "whole")
     assert metrics(tmp_path / "whole")[-1]["psnr"] > 15
     interrupt(config, tmp_path / "cut", 7)
@@ -204,7 +204,7 @@ def test_resuming_depends_on_no_default(finished, tmp_path, monkeypatch):
     folder = tmp_path / "run"
     interrupt(CONFIG, folder, 9)
     entries = dict(registry._ENTRIES)
-    entries["gvit_tiny"] = entries["gvit_small"]
+    entries["gvit_tiny_denoising"] = entries["gvit_small"]
     monkeypatch.setattr(registry, "_ENTRIES", entries)
     resume(folder)
     assert_same_run(finished, folder)
@@ -559,7 +559,7 @@ def test_in_the_guided_phase_it_is_logged_how_far_gaussians_moved(finished):
 
 def test_gaussians_have_moved_when_they_lie_more_than_a_pixel_away():
     torch.manual_seed(0)
-    model = gvit.create_model("gvit_tiny", num_gaussians=4, num_classes=2)
+    model = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=2)
     motion = GaussianMotion(model, torch.rand(2, 3, 32, 32))
     assert motion.moved() is None
     motion.begin()

@@ -32,7 +32,7 @@ def model():
         "depth": 1,
         "num_heads": 2,
     }
-    model = gvit.create_model("gvit_tiny", **sizes, **widths).double()
+    model = gvit.create_model("gvit_tiny_denoising", **sizes, **widths).double()
     for head in (model.encoder.head[-1], model.classifier.head):  # away from the special start
         torch.nn.init.normal_(head.weight, std=0.3)
     return model

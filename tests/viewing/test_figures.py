@@ -95,7 +95,7 @@ def test_determinant_map_is_empty_where_nothing_is_drawn():
 
 
 def test_report_has_four_pictures_per_image(tmp_path):
-    model = gvit.create_model("gvit_tiny", num_classes=3).eval()
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=3).eval()
     model.card = replace(model.card, class_names=("cat", "dog", "owl"))
     figure = report_figure(model, torch.rand(3, 3, 32, 32), [0, 1, 2])
     titles = [axes.get_title() for axes in figure.axes]

@@ -18,7 +18,7 @@ NAMES = ("cat", "dog", "owl")
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    model = gvit.create_model("gvit_tiny", num_classes=3).eval()
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=3).eval()
     with torch.no_grad():  # what an image looks like makes no difference to fresh weights
         for parameter in model.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))

@@ -9,7 +9,7 @@ from typing import Any
 from gvit.errors import InputError, first_line, option, unknown_name
 from gvit.models.architecture import Architecture
 from gvit.models.base import ImageClassifier
-from gvit.models.tokens import TOKENIZERS, CanonicalTokens, PatchTokens, Tokenizer
+from gvit.models.tokens import TOKENIZERS, CanonicalTokens, PatchTokens, PlacedTokens, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,19 @@ _BASE: dict[str, Any] = {"embed_dim": 768, "num_heads": 12}
 
 register_model(
     "gvit_tiny",
-    "for 32 px images on a laptop: 32 Gaussians, width 96, depth 3",
+    "for 32 px images on a laptop: 32 Gaussians by twelve looks, or any number; width 96, depth 3",
+    PlacedTokens,
+    "refining",
+    patches="vit_tiny_patch8",
+    frozen="gaussian_vit_tiny_placed",
+    num_gaussians=32,
+    scale_factor=3.0,
+    encoder_dim=64,
+    **_TINY,
+)
+register_model(
+    "gvit_tiny_denoising",
+    "gvit_tiny with the paper's encoder: 32 Gaussians at once",
     CanonicalTokens,
     "denoising",
     patches="vit_tiny_patch8",
@@ -157,24 +169,22 @@ register_model(
     **_TINY_ENCODER,
 )
 register_model(
-    "gvit_tiny_refining",
-    "gvit_tiny with an encoder that looks at its own picture twelve times",
-    CanonicalTokens,
-    "refining",
-    patches="vit_tiny_patch8",
-    frozen="gaussian_vit_tiny",
-    num_gaussians=32,
-    scale_factor=3.0,
-    encoder_dim=64,
-    **_TINY,
-)
-register_model(
     "gvit_small",
     "GViT-S: ViT-S encoder and ViT-S classifier, 512 Gaussians at 224 px (paper, Section 3)",
     CanonicalTokens,
     "denoising",
     patches="vit_small_patch16",
     frozen="gaussian_vit_small",
+)
+register_model(
+    "gvit_small_refining",
+    "GViT-S with an encoder that looks at its own picture, for any number of Gaussians",
+    PlacedTokens,
+    "refining",
+    patches="vit_small_patch16",
+    frozen="gaussian_vit_small_placed",
+    scale_factor=3.0,
+    encoder_dim=96,
 )
 register_model(
     "gvit_base",
@@ -188,12 +198,22 @@ register_model(
 
 register_model(
     "gaussian_vit_tiny",
-    "the classifier of gvit_tiny over given Gaussians",
+    "the classifier of gvit_tiny_denoising over given Gaussians",
     CanonicalTokens,
     num_gaussians=32,
     **_TINY,
 )
+register_model(
+    "gaussian_vit_tiny_placed",
+    "the classifier of gvit_tiny over given Gaussians",
+    PlacedTokens,
+    num_gaussians=32,
+    **_TINY,
+)
 register_model("gaussian_vit_small", "the classifier of gvit_small over given Gaussians", CanonicalTokens)
+register_model(
+    "gaussian_vit_small_placed", "the classifier of gvit_small_refining over given Gaussians", PlacedTokens
+)
 register_model(
     "gaussian_vit_base", "the classifier of gvit_base over given Gaussians", CanonicalTokens, **_BASE
 )

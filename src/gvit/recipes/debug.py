@@ -9,7 +9,7 @@ from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, Sched
 def debug() -> TrainConfig:
     """The complete configuration: 5 steps a phase, of which the first and the fourth guided one are guided."""
     return TrainConfig(
-        model=ModelConfig("gvit_tiny", num_gaussians=16, drop_path_rate=0.1),
+        model=ModelConfig("gvit_tiny_denoising", num_gaussians=16, drop_path_rate=0.1),
         data=DataConfig(
             "digits", batch_size=32, crop_mode="squash", hflip=False, min_crop=0.8, rotate=5.0, translate=0.05
         ),

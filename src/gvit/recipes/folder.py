@@ -4,7 +4,14 @@ Command: ``gvit train folder --data-dir FOLDER``, with ``FOLDER/CLASS/*.jpg`` or
 ``FOLDER/val/CLASS/*.jpg``. Hardware, time and number: they depend on the folder.
 """
 
-from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from gvit.training.config import (
+    DataConfig,
+    ModelConfig,
+    ObjectiveConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 
 
 def folder() -> TrainConfig:
@@ -13,7 +20,8 @@ def folder() -> TrainConfig:
         model=ModelConfig("gvit_tiny", img_size=64, num_gaussians=64),
         data=DataConfig("folder", batch_size=64, min_crop=0.5),
         schedule=ScheduleConfig(
-            reconstruct_epochs=10.0, perceptual_epochs=10.0, classify_epochs=40.0, guide_epochs=20.0
+            reconstruct_epochs=2.0, perceptual_epochs=0.0, classify_epochs=48.0, guide_epochs=10.0
         ),
-        optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=5.0, clip_grad=1.0),
+        objective=ObjectiveConfig(pixel_loss="psnr", perceptual_weight=0.0),
+        optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=3.0, clip_grad=1.0),
     )
