@@ -11,7 +11,7 @@ from timm.optim import param_groups_layer_decay
 import gvit
 from gvit.data.loading import Batch
 from gvit.gaussians import Gaussians
-from gvit.models.registry import architecture
+from gvit.models.registry import architecture, registered
 from gvit.training.build import start_from
 from gvit.training.config import ObjectiveConfig
 from gvit.training.objective import GuidedObjective
@@ -244,7 +244,9 @@ def test_timms_layer_decay_grows_from_the_embedding_to_the_head(name, pool):
         name.removeprefix(prefix): scale for name, scale in whole.items() if name.startswith(prefix)
     }
     norm = "norm" if pool == "token" else "fc_norm"
-    expected = {"patch_embed.proj.weight": 0.125, "pos_embed": 0.125}
+    expected = {"patch_embed.proj.weight": 0.125}
+    if not model.tokens.any_number:
+        expected["pos_embed"] = 0.125
     expected |= {"blocks.0.attn.qkv.weight": 0.25, "blocks.1.norm2.bias": 0.5}
     expected |= {f"{norm}.weight": 1.0, "head.weight": 1.0, "head.bias": 1.0}
     assert {name: scales[name] for name in expected} == expected
@@ -262,24 +264,34 @@ def test_weight_decay_leaves_embeddings_of_positions_alone(model):
 @pytest.mark.parametrize("name", sorted(set(NAMES) - set(GAUSSIAN_NAMES)))
 def test_wrong_images_are_refused_with_the_right_shape(name):
     model = small_model(name)
-    with pytest.raises(ValueError, match=r"images must have shape \[B, 3, 32, 32\], got \[2, 3, 16, 16\]"):
-        model(torch.rand(2, 3, 16, 16))
-    with pytest.raises(ValueError, match=r"images must have shape \[B, 3, 32, 32\], got \[2, 1, 32, 32\]"):
+    shape = "B, 3, 32, 32"
+    if model.encoder is not None and model.encoder.any_number:
+        shape = "B, 3, H, W"
+        assert model(torch.rand(2, 3, 16, 24)).shape == (2, model.num_classes)
+    else:
+        with pytest.raises(ValueError, match=rf"images must have shape \[{shape}\], got \[2, 3, 16, 16\]"):
+            model(torch.rand(2, 3, 16, 16))
+    with pytest.raises(ValueError, match=rf"images must have shape \[{shape}\], got \[2, 1, 32, 32\]"):
         model(torch.rand(2, 1, 32, 32))
 
 
 @pytest.mark.parametrize("name", GAUSSIAN_NAMES)
 def test_wrong_gaussians_are_refused_with_the_right_shape(name):
+    model = small_model(name)
+    count = "K" if model.tokens.any_number else "6"
     for shape in ((2, 5, 9), (2, 6, 8)):
+        if model.tokens.any_number and shape[2] == 9:
+            assert model(torch.randn(shape)).shape == (2, model.num_classes)
+            continue
         with pytest.raises(
-            ValueError, match=rf"must have shape \[B, 6, 9\], got \[2, {shape[1]}, {shape[2]}\]"
+            ValueError, match=rf"must have shape \[B, {count}, 9\], got \[2, {shape[1]}, {shape[2]}\]"
         ):
-            small_model(name)(torch.randn(shape))
+            model(torch.randn(shape))
 
 
-@pytest.mark.parametrize("size", ["tiny", "small", "base"])
-def test_a_model_of_given_gaussians_is_the_classifier_of_its_gvit(size):
-    whole, given = gvit.create_model(f"gvit_{size}"), gvit.create_model(f"gaussian_vit_{size}")
+@pytest.mark.parametrize("name", [name for name in GVIT_NAMES if registered(name).frozen])
+def test_a_model_of_given_gaussians_is_the_classifier_of_its_gvit(name):
+    whole, given = gvit.create_model(name), gvit.create_model(registered(name).frozen)
     whole.classifier.load_state_dict(given.state_dict())
     images = torch.rand(1, 3, whole.img_size, whole.img_size)
     with torch.inference_mode():

@@ -179,7 +179,9 @@ def test_unknown_names_get_the_nearest():
 
 def test_list_models_takes_patterns():
     assert gvit.list_models("*_tiny*8") == ["vit_tiny_patch8"]
-    assert gvit.list_models("gvit_*") == ["gvit_base", "gvit_small", "gvit_tiny_denoising", "gvit_tiny"]
+    assert gvit.list_models("gvit_*") == [
+        *("gvit_base", "gvit_small", "gvit_small_refining", "gvit_tiny", "gvit_tiny_denoising")
+    ]
     kinds = ("gaussian_vit_*", "gvit_*", "vit_*")
     assert sorted(name for kind in kinds for name in gvit.list_models(kind)) == gvit.list_models()
 

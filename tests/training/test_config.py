@@ -134,7 +134,7 @@ def test_a_whole_number_stands_for_a_float_and_makes_the_same_configuration():
     [
         (DataConfig, "crop_mode", "centre", "crop_mode must be 'center' or 'squash', got 'centre'"),
         (ModelConfig, "pool", "max", "pool must be 'token' or 'avg', got 'max'"),
-        (ObjectiveConfig, "pixel_loss", "l2", "pixel_loss must be 'bce' or 'mse', got 'l2'"),
+        (ObjectiveConfig, "pixel_loss", "l2", "pixel_loss must be 'bce', 'mse' or 'psnr', got 'l2'"),
         (ComputeConfig, "compile", 1, "compile must be a valid boolean, got 1"),
         (DataConfig, "hflip", "no", "hflip must be a valid boolean, got 'no'"),
         (DataConfig, "dataset", 3, "dataset must be a valid string, got 3"),

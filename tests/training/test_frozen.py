@@ -119,7 +119,7 @@ def test_from_photographs_to_a_classifier_of_their_gaussians(tmp_path, monkeypat
     gvit.Gaussians(torch.zeros(7, 9)).save("other.safetensors")
     assert main(["predict", "run", "other.safetensors"]) == 2
     assert capsys.readouterr().err == (
-        "gvit: error: other.safetensors: holds 7 Gaussians, gaussian_vit_tiny reads 6\n"
+        "gvit: error: other.safetensors: there are 7 Gaussians, but the model reads at most 6\n"
     )
 
 

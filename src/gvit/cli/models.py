@@ -45,15 +45,15 @@ def run(args: list[str]) -> int:
     if options.json:
         print(json.dumps([asdict(cost) for cost in costs], indent=2))
         return 0
-    print(f"{'':30} {'million parameters':>27} {'GMACs':>20}")
+    print(f"{'':34} {'million parameters':>25} {'GMACs':>19}")
     print(
-        f"{'model':18} {'px':>4} {'tokens':>6}"
-        f" {'encoder':>8} {'classifier':>10} {'head':>7} {'encoder':>9} {'classifier':>10}"
+        f"{'model':22} {'px':>4} {'tokens':>6}"
+        f" {'encoder':>7} {'classifier':>10} {'head':>6} {'encoder':>8} {'classifier':>10}"
     )
     for cost in costs:
         print(
-            f"{cost.name:18} {cost.img_size:4} {cost.tokens:6} {cost.encoder_parameters / 1e6:8.2f}"
-            f" {cost.classifier_parameters / 1e6:10.2f} {cost.head_parameters / 1e6:7.2f}"
-            f" {cost.encoder_gmacs:9.3f} {cost.classifier_gmacs:10.3f}"
+            f"{cost.name:22} {cost.img_size:4} {cost.tokens:6} {cost.encoder_parameters / 1e6:7.2f}"
+            f" {cost.classifier_parameters / 1e6:10.2f} {cost.head_parameters / 1e6:6.2f}"
+            f" {cost.encoder_gmacs:8.3f} {cost.classifier_gmacs:10.3f}"
         )
     return 0

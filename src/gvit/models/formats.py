@@ -29,6 +29,7 @@ _FIRST: dict[str, dict[str, Any]] = {
     "vit_base_patch32": _VIT | _PATCHES | _BASE | {"patch_size": 32},
 }
 
+_TODAY = {"gvit_tiny": "gvit_tiny_denoising"}  # under its old name there is another model now
 _TOKENS = ("img_size", "embed_dim")
 _VIT_NAMES = ("num_classes", "pool", "depth", "num_heads", "mlp_ratio", "drop_path_rate")
 
@@ -68,7 +69,7 @@ def from_first_format(described: dict[str, Any]) -> dict[str, Any]:
     tokens = {"kind": arguments["tokens"]} | {name: arguments[name] for name in (*_TOKENS, *of_tokens)}
     return {
         "format": 2,
-        "name": described["name"],
+        "name": _TODAY.get(described["name"], described["name"]),
         "architecture": {
             "encoder": encoder,
             "tokens": tokens,

@@ -150,7 +150,7 @@ register_model(
     PlacedTokens,
     "refining",
     patches="vit_tiny_patch8",
-    frozen="gaussian_vit_tiny_placed",
+    frozen="gaussian_vit_tiny_any",
     num_gaussians=32,
     scale_factor=3.0,
     encoder_dim=64,
@@ -182,7 +182,7 @@ register_model(
     PlacedTokens,
     "refining",
     patches="vit_small_patch16",
-    frozen="gaussian_vit_small_placed",
+    frozen="gaussian_vit_small_any",
     scale_factor=3.0,
     encoder_dim=96,
 )
@@ -204,15 +204,19 @@ register_model(
     **_TINY,
 )
 register_model(
-    "gaussian_vit_tiny_placed",
+    "gaussian_vit_tiny_any",
     "the classifier of gvit_tiny over given Gaussians",
     PlacedTokens,
     num_gaussians=32,
+    scale_factor=3.0,
     **_TINY,
 )
 register_model("gaussian_vit_small", "the classifier of gvit_small over given Gaussians", CanonicalTokens)
 register_model(
-    "gaussian_vit_small_placed", "the classifier of gvit_small_refining over given Gaussians", PlacedTokens
+    "gaussian_vit_small_any",
+    "the classifier of gvit_small_refining over given Gaussians",
+    PlacedTokens,
+    scale_factor=3.0,
 )
 register_model(
     "gaussian_vit_base", "the classifier of gvit_base over given Gaussians", CanonicalTokens, **_BASE

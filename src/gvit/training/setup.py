@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from gvit.errors import InputError, Note, option
+from gvit.models.base import ImageClassifier
 from gvit.training.build import Known, build_model, resolved
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import ALONE, World
@@ -76,6 +77,7 @@ def set_up(
     """
     feed = Feed(config, world)
     model, notes = build_model(config, list(feed.train.class_names), feed.train.example, known, initialize)
+    _check_range(config, model)
     task = make_task(model, config, torch.device(device), world)
     schedule = Schedule.from_config(config.schedule, feed.steps_per_epoch)
     if not schedule.total:
@@ -85,6 +87,16 @@ def set_up(
     task.watch(lambda: torch.stack([feed.tests[i][0] for i in few]))
     setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
     return replace(setup, notes=tuple(map(Note, (*notes, *_proportions(setup)))))
+
+
+def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
+    if config.objective.gaussians_range is None or model.encoder is None:
+        return
+    for part, what in ((model.encoder, "an encoder"), (model.tokens, "tokens")):
+        if not part.any_number:
+            raise InputError(
+                f"{option('gaussians_range')} needs {what} of any number of Gaussians, not {part.kind!r}"
+            )
 
 
 def _proportions(setup: Setup) -> list[str]:
