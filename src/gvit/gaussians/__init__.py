@@ -17,7 +17,7 @@ opacity  ``sigmoid(raw)``                (0, 1)
 
 from gvit.gaussians.affine import transform_gaussians
 from gvit.gaussians.batch import Gaussians
-from gvit.gaussians.canonical import canonical_features, num_canonical_features
+from gvit.gaussians.canonical import canonical_features, num_canonical_features, visibility
 from gvit.gaussians.fields import FIELDS, NUM_FIELDS, VISIBLE_OPACITY
 from gvit.gaussians.shapes import build_covariances
 
@@ -30,4 +30,5 @@ __all__ = [
     "canonical_features",
     "num_canonical_features",
     "transform_gaussians",
+    "visibility",
 ]

@@ -18,9 +18,12 @@ def num_canonical_features(num_frequencies: int) -> int:
     return 9 + 4 * num_frequencies
 
 
-def canonical_features(
-    gaussians: Gaussians, num_frequencies: int = 4, unit: float | None = None
-) -> Float[Tensor, "*batch k features"]:
+def visibility(gaussians: Gaussians) -> Float[Tensor, "*batch k"]:
+    """1 where a Gaussian is drawn, falling to 0 as its opacity falls from 2/255 to the 1/255 below which it is not."""
+    return (gaussians.opacities / VISIBLE_OPACITY - 1).clamp(0, 1)
+
+
+def canonical_features(gaussians: Gaussians, num_frequencies: int = 4) -> Float[Tensor, "*batch k features"]:
     """What is drawn, and nothing else, as numbers for a network.
 
     Per Gaussian: centre, its Fourier features (sine and cosine of ``pi 2^f`` times each coordinate), log-area in
@@ -28,20 +31,12 @@ def canonical_features(
     the renderer (an angle plus pi, a swap of the axes with a quarter turn, the colour of an invisible Gaussian);
     these can't: raw vectors that draw the same picture give the same features, and all features of a Gaussian fade
     to zero as its opacity falls from 2/255 to the 1/255 below which it is not drawn.
-
-    Args:
-        gaussians: any.
-        num_frequencies: of the Fourier features.
-        unit: of lengths in the log-area, canvas units; the Gaussians' own spacing when None.
     """
     raw = gaussians.raw
     centers, opacities = gaussians.centers, gaussians.opacities
     # logsigmoid instead of log(sigmoid): finite for every raw number
     log_scales = F.logsigmoid(raw[..., SCALE]) + math.log(gaussians.scale_factor)
     log_ratio = log_scales[..., 0] - log_scales[..., 1]
-    log_area = log_scales.sum(-1, keepdim=True)
-    if unit is not None:
-        log_area = log_area + 2 * math.log(gaussians.spacing / unit)
     doubled = 2 * gaussians.angles
     octaves = math.pi * 2.0 ** torch.arange(num_frequencies, dtype=raw.dtype, device=raw.device)
     phases = (centers.unsqueeze(-1) * octaves).flatten(-2)
@@ -50,7 +45,7 @@ def canonical_features(
             centers,
             phases.sin(),
             phases.cos(),
-            log_area,
+            log_scales.sum(-1, keepdim=True),
             (log_ratio * doubled.cos()).unsqueeze(-1),
             (log_ratio * doubled.sin()).unsqueeze(-1),
             gaussians.colors,
@@ -58,5 +53,4 @@ def canonical_features(
         ),
         -1,
     )
-    visibility = (opacities / VISIBLE_OPACITY - 1).clamp(0, 1)
-    return features * visibility.unsqueeze(-1)
+    return features * visibility(gaussians).unsqueeze(-1)

@@ -113,7 +113,7 @@ class GViT(ImageClassifier):
 
     def forward_features(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch n d"]:
         """The classifier's normed tokens, the class token first where there is one."""
-        return self.classifier.forward_features(self.encode(images).raw)
+        return self.classifier.forward_features(self.tokens.conform(self.encode(images)))
 
     def forward_head(
         self, features: Float[Tensor, "batch n d"], pre_logits: bool = False

@@ -9,7 +9,7 @@ from typing import Any
 from gvit.errors import InputError, first_line, option, unknown_name
 from gvit.models.architecture import Architecture
 from gvit.models.base import ImageClassifier
-from gvit.models.tokens import TOKENIZERS, CanonicalTokens, PatchTokens, PlacedTokens, Tokenizer
+from gvit.models.tokens import TOKENIZERS, CanonicalTokens, NeighbourTokens, PatchTokens, Tokenizer
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ _BASE: dict[str, Any] = {"embed_dim": 768, "num_heads": 12}
 register_model(
     "gvit_tiny",
     "for 32 px images on a laptop: 32 Gaussians by twelve looks, or any number; width 96, depth 3",
-    PlacedTokens,
+    NeighbourTokens,
     "refining",
     patches="vit_tiny_patch8",
     frozen="gaussian_vit_tiny_any",
@@ -179,7 +179,7 @@ register_model(
 register_model(
     "gvit_small_refining",
     "GViT-S with an encoder that looks at its own picture, for any number of Gaussians",
-    PlacedTokens,
+    NeighbourTokens,
     "refining",
     patches="vit_small_patch16",
     frozen="gaussian_vit_small_any",
@@ -206,7 +206,7 @@ register_model(
 register_model(
     "gaussian_vit_tiny_any",
     "the classifier of gvit_tiny over given Gaussians",
-    PlacedTokens,
+    NeighbourTokens,
     num_gaussians=32,
     scale_factor=3.0,
     **_TINY,
@@ -215,7 +215,7 @@ register_model("gaussian_vit_small", "the classifier of gvit_small over given Ga
 register_model(
     "gaussian_vit_small_any",
     "the classifier of gvit_small_refining over given Gaussians",
-    PlacedTokens,
+    NeighbourTokens,
     scale_factor=3.0,
 )
 register_model(

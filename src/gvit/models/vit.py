@@ -88,14 +88,19 @@ class ViT(ImageClassifier, VisionTransformer):
 
         Others than the model's own are converted: the same picture in the model's bounds, stretched onto its square
         canvas as ``gvit.render`` does. A removed Gaussian (``gaussians[:, keep]``, ``gaussians.drop(mask)``) is read
-        as one that is not drawn, or not at all by a model that reads any number.
+        as one that is not drawn.
 
         Raises:
             InputError: the model reads no Gaussians, or fewer than these.
         """
         if not isinstance(gaussians, Gaussians):
             raise InputError(f"gaussians must be gvit.Gaussians, got {type(gaussians).__name__}")
-        return self(self.patch_embed.conform(gaussians).raw)
+        return self(self.patch_embed.conform(gaussians))
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay leaves alone."""
+        tokens = {f"patch_embed.{name}" for name in self.patch_embed.no_weight_decay()}
+        return VisionTransformer.no_weight_decay(self) | tokens
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
         """A new head, with the card brought up to date; 0 classes for none.

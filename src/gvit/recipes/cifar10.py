@@ -20,7 +20,7 @@ def cifar10() -> TrainConfig:
     """The complete configuration."""
     return replace(
         cifar10_paper(),
-        model=ModelConfig("gvit_tiny", num_gaussians=64, drop_path_rate=0.0),
+        model=ModelConfig("gvit_tiny", num_gaussians=64, drop_path_rate=0.0, looks=8),
         schedule=ScheduleConfig(
             reconstruct_epochs=0.5,
             perceptual_epochs=0.0,

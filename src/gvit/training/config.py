@@ -100,10 +100,11 @@ class ModelConfig:
         scale_factor: c, the largest standard deviation in units of the Gaussians' spacing.
         encoder: denoising (random Gaussians plus a residual), queries (learned) or refining (looks at its own picture).
         noise_std: standard deviation of the denoising encoder's random Gaussians.
-        tokens: what the classifier reads: canonical (what is drawn), placed (the same, of any number) or raw (the nine
-            numbers).
+        tokens: what the classifier reads: canonical (what is drawn), neighbours (the same and what is around it, of
+            any number) or raw (the nine numbers).
         pool: class token, or the average over Gaussians.
         drop_path_rate: stochastic depth of the classifier.
+        looks: how often a refining encoder draws, looks at its picture and corrects it.
     """
 
     model: str | None = "gvit_small"
@@ -116,6 +117,7 @@ class ModelConfig:
     tokens: str | None = None
     pool: Literal["token", "avg"] | None = None
     drop_path_rate: Annotated[float | None, Field(ge=0, le=1)] = None
+    looks: Annotated[int | None, Field(ge=1)] = None
 
     def settings(self) -> dict[str, Any]:
         """What can be set of the model, by the names that ``create_model`` takes."""

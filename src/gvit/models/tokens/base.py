@@ -68,11 +68,11 @@ class Tokenizer(Part, nn.Module):
         """An empty input for one image, by which costs are counted."""
         raise NotImplementedError(f"{type(self).__name__} has no example()")
 
-    def conform(self, gaussians: Gaussians) -> Gaussians:
-        """The same picture in the bounds that raw Gaussians are read in, each Gaussian in its slot.
+    def conform(self, gaussians: Gaussians) -> Any:
+        """What ``forward`` takes: the same picture in the bounds that raw Gaussians are read in, each in its slot.
 
         Another canvas is stretched onto the square one, as ``render`` does. A Gaussian that has been removed
-        (``gaussians[:, keep]``) is read as one that is not drawn, or not at all where there can be any number.
+        (``gaussians[:, keep]``) is read as one that is not drawn.
 
         Raises:
             InputError: images are read, or there are more Gaussians than tokens.
@@ -80,7 +80,7 @@ class Tokenizer(Part, nn.Module):
         if self.reads != "gaussians":
             raise InputError(f"the model reads {self.reads}, not Gaussians")
         self.check_number(len(gaussians))
-        return self.in_slots(gaussians.with_bounds(**self.bounds_of(gaussians), aspect=1.0))
+        return self.in_slots(gaussians.with_bounds(**self.bounds, aspect=1.0)).raw
 
     def check_number(self, count: int) -> None:
         """Raise ``InputError`` where there are more Gaussians than tokens."""
@@ -88,8 +88,17 @@ class Tokenizer(Part, nn.Module):
             raise InputError(f"there are {count} Gaussians, but the model reads at most {self.num_patches}")
 
     def in_slots(self, gaussians: Gaussians) -> Gaussians:
-        """As many as are read, each in its slot."""
-        return gaussians if self.any_number else gaussians.in_slots(self.num_patches)
+        """As many as are read, each in its slot: where there can be any number, as many as there once were."""
+        if not self.any_number:
+            return gaussians.in_slots(self.num_patches)
+        slots = gaussians.slots
+        if slots is None:
+            return gaussians
+        return gaussians.in_slots(max(gaussians.nominal_count, int(slots.max()) + 1 if slots.numel() else 0))
+
+    def no_weight_decay(self) -> set[str]:
+        """Names of the parameters that weight decay leaves alone."""
+        return set()
 
     def geometry(self) -> list[nn.Module]:
         """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvit.gaussians import NUM_FIELDS, Gaussians, canonical_features, num_canonical_features
-from gvit.gaussians.bounds import Bounds
 from gvit.models.tokens.base import Tokenizer
 
 _NUM_FREQUENCIES = 4
@@ -43,11 +42,10 @@ class GaussianTokens(Tokenizer):
 
     def forward(self, inputs: Float[Tensor, "batch k fields"]) -> Float[Tensor, "batch k d"]:
         """See ``Tokenizer``."""
-        count = inputs.shape[-2] if self.any_number and inputs.ndim > 1 else self.num_patches
-        if inputs.ndim != 3 or list(inputs.shape[1:]) != [count, NUM_FIELDS]:
-            number = "K" if self.any_number else count
+        expected = [self.num_patches, NUM_FIELDS]
+        if list(inputs.shape[1:]) != expected:
             raise ValueError(
-                f"raw Gaussians must have shape [B, {number}, {NUM_FIELDS}], got {list(inputs.shape)}"
+                f"raw Gaussians must have shape [B, {expected[0]}, {expected[1]}], got {list(inputs.shape)}"
             )
         return self.proj(self.features(inputs))
 
@@ -81,19 +79,3 @@ class RawTokens(GaussianTokens):
 
     def features(self, raw: Float[Tensor, "batch k fields"]) -> Float[Tensor, "batch k width"]:
         return raw
-
-
-class PlacedTokens(GaussianTokens):
-    """Any number of Gaussians: only what is drawn of them, their places among it.
-
-    Sizes are in units of the spacing of the usual number, whatever their number is.
-    """
-
-    kind = "placed"
-    any_number = True
-    width = num_canonical_features(_NUM_FREQUENCIES)
-
-    def features(self, raw: Float[Tensor, "batch k fields"]) -> Float[Tensor, "batch k width"]:
-        usual = Bounds(self.scale_factor, self.num_patches, 1.0)
-        gaussians = Gaussians(raw, self.scale_factor, raw.shape[-2])
-        return canonical_features(gaussians, _NUM_FREQUENCIES, usual.spacing)
