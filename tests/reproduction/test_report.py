@@ -91,7 +91,7 @@ def cells(*trained: tuple[str, dict | None]) -> dict[str, list[str]]:
 
 def test_tables_give_what_both_networks_cost():
     found = cells(
-        ("GViT", settings("gvit_tiny_denoising", num_gaussians=64)),
+        ("GViT", settings("gvit_tiny", num_gaussians=64)),
         ("patch ViT", settings("vit_tiny_patch8", num_gaussians=64, scale_factor=0.7)),
         ("frozen", settings("gaussian_vit_tiny", num_gaussians=32)),
         ("cross evaluation", None),
@@ -103,7 +103,7 @@ def test_tables_give_what_both_networks_cost():
         one = 96 * (3 * 96) + 96 * 96 + 2 * 96 * 192  # a block's matrix products on one token
         macs = 3 * ((tokens + 1) * one + 2 * 96 * (tokens + 1) ** 2) + tokens * 96 * width
         assert found[label][1].split(", ")[1] == f"{macs / 1e6:#.3g} M", label
-    model = gvit.create_model("gvit_tiny_denoising", num_gaussians=64, num_classes=0)
+    model = gvit.create_model("gvit_tiny", num_gaussians=64, num_classes=0)
     count = sum(p.numel() for p in model.encoder.parameters())
     assert found["GViT"][0].split(", ")[0] == f"{count / 1e3:.0f} k"
     assert found["patch ViT"][0] == found["frozen"][0] == "–"
@@ -111,8 +111,8 @@ def test_tables_give_what_both_networks_cost():
 
 def test_a_transfer_costs_what_it_starts_from():
     found = cells(
-        ("first", settings("gvit_tiny_denoising", num_gaussians=64)),
-        ("then", settings(None, init="gvit_tiny_denoising-seed0-0123456789ab")),
+        ("first", settings("gvit_tiny", num_gaussians=64)),
+        ("then", settings(None, init="gvit_tiny-seed0-0123456789ab")),
     )
     assert found["then"] == found["first"] != ["–", "–"]
 
@@ -132,14 +132,14 @@ def page_of(folder: Path, made: list[dict]) -> str:
 
 def test_the_page_says_how_the_runs_differ_from_the_papers(tmp_path):
     made = [
-        row | {"settings": settings("gvit_tiny_denoising", scale_factor=0.7)} for row in rows((0.5,), (0.5,))
+        row | {"settings": settings("gvit_tiny", scale_factor=0.7)} for row in rows((0.5,), (0.5,))
     ]
     text = page_of(tmp_path / "clipped", made).replace("\n", " ")
     assert "Gradients are clipped to a norm of 1. The scale factor is c = 0.7 " in text
     assert "read canonical tokens" in text
     assert "transfers" not in text.split("## r")[1]
     for row in made:
-        row["settings"] = settings("gvit_tiny_denoising", tokens="raw")
+        row["settings"] = settings("gvit_tiny", tokens="raw")
         row["settings"]["optimizer"]["clip_grad"] = None
     text = page_of(tmp_path / "free", made).replace("\n", " ")
     assert "Gradients are not clipped. The scale factor is c = 1 " in text
@@ -148,8 +148,8 @@ def test_the_page_says_how_the_runs_differ_from_the_papers(tmp_path):
 
 def test_the_page_says_with_which_settings_transfers_are_trained(tmp_path):
     first, then = rows((0.5,), (0.5,))
-    first["settings"] = settings("gvit_tiny_denoising")
-    then["settings"] = settings(None, init="gvit_tiny_denoising-seed0-0", dataset="other")
+    first["settings"] = settings("gvit_tiny")
+    then["settings"] = settings(None, init="gvit_tiny-seed0-0", dataset="other")
     text = page_of(tmp_path / "same", [first, then]).replace("\n", " ")
     assert (
         "The transfers keep the settings of the first training; those of the paper's Table A.1b are" in text

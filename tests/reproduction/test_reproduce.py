@@ -161,7 +161,7 @@ def test_an_unusable_folder_is_named_before_anything_is_trained(tmp_path, capsys
 
 
 def test_a_damaged_result_is_named_before_anything_is_trained(tmp_path, capsys):
-    damaged = tmp_path / "results" / "digits" / "table1a.json"
+    damaged = tmp_path / "results" / "digits_paper" / "table1a.json"
     damaged.parent.mkdir(parents=True)
     for text, message in (('{"target": ', "table1a.json: damaged"), ("{}", "not a result of gvit reproduce")):
         damaged.write_text(text)

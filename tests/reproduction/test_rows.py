@@ -608,11 +608,11 @@ def test_one_folder_stands_for_one_thing_in_all_targets(study):
     ids=["full", "reduced", "given"],
 )
 def test_a_plan_changes_nothing_of_its_recipe_but_the_budget(budget, changes, tmp_path):
-    target = plan("comparison", "digits", 2, tmp_path, **budget)
+    target = plan("comparison", "digits_paper", 2, tmp_path, **budget)
     guided = [row for row in target.rows if row.label == "GViT, guided"]
     assert [row.seed for row in guided] == [0, 1]
     for row in guided:
-        expected = run(row.seed, changes, load_recipe("digits"))["settings"]
+        expected = run(row.seed, changes, load_recipe("digits_paper"))["settings"]
         expected["optimizer.warmup_epochs"] = pytest.approx(expected["optimizer.warmup_epochs"])
         assert told(row.job) == {"settings": expected}
         assert row.job.folder.parent == tmp_path

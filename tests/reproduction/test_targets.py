@@ -9,7 +9,15 @@ from gvit.reproduction.jobs import CrossEvaluation, Training
 from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.targets import Study, change, with_budget
 
-RECIPES = ("digits", "cifar10", "imagenette", "mini_imagenet", "imagenet1k")
+RECIPES = (
+    "digits_paper",
+    "cifar10_paper",
+    "imagenette_paper",
+    "digits",
+    "cifar10",
+    "mini_imagenet",
+    "imagenet1k",
+)
 
 
 def trainings(target) -> list[Training]:
@@ -35,7 +43,7 @@ def test_every_claim_is_about_rows_that_every_seed_has(what, recipe, tmp_path):
 
 @pytest.mark.parametrize("what", sorted(set(TARGETS) - {"table2"}))
 def test_rows_differ_in_nothing_but_what_is_compared(what, tmp_path):
-    base = load_recipe("digits")
+    base = load_recipe("digits_paper")
     target = TARGETS[what](Study(base, (0,), tmp_path))
     for training in trainings(target):
         config = training.config
@@ -77,7 +85,7 @@ def test_table1_has_the_papers_values(tmp_path):
 
 
 def test_the_budget_shrinks_phases_and_warm_up_alike():
-    config = load_recipe("digits")
+    config = load_recipe("digits_paper")
     whole, warmup = sum(config.schedule.phase_epochs()), config.optimizer.warmup_epochs
     short = with_budget(config, whole / 4)
     assert short.schedule.phase_epochs() == pytest.approx([e / 4 for e in config.schedule.phase_epochs()])
@@ -95,7 +103,7 @@ def test_base_models_take_over_the_small_ones_encoder(tmp_path):
 
 
 def test_digits_are_transferred_from_some_classes_to_the_others(tmp_path):
-    target = TARGETS["table2"](Study(load_recipe("digits"), (0,), tmp_path))
+    target = TARGETS["table2"](Study(load_recipe("digits_paper"), (0,), tmp_path))
     jobs = {row.label: row.job for row in target.rows}
     first, second = jobs["GViT, guided: 0 to 4"], jobs["GViT, guided: 5 to 9"]
     assert (first.config.data.dataset, second.config.data.dataset) == ("digits_0_4", "digits_5_9")

@@ -35,7 +35,7 @@ class Options:
 
     Attributes:
         what: the table or figure.
-        recipe: which is varied: digits, cifar10, imagenette, ...
+        recipe: which is varied: digits_paper, cifar10_paper, ...; without _paper, those with another encoder.
         seeds: repetitions of every run, with seeds from 0 on.
         data_dir: folder that holds the recipe's images.
         transfer_dir: for table2: has folders cifar10, pets, ... of images.
@@ -49,7 +49,7 @@ class Options:
     """
 
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
-    recipe: str = "digits"
+    recipe: str = "digits_paper"
     seeds: int = 3
     data_dir: Path | None = None
     transfer_dir: Path | None = None

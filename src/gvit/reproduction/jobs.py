@@ -27,6 +27,7 @@ from gvit.files import write_text
 from gvit.fitting.optimise import fit
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
+from gvit.models.architecture import Architecture
 from gvit.models.card import Preprocessing
 from gvit.models.gvit import GViT
 from gvit.models.registry import architecture
@@ -219,9 +220,14 @@ class CrossEvaluation(Job):
 
 def tokens(config: TrainConfig) -> Mapping[str, Any]:
     """What the configured model's transformer reads: ``img_size``, and of Gaussians number and bound."""
+    return architecture_of(config).tokens
+
+
+def architecture_of(config: TrainConfig) -> Architecture:
+    """The configured model's."""
     assert config.model.model is not None
     settings = {name: value for name, value in config.model.settings().items() if value is not None}
-    return architecture(config.model.model, **settings).tokens
+    return architecture(config.model.model, **settings)
 
 
 def load_gvit(training: Training) -> GViT:

@@ -80,7 +80,10 @@ def write_page(folder: Path, order: Sequence[str]) -> Path:
     page = folder.with_name(f"{folder.name}.md")
     parts = ["\n\n".join(map(_wrap, _PREFACE.split("\n\n"))) + "\n"]
     contents, notes = read_contents(folder, order), _read_notes(folder)
-    recipes = sorted({content["recipe"] for content in contents}, key=lambda name: (name != "digits", name))
+    recipes = sorted(
+        {content["recipe"] for content in contents},
+        key=lambda name: (name.removesuffix("_paper") != "digits", name),
+    )
     for recipe in recipes:
         mine = [content for content in contents if content["recipe"] == recipe]
         said = [notes.get(recipe, ""), _conditions([row for content in mine for row in content["rows"]])]

@@ -78,7 +78,7 @@ def plan(
     config = load_recipe(recipe)
     if config.model.model is None or config.model.init is not None:
         raise InputError(
-            f"recipe {recipe} starts from another run; name one that doesn't: digits, imagenette, ..."
+            f"recipe {recipe} starts from another run; name one that doesn't: digits_paper, imagenette_paper, ..."
         )
     if config.data.dataset == "gaussians":
         raise InputError(

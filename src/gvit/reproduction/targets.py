@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gvit.models.registry import Entry, registered
-from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training, tokens
-from gvit.training.config import TrainConfig
+from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training, architecture_of, tokens
+from gvit.training.config import ObjectiveConfig, TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,6 +107,13 @@ class Study:
     transfer_dir: Path | None = None
 
     @property
+    def kind(self) -> str:
+        """The base's kind of encoder."""
+        encoder = architecture_of(self.base).encoder
+        assert encoder is not None
+        return encoder["kind"]
+
+    @property
     def num_gaussians(self) -> int:
         return tokens(self.base)["num_gaussians"]
 
@@ -137,7 +144,7 @@ class Study:
 
     @property
     def queries(self) -> TrainConfig:
-        """Learned queries instead of denoising, without guidance."""
+        """Learned queries instead of the recipe's encoder, without guidance."""
         return change(self.unguided, model={"encoder": "queries"})
 
     def collect(self, source: TrainConfig | None, seed: int) -> Collection:
@@ -215,8 +222,9 @@ def table1c(study: Study) -> Target:
     """Reconstruction loss (paper, Table 1c)."""
     paper = {"mse": (65.7, 69.8), "bce": (71.7, 72.3)}
     rows = []
+    weighed = study.base.objective.perceptual_weight or ObjectiveConfig().perceptual_weight
     for loss, numbers in paper.items():
-        for weight, top1 in zip((0.0, study.base.objective.perceptual_weight), numbers, strict=True):
+        for weight, top1 in zip((0.0, weighed), numbers, strict=True):
             config = change(study.guided, objective={"pixel_loss": loss, "perceptual_weight": weight})
             label = loss.upper() + (" + D-SSIM" if weight else "")
             rows += study.rows(label, config, top1)
@@ -267,14 +275,14 @@ def table1d(study: Study) -> Target:
     rows = [Row("offline", study.read(study.collect(None, seed), seed), seed, 70.5) for seed in study.seeds]
     for label, config, top1 in (
         ("learned queries", study.queries, 71.4),
-        ("denoising", study.unguided, 74.8),
-        ("denoising, guided", study.guided, 75.2),
+        (study.kind, study.unguided, 74.8),
+        (f"{study.kind}, guided", study.guided, 75.2),
     ):
         rows += study.rows(label, config, top1)
     claims = [
         Claim("learned queries beat offline fits (71.4 against 70.5)", "learned queries", "offline"),
-        Claim("denoising beats learned queries (74.8 against 71.4)", "denoising", "learned queries"),
-        Claim("guidance beats denoising alone (75.2 against 74.8)", "denoising, guided", "denoising"),
+        Claim(f"{study.kind} beats learned queries (74.8 against 71.4)", study.kind, "learned queries"),
+        Claim(f"guidance beats {study.kind} alone (75.2 against 74.8)", f"{study.kind}, guided", study.kind),
     ]
     return Target("table1d", "Where the Gaussians come from", rows, claims)
 
@@ -309,7 +317,7 @@ def table4(study: Study) -> Target:
     sources = {
         "SGD": (None, 70.5, 68.5),
         "learned queries": (study.queries, 67.6, 65.0),
-        "denoising": (study.unguided, 71.4, 70.5),
+        study.kind: (study.unguided, 71.4, 70.5),
         "guided": (study.guided, 72.1, 71.0),
     }
     rows, claims = [], []
