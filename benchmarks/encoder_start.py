@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from gvit.recipes import digits
+from gvit.recipes import digits_paper
 from gvit.training.config import TrainConfig
 from gvit.training.loop import Loop
 from gvit.training.run import Run
@@ -51,7 +51,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     seeds = parser.parse_args().seeds
-    recipe = digits()
+    recipe = digits_paper()
     schedule = replace(
         recipe.schedule, reconstruct_epochs=0.0, perceptual_epochs=10.0, classify_epochs=0.0, guide_epochs=0.0
     )

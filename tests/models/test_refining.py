@@ -10,7 +10,7 @@ import gvit
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
 from gvit.models.encoder import RefiningEncoder
-from gvit.models.encoder.anchors import anchors
+from gvit.models.encoder.anchors import anchors, coarse
 from gvit.models.encoder.refining import _Frame
 
 
@@ -31,23 +31,56 @@ def awake(network: RefiningEncoder) -> RefiningEncoder:
     return network
 
 
-@pytest.mark.parametrize("aspect", [0.5, 1.0, 2.0])
+@pytest.mark.parametrize("shape", [(32, 64), (48, 48), (64, 32)])
 @pytest.mark.parametrize("count", [1, 2, 16, 17, 100, 1000])
-def test_anchors_are_spread_evenly(count, aspect):
-    places = anchors(count, aspect)
-    assert places.shape == (count, 2)
+def test_anchors_are_spread_evenly_where_nothing_is_more_detailed(count, shape):
+    aspect = shape[0] / shape[1]
+    flat = torch.full((1, 3, *shape), 0.3)
+    noisy = torch.rand(1, 3, *shape, generator=torch.Generator().manual_seed(0))
+    places, cells = anchors(flat, count, 0.7)
+    torch.testing.assert_close(anchors(noisy, count, 0.0), (places, cells), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(cells.prod(-1), torch.ones(1, count), rtol=1e-3, atol=1e-3)
+    assert places.shape == (1, count, 2)
     assert places.abs().max() < 1
-    assert places.mean(0).abs().max() < 0.35 / math.sqrt(count) + 1e-6
     if count >= 16:  # nearest neighbours are about a spacing apart, in pixels
-        distances = torch.cdist(places * torch.tensor([1.0, aspect]), places * torch.tensor([1.0, aspect]))
-        nearest = distances.fill_diagonal_(9).amin(1)
+        points = places[0] * torch.tensor([1.0, aspect])
+        nearest = torch.cdist(points, points).fill_diagonal_(9).amin(1)
         spacing = 2 * math.sqrt(aspect / count)
-        assert 0.75 * spacing < nearest.min() <= nearest.max() < 1.3 * spacing
+        assert 0.7 * spacing < nearest.min() <= nearest.max() < 1.3 * spacing
+
+
+def test_cells_fill_the_canvas_and_hold_equally_much_detail():
+    generator = torch.Generator().manual_seed(0)
+    image = torch.full((1, 3, 64, 64), 0.5)
+    image[..., :32, :32] = torch.rand(3, 32, 32, generator=generator)  # a quarter of it is busy
+    places, cells = anchors(image, 64, 0.7)
+    assert places.abs().max() < 1
+    area = cells.prod(-1)  # in units of an even cell's
+    assert area.sum().item() == pytest.approx(64, rel=1e-3)
+    busy = (places < 0).all(-1)
+    # all of the detail, 0.7 of the weight, and a quarter of the area; bands are of the whole width
+    assert busy.float().mean().item() == pytest.approx(0.7 + 0.3 / 4, abs=0.15)
+    assert area[busy].mean() < 0.6 < 1.5 < area[~busy].mean()
+
+
+def test_places_of_an_image_do_not_depend_on_its_batch():
+    images = torch.rand(3, 3, 20, 30, generator=torch.Generator().manual_seed(0))
+    together, _ = anchors(images, 12, 0.7)
+    alone, _ = anchors(images[1:2], 12, 0.7)
+    torch.testing.assert_close(together[1:2], alone)
+
+
+def test_coarse_pictures_have_about_six_pixels_between_gaussians():
+    picture = torch.rand(1, 3, 96, 144)
+    assert coarse(picture, 400) is picture  # 6 pixels apart
+    small = coarse(picture, 16)  # 29 pixels apart
+    assert small.shape[-2:] == (19, 28)
+    torch.testing.assert_close(small.mean(), picture.mean(), rtol=0.05, atol=0.0)
 
 
 def test_a_new_encoder_draws_the_colours_of_the_image_on_a_grid(images):
     raw = encoder(detail=0.0)(images)
-    torch.testing.assert_close(raw[..., :2].tanh(), anchors(16).expand(2, -1, -1))
+    torch.testing.assert_close(raw[..., :2].tanh(), anchors(images, 16, 0.0)[0])
     blocks = torch.nn.functional.avg_pool2d(images, 8).flatten(2).mT
     assert (raw[..., 5:8].sigmoid() - blocks).abs().mean() < 0.05
     drawn = gvit.render(encoder().gaussians(raw), 32, 32)

@@ -131,9 +131,7 @@ def page_of(folder: Path, made: list[dict]) -> str:
 
 
 def test_the_page_says_how_the_runs_differ_from_the_papers(tmp_path):
-    made = [
-        row | {"settings": settings("gvit_tiny", scale_factor=0.7)} for row in rows((0.5,), (0.5,))
-    ]
+    made = [row | {"settings": settings("gvit_tiny", scale_factor=0.7)} for row in rows((0.5,), (0.5,))]
     text = page_of(tmp_path / "clipped", made).replace("\n", " ")
     assert "Gradients are clipped to a norm of 1. The scale factor is c = 0.7 " in text
     assert "read canonical tokens" in text

@@ -13,38 +13,19 @@ from torch.nn import functional as F
 _NEIGHBOURHOOD = 5  # pixels a side: detail is how far a pixel is from its neighbourhood's mean
 
 
-def anchors(count: int, aspect: float = 1.0) -> Float[Tensor, "count 2"]:
-    """Centres spread evenly over the canvas, in units of its half width and half height, row by row.
-
-    As many rows as make the distances along and between them most alike; where ``count`` has no such factors, some
-    rows have one more.
-
-    Args:
-        count: how many.
-        aspect: height divided by width.
-    """
-    sizes = _row_sizes(count, aspect)
-    places = [
-        ((2 * i + 1) / size - 1, (2 * row + 1) / len(sizes) - 1)
-        for row, size in enumerate(sizes)
-        for i in range(size)
-    ]
-    return torch.tensor(places)
-
-
-def detail_anchors(
+def anchors(
     images: Float[Tensor, "batch c h w"], count: int, detail: float
 ) -> tuple[Float[Tensor, "batch count 2"], Float[Tensor, "batch count 2"]]:
-    """The rows and places of ``anchors``, warped so that all cells hold equally much of an image's detail.
+    """Centres of cells that fill the canvas, row by row, and hold equally much of an image's detail.
 
-    Rows are bands of the whole width with as much detail as they have cells; in a band, cells are next to each other.
+    There are as many rows as make the distances along and between them most alike; where ``count`` has no such factors,
+    some rows have one cell more. A row is a band of the whole width, with as large a share of the detail as of cells.
     Detail is a pixel's distance from the mean of its neighbourhood, smoothed over half a cell.
 
     Args:
         images: with values in [0, 1].
         count: how many.
-        detail: share of it in what is divided equally, the rest being area: with 0 the places are those of
-            ``anchors``.
+        detail: share of it in what is divided equally, the rest being area: 0 for cells of equal area.
 
     Returns:
         The cells' centres, in units of the canvas' half width and half height, and their widths and heights in units

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvit.gaussians import NUM_FIELDS, Gaussians
-from gvit.models.encoder.anchors import coarse, detail_anchors, sample
+from gvit.models.encoder.anchors import anchors, coarse, sample
 from gvit.models.encoder.base import Drawing, GaussianEncoder
 from gvit.models.init import init_linear
 from gvit.rendering import render
@@ -141,7 +141,7 @@ class RefiningEncoder(GaussianEncoder):
             raise ValueError(f"images must have shape [B, 3, H, W], got {list(images.shape)}")
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         count = self.num_gaussians if num_gaussians is None else num_gaussians
-        places, cells = detail_anchors(images, count, self.detail)
+        places, cells = anchors(images, count, self.detail)
         raw = images.new_zeros(len(images), count, NUM_FIELDS)
         raw[..., :2] = places.clamp(-0.995, 0.995).atanh()
         raw[..., 2:4] = (_START_SIZE * cells / self.scale_factor).clamp(0.02, 0.93).logit()
