@@ -26,7 +26,6 @@ from gvit.rendering.spans import (
     COLUMNS,
     CONSTANTS,
     FORWARD_FIELDS,
-    NUM_CONSTANTS,
     NUM_FIELDS,
     NUM_MOMENTS,
     NUM_PARAMS,
@@ -34,11 +33,12 @@ from gvit.rendering.spans import (
     draw,
     lay_out,
     pull_back,
-    weave,
+    to_rows,
+    to_tiles,
 )
 
 # columns of ``params``, float64: what a row needs to know about a Gaussian
-CX, CY, SLOPE, FALL_Y, FALL, TOP, DROP, INVERSE_FALL = range(NUM_PARAMS)
+CX, CY, SLOPE, FALL_Y, ROOT, TOP, DROP, INVERSE_ROOT = range(NUM_PARAMS)
 _HALF_LOG2_E = 0.5 / math.log(2.0)
 # of alpha's logarithm: alpha_min = 0 asks for no more than float32's normal numbers
 _LOWEST = -126.0
@@ -125,11 +125,12 @@ def prepare(
                 own[CY] = cy
                 own[SLOPE] = xy / yy
                 own[FALL_Y] = _HALF_LOG2_E / yy
-                own[FALL] = _HALF_LOG2_E * yy / det
+                # the root of ``fall``, as the vectors will have it
+                own[ROOT] = np.float32(math.sqrt(_HALF_LOG2_E * yy / det))
                 own[TOP] = math.log2(opacity)
                 # a little more than exact: the vectors test each pixel themselves
-                own[DROP] = own[TOP] - low + 1e-5
-                own[INVERSE_FALL] = 1.0 / own[FALL]
+                own[DROP] = (own[TOP] - low) * (1.0 + 1e-6) + 1e-5
+                own[INVERSE_ROOT] = 1.0 / own[ROOT]
                 reach = math.sqrt(own[DROP] / own[FALL_Y])
                 rows[b, k, 0] = int(min(max(math.ceil(cy - 0.5 - reach), 0.0), float(height)))
                 rows[b, k, 1] = int(min(max(math.floor(cy + 0.5 + reach), 0.0), float(height)))
@@ -145,11 +146,13 @@ def _padded(width):
 
 @njit
 @no_type_check
-def _constants(alpha_min):
-    constants = np.empty(NUM_CONSTANTS, np.float32)
+def _constants(alpha_min, padded):
+    constants = np.empty((1 + padded // COLUMNS) * LANES, np.float32)
     for i in range(len(CONSTANTS)):
         constants[i] = CONSTANTS[i]
-    constants[-1] = _log2(alpha_min)
+    constants[len(CONSTANTS)] = _log2(alpha_min)
+    for i in range(LANES, constants.size):
+        constants[i] = i // ROWS - COLUMNS
     return constants
 
 
@@ -158,14 +161,14 @@ def _constants(alpha_min):
 def _to_tiles(lines, line, tiles, tile, fields, field, padded):
     """A strip of numbers, rows from ``line`` on of ``lines``, becomes a field of the tiles from ``tile`` on."""
     place, step = (tile * fields + field) * LANES, fields * LANES
-    weave(lines, line * padded, padded, LANES, tiles, place, step, ROWS * step, padded // LANES)
+    to_tiles(lines, line * padded, padded, LANES, tiles, place, step, ROWS * step, padded // LANES)
 
 
 @njit
 @no_type_check
 def _to_rows(tiles, tile, fields, field, lines, line, padded):
     place, step = (tile * fields + field) * LANES, fields * LANES
-    weave(tiles, place, step, ROWS * step, lines, line * padded, padded, LANES, padded // LANES)
+    to_rows(tiles, place, step, ROWS * step, lines, line * padded, padded, LANES, padded // LANES)
 
 
 @njit
@@ -229,7 +232,7 @@ def forward(
     block_stops = np.empty(BLOCK * padded, np.int32)
     lines = np.empty(((channels + 2) * ROWS, padded), np.float32)
     line_stops = np.empty((ROWS, padded), np.int32)
-    constants = _constants(alpha_min)
+    constants = _constants(alpha_min, padded)
     touching = np.empty(count + 1, np.int32)
     spans = np.empty(_AHEAD * NUM_FIELDS * BLOCK, np.int32)
     strips = np.empty(_AHEAD, np.int64)
@@ -261,7 +264,7 @@ def forward(
                     (b * count + k) * channels,
                     channels,
                     np.int32(k),
-                    np.float32(params[b, k, FALL]),
+                    np.float32(params[b, k, ROOT]),
                     alpha_max,
                     minimum,
                     kept,
@@ -285,9 +288,7 @@ def forward(
             for c in range(channels):
                 behind = background[b, c]
                 for x in range(width):
-                    image[b, c, y, x] = (
-                        lines[(c + FORWARD_FIELDS) * ROWS + line, x] + lines[line, x] * behind
-                    )
+                    image[b, c, y, x] = lines[(c + FORWARD_FIELDS) * ROWS + line, x] + lines[line, x] * behind
 
 
 @njit(_BACKWARD, nogil=True, cache=True)
@@ -321,7 +322,7 @@ def backward(
     tiles = np.zeros(BLOCK * padded * fields, np.float32)
     lines = np.zeros((fields * ROWS, padded), np.float32)
     line_stops = lines[2 * ROWS : 3 * ROWS].view(np.int32)
-    constants = _constants(alpha_min)
+    constants = _constants(alpha_min, padded)
     touching = np.empty(count + 1, np.int32)
     spans = np.empty(_AHEAD * NUM_FIELDS * BLOCK, np.int32)
     strips = np.empty(_AHEAD, np.int64)
@@ -373,7 +374,7 @@ def backward(
                         (b * count + k) * channels,
                         channels,
                         np.int32(k),
-                        np.float32(params[b, k, FALL]),
+                        np.float32(params[b, k, ROOT]),
                         alpha_max,
                         out[k],
                         lanes,
@@ -431,6 +432,9 @@ def finish(
             xy = 0.5 * (np.float64(covariances[b, k, 0, 1]) + np.float64(covariances[b, k, 1, 0]))
             det = xx * yy - xy * xy
             precision = yy / det
+            # the vectors' u is in units of 1 / root
+            unit = params[b, k, INVERSE_ROOT]
+            v_u, v_dy_u, v_u2 = v_u * unit, v_dy_u * unit, v_u2 * unit * unit
             grad_x = precision * v_u
             grad_slope = precision * v_dy_u
             slope = params[b, k, SLOPE]

@@ -107,7 +107,7 @@ class Vector:
     def shuffle(self, order: Sequence[int], other: Vector | None = None) -> Vector:
         """Lane i of the result is lane ``order[i]`` of this, or, counting on, of ``other``."""
         more = ir.Constant(self.value.type, ir.Undefined) if other is None else other.value
-        mask = ir.Constant(ir.VectorType(_INT, len(order)), order)
+        mask = ir.Constant(ir.VectorType(_INT, len(order)), list(order))
         return self._new(self.builder.shuffle_vector(self.value, more, mask))
 
     def sum(self) -> Any:
@@ -139,7 +139,8 @@ class Vector:
         return self._new(convert(self.value, self._as(_DOUBLE)))
 
     def to_floats(self) -> Vector:
-        return self._new(self.builder.fptrunc(self.value, self._as(_FLOAT)))
+        convert = self.builder.sitofp if self._whole else self.builder.fptrunc
+        return self._new(convert(self.value, self._as(_FLOAT)))
 
     def as_int_bits(self) -> Vector:
         return self._new(self.builder.bitcast(self.value, self._as(_INT)))
@@ -203,13 +204,6 @@ class Tracer:
 
     def load_scalar(self, pointer: Any, offset: Any) -> Vector:
         return self.broadcast(self.builder.load(self.builder.gep(pointer, [offset])))
-
-    def load_repeated(self, pointer: Any, offset: Any, count: int) -> Vector:
-        """``count`` numbers, each for as many lanes."""
-        kind = ir.VectorType(pointer.type.pointee, count)
-        address = self.builder.bitcast(self.builder.gep(pointer, [offset]), kind.as_pointer())
-        numbers = Vector(self.builder, self.builder.load(address, align=4))
-        return numbers.shuffle([lane * count // LANES for lane in range(LANES)])
 
     def store(self, vector: Vector, pointer: Any, offset: Any) -> None:
         address = self.builder.gep(pointer, [offset])

@@ -27,18 +27,21 @@ FORWARD_FIELDS, BACKWARD_FIELDS = 1, 3
 NUM_PARAMS = 8
 NUM_MOMENTS = 6
 # What is known of a row: the number of the span's first tile, how many tiles it has (integers, in the first row
-# of a strip); u and the exponent at the first tile's first column (see ``cpu_kernels``), and dy (float32)
+# of a strip); u and the exponent at the first tile's first column (see ``cpu_kernels``), and dy (float32).
 NUM_FIELDS = 5
 _FIRST, _TILES, _U, _EXPONENT, _DY = range(NUM_FIELDS)
+# an error of float32 numbers, generously
+_ROUNDING = 2.0**-21
 # left or right of any pixel
 _FAR = 1e9
-# adding this rounds to an integer, left in the lowest bits together with the bias of a float32 exponent
-_ROUNDER = 1.5 * 2**23 + 127
+# adding this rounds to an integer, left in the lowest bits
+_ROUNDER = 1.5 * 2**23
 # 2^f for |f| <= 1/2, Taylor: relative error below 3e-7
 _EXP2 = (1.3333558146e-3, 9.6181291076e-3, 5.5504108664e-2, 2.4022650696e-1, 6.9314718056e-1, 1.0)
 # Kept in memory: constants that LLVM can see it may load anew for each vector. One more follows these, the
-# smallest exponent that is drawn.
-CONSTANTS = (float(COLUMNS), _ROUNDER, *_EXP2)
+# smallest exponent that is drawn. From the place ``LANES`` on: how far the pixels of a tile are right of a span's
+# first column, a vector for each tile that a span may have.
+CONSTANTS = (_ROUNDER, *_EXP2)
 NUM_CONSTANTS = len(CONSTANTS) + 1
 # so many sums are formed together
 _SUMMED = 8
@@ -80,7 +83,7 @@ class _Slot:
 
     def load_floats(self, field: int, row: Any) -> Vector:
         """For the rows of a tile, each in the lanes of its row."""
-        return self.tracer.load_repeated(self.floats, self._at(field, row), ROWS)
+        return self.tracer.load(self.floats, self._at(field, row), ROWS).shuffle([*range(ROWS)] * COLUMNS)
 
 
 class _Spans:
@@ -89,12 +92,12 @@ class _Spans:
     def __init__(self, context: Any, builder: Any, kinds: Sequence[Any], arguments: Sequence[Any]) -> None:
         self.tracer = tracer = Tracer(context, builder)
         pointers = [tracer.data(kinds[i], arguments[i]) for i in (0, 1, 2, 4)]
-        self.tiles, constants, spans, self.colors = pointers
+        self.tiles, self.constants, spans, self.colors = pointers
         self.slot = _Slot(tracer, spans, arguments[3])
         self.strips, self.color, self.channels = arguments[5:8]
-        self.index, self.fall, self.alpha_max = map(tracer.broadcast, arguments[8:11])
-        scalars = [tracer.load_scalar(constants, tracer.integer(i)) for i in range(NUM_CONSTANTS)]
-        self.columns, self.rounder, *self.coefficients, self.lowest = scalars
+        self.index, self.root, self.alpha_max = map(tracer.broadcast, arguments[8:11])
+        scalars = [tracer.load_scalar(self.constants, tracer.integer(i)) for i in range(NUM_CONSTANTS)]
+        self.rounder, *self.coefficients, self.lowest = scalars
         self.one = self.coefficients[-1]
 
     def field(self, tile: Any, fields: Any, number: Any) -> Any:
@@ -113,14 +116,14 @@ class _Spans:
         c5, c4, c3, c2, c1, c0 = self.coefficients
         square = fraction * fraction
         power = ((c5 * fraction + c4) * square + (c3 * fraction + c2)) * square + (c1 * fraction + c0)
-        return power * (shifted.as_int_bits() << 23).as_float_bits()
+        return (power.as_int_bits() + (shifted.as_int_bits() << 23)).as_float_bits()
 
     def alpha(self, u: Vector, exponent: Vector) -> tuple[Vector, Vector, Vector]:
         """Alpha without bounds, alpha of at most ``alpha_max``, and whether it is large enough to be drawn.
 
         Where it is not, the former may be any numbers.
         """
-        exponent = exponent - self.fall * u * u
+        exponent = exponent - u * u
         free = self.exp2(exponent)
         return free, free.at_most(self.alpha_max), exponent >= self.lowest
 
@@ -129,20 +132,16 @@ class _Spans:
     ) -> None:
         """Call ``vector(tile, u, exponent)`` for each tile, and ``end_of_strip(dy)``."""
         tracer, builder = self.tracer, self.tracer.builder
-        advance = tracer.variable(tracer.zero)
 
         def strip(number: Any) -> None:
             row = builder.mul(number, tracer.integer(ROWS))
             first, tiles = (self.slot.load_int(field, row) for field in (_FIRST, _TILES))
             u, exponent, dy = (self.slot.load_floats(field, row) for field in (_U, _EXPONENT, _DY))
-            u = u + tracer.constant(*map(float, list(range(COLUMNS)) * ROWS))
-            tracer.set(advance, tracer.zero)
 
             def step(turn: Any) -> None:
-                # whole numbers, so that the sum is as exact at the end of a long span as at its start
-                along = tracer.get(advance)
-                tracer.set(advance, along + self.columns)
-                vector(builder.add(first, turn), u + along, exponent)
+                place = builder.mul(builder.add(turn, tracer.integer(1)), tracer.integer(LANES))
+                along = tracer.load(self.constants, place)
+                vector(builder.add(first, turn), u + along * self.root, exponent)
 
             tracer.repeat(tiles, step)
             end_of_strip(dy)
@@ -150,21 +149,36 @@ class _Spans:
         tracer.repeat(self.strips, strip)
 
 
-def _exchanged(distance: int, second: bool) -> list[int]:
-    """The shuffle of two vectors of a matrix of quarters, ``distance`` apart, that transposes their blocks."""
-    order = []
-    for lane in range(LANES):
-        quarter, within = divmod(lane, COLUMNS)
-        if second:
-            order.append(lane + LANES if quarter & distance else (quarter ^ distance) * COLUMNS + within)
-        else:
-            order.append(lane if not quarter & distance else LANES + (quarter ^ distance) * COLUMNS + within)
-    return order
+def _weave(arguments: tuple[Any, ...], exchange: Callable[[list[Vector]], list[Vector]]) -> Any:
+    """What ``to_tiles`` and ``to_rows`` share."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tracer = Tracer(context, builder)
+        source, target = (tracer.data(signature.args[i], arguments[i]) for i in (0, 4))
+        (first, apart, step), (to, to_apart, to_step, count) = arguments[1:4], arguments[5:]
+
+        def turn(number: Any) -> None:
+            place = builder.add(first, builder.mul(number, step))
+            vectors = []
+            for _ in range(ROWS):
+                vectors.append(tracer.load(source, place))
+                place = builder.add(place, apart)
+            # twice, for four are two times two
+            vectors = exchange(exchange(vectors))
+            place = builder.add(to, builder.mul(number, to_step))
+            for vector in vectors:
+                tracer.store(vector, target, place)
+                place = builder.add(place, to_apart)
+
+        tracer.repeat(count, turn)
+        return context.get_dummy_value()
+
+    return types.void(*arguments), generate
 
 
 @intrinsic
 @no_type_check
-def weave(
+def to_tiles(
     typing_context: Any,
     source: Any,
     first: Any,
@@ -176,41 +190,41 @@ def weave(
     to_step: Any,
     count: Any,
 ) -> Any:
-    """Rows into tiles, or back: quarters of four vectors change places.
+    """Four rows into tiles, column after column.
 
     The vectors begin at ``first`` and each ``apart`` further, the new ones at ``to`` and each ``to_apart``
     further; the steps lead to the next four, ``count`` times.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        tracer = Tracer(context, builder)
-        source, target = (tracer.data(signature.args[i], arguments[i]) for i in (0, 4))
-        (first, apart, step), (to, to_apart, to_step, count) = arguments[1:4], arguments[5:]
+    def exchange(vectors: list[Vector]) -> list[Vector]:
+        lanes = [lane + side for lane in range(LANES) for side in (0, LANES)]
+        pairs = ((vectors[0], vectors[2]), (vectors[1], vectors[3]))
+        return [one.shuffle(half, other) for one, other in pairs for half in (lanes[:LANES], lanes[LANES:])]
 
-        def exchange(turn: Any) -> None:
-            place = builder.add(first, builder.mul(turn, step))
-            vectors = []
-            for _ in range(ROWS):
-                vectors.append(tracer.load(source, place))
-                place = builder.add(place, apart)
-            # a matrix of quarters is transposed: its blocks of 2 x 2, then these
-            for distance in (1, 2):
-                for one in range(ROWS):
-                    other = one ^ distance
-                    if one < other:
-                        vectors[one], vectors[other] = (
-                            vectors[one].shuffle(_exchanged(distance, False), vectors[other]),
-                            vectors[one].shuffle(_exchanged(distance, True), vectors[other]),
-                        )
-            place = builder.add(to, builder.mul(turn, to_step))
-            for vector in vectors:
-                tracer.store(vector, target, place)
-                place = builder.add(place, to_apart)
+    return _weave((source, first, apart, step, target, to, to_apart, to_step, count), exchange)
 
-        tracer.repeat(count, exchange)
-        return context.get_dummy_value()
 
-    return types.void(source, first, apart, step, target, to, to_apart, to_step, count), generate
+@intrinsic
+@no_type_check
+def to_rows(
+    typing_context: Any,
+    source: Any,
+    first: Any,
+    apart: Any,
+    step: Any,
+    target: Any,
+    to: Any,
+    to_apart: Any,
+    to_step: Any,
+    count: Any,
+) -> Any:
+    """The inverse of ``to_tiles``."""
+
+    def exchange(vectors: list[Vector]) -> list[Vector]:
+        pairs = (vectors[:2], vectors[2:])
+        return [one.shuffle(range(side, 2 * LANES, 2), other) for side in (0, 1) for one, other in pairs]
+
+    return _weave((source, first, apart, step, target, to, to_apart, to_step, count), exchange)
 
 
 @intrinsic
@@ -238,13 +252,17 @@ def lay_out(
         params = tracer.data(signature.args[0], arguments[0])
         first_row, strips, pitch, tile, width = arguments[1:6]
         spans = _Slot(tracer, tracer.data(signature.args[6], arguments[6]), arguments[7])
-        cx, cy, slope, fall_y, _, top, drop, inverse_fall = (
+        cx, cy, slope, fall_y, root, top, drop, inverse_root = (
             tracer.load_scalar(params, tracer.integer(i)) for i in range(NUM_PARAMS)
         )
         first_row, pitch, tile, width = (
             tracer.broadcast(tracer.to_int32(number)) for number in (first_row, pitch, tile, width)
         )
-        width = width.to_doubles()
+        width = width.to_floats()
+        inverse_root = inverse_root.to_floats()
+
+        per_turn = LANES // ROWS
+        turns = builder.sdiv(builder.add(strips, tracer.integer(per_turn - 1)), tracer.integer(per_turn))
 
         def several_strips(turn: Any) -> None:
             at = builder.mul(turn, tracer.integer(LANES))
@@ -252,10 +270,12 @@ def lay_out(
             dy = (row + first_row).to_doubles() + 0.5 - cy
             lost = fall_y * dy * dy
             middle = cx - 0.5 + slope * dy
-            within = drop > lost
-            half = ((drop - lost).at_least(0.0) * inverse_fall).sqrt()
-            left = within.choose(middle - half, _FAR)
-            right = within.choose(middle + half, -_FAR)
+            # The ends of spans are found in float32, a little too far out.
+            rest, center = (drop - lost).to_floats(), middle.to_floats()
+            within = rest > 0.0
+            half = rest.at_least(0.0).sqrt() * inverse_root + (center.at_least(-center) * _ROUNDING)
+            left = within.choose(center - half, _FAR)
+            right = within.choose(center + half, -_FAR)
             for distance in (1, 2):
                 # in the end all rows of a strip have the same
                 neighbours = [lane ^ distance for lane in range(LANES)]
@@ -267,12 +287,10 @@ def lay_out(
             first, end = left.to_ints() >> _COLUMN_BITS, right.to_ints() >> _COLUMN_BITS
             spans.store(_FIRST, at, tile + (row >> _ROW_BITS) * pitch + first)
             spans.store(_TILES, at, end - first)
-            u = (first << _COLUMN_BITS).to_doubles() - middle
+            u = ((first << _COLUMN_BITS).to_doubles() - middle) * root
             for field, value in ((_U, u), (_EXPONENT, top - lost), (_DY, dy)):
                 spans.store(field, at, value.to_floats().as_int_bits())
 
-        per_turn = LANES // ROWS
-        turns = builder.sdiv(builder.add(strips, tracer.integer(per_turn - 1)), tracer.integer(per_turn))
         tracer.repeat(turns, several_strips)
         return context.get_dummy_value()
 
@@ -293,7 +311,7 @@ def draw(
     color: Any,
     channels: Any,
     index: Any,
-    fall: Any,
+    root: Any,
     alpha_max: Any,
     transmittance_min: Any,
     kept: Any,
@@ -301,9 +319,9 @@ def draw(
 ) -> Any:
     """Add one Gaussian, whose spans are in ``slot`` of ``spans``, to a block of rows.
 
-    ``colors`` is flat, the Gaussian's begin at ``color``; ``index`` is its number; ``fall`` what the exponent
-    loses per squared pixel along a row. A pixel that stops keeps its transmittance in ``kept`` and the
-    Gaussian's number in ``stops``, a vector per tile each; what is left in ``tiles`` is -0.
+    ``colors`` is flat, the Gaussian's begin at ``color``; ``index`` is its number; ``root`` the root of what
+    the exponent loses per squared pixel along a row. A pixel that stops keeps its transmittance in ``kept``
+    and the Gaussian's number in ``stops``, a vector per tile each; what is left in ``tiles`` is -0.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
@@ -325,7 +343,7 @@ def draw(
                 before = tracer.load(spans.tiles, place)
                 after = before * (spans.one - alpha)
                 tracer.store(after, spans.tiles, place)
-                tracer.set(weight, before * alpha)
+                tracer.set(weight, before - after)
                 halt = after.as_int_bits().at_most_unsigned(transmittance_min)
                 # once per pixel at most: not worth a store each time
                 with builder.if_then(halt.any(), likely=False):
@@ -353,7 +371,7 @@ def draw(
         return context.get_dummy_value()
 
     drawn = (tiles, constants, spans, slot, colors, strips, color, channels)
-    scalars = (index, fall, alpha_max, transmittance_min)
+    scalars = (index, root, alpha_max, transmittance_min)
     return types.void(*drawn, *scalars, kept, stops), generate
 
 
@@ -370,7 +388,7 @@ def pull_back(
     color: Any,
     channels: Any,
     index: Any,
-    fall: Any,
+    root: Any,
     alpha_max: Any,
     totals: Any,
     lanes: Any,
@@ -469,4 +487,4 @@ def pull_back(
         return context.get_dummy_value()
 
     drawn = (tiles, constants, spans, slot, colors, strips, color, channels)
-    return types.void(*drawn, index, fall, alpha_max, totals, lanes), generate
+    return types.void(*drawn, index, root, alpha_max, totals, lanes), generate
