@@ -123,15 +123,16 @@ def prepare(
                 own = params[b, k]
                 own[CX] = cx
                 own[CY] = cy
-                own[SLOPE] = xy / yy
-                own[FALL_Y] = _HALF_LOG2_E / yy
+                per_yy = 1.0 / yy
+                own[SLOPE] = xy * per_yy
+                own[FALL_Y] = _HALF_LOG2_E * per_yy
                 # the root of ``fall``, as the vectors will have it
                 own[ROOT] = np.float32(math.sqrt(_HALF_LOG2_E * yy / det))
                 own[TOP] = math.log2(opacity)
                 # a little more than exact: the vectors test each pixel themselves
                 own[DROP] = (own[TOP] - low) * (1.0 + 1e-6) + 1e-5
                 own[INVERSE_ROOT] = 1.0 / own[ROOT]
-                reach = math.sqrt(own[DROP] / own[FALL_Y])
+                reach = math.sqrt(own[DROP] * yy * (1.0 / _HALF_LOG2_E))
                 rows[b, k, 0] = int(min(max(math.ceil(cy - 0.5 - reach), 0.0), float(height)))
                 rows[b, k, 1] = int(min(max(math.floor(cy + 0.5 + reach), 0.0), float(height)))
                 total += max(rows[b, k, 1] - rows[b, k, 0], 0)
@@ -431,20 +432,21 @@ def finish(
             yy = np.float64(covariances[b, k, 1, 1]) + blur
             xy = 0.5 * (np.float64(covariances[b, k, 0, 1]) + np.float64(covariances[b, k, 1, 0]))
             det = xx * yy - xy * xy
-            precision = yy / det
+            per_det, per_yy = 1.0 / det, 1.0 / yy
+            precision = yy * per_det
             # the vectors' u is in units of 1 / root
             unit = params[b, k, INVERSE_ROOT]
             v_u, v_dy_u, v_u2 = v_u * unit, v_dy_u * unit, v_u2 * unit * unit
             grad_x = precision * v_u
             grad_slope = precision * v_dy_u
-            slope = params[b, k, SLOPE]
+            slope, skew = params[b, k, SLOPE], xy * per_det
             grad_centers[b, k, 0] = grad_x
-            grad_centers[b, k, 1] = v_dy / yy - slope * grad_x
+            grad_centers[b, k, 1] = v_dy * per_yy - slope * grad_x
             # log(alpha) = log(opacity) - dy^2/(2 yy) - u^2 yy/(2 det), with slope = xy/yy
             grad_covariances[b, k, 0, 0] = 0.5 * v_u2 * precision * precision
             grad_covariances[b, k, 1, 1] = (
-                0.5 * (v_u2 * (xy / det) ** 2 + v_dy2 / (yy * yy)) - grad_slope * slope / yy
+                0.5 * (v_u2 * skew * skew + v_dy2 * per_yy * per_yy) - grad_slope * slope * per_yy
             )
-            grad_covariances[b, k, 0, 1] = 0.5 * (grad_slope / yy - v_u2 * precision * xy / det)
+            grad_covariances[b, k, 0, 1] = 0.5 * (grad_slope * per_yy - v_u2 * precision * skew)
             grad_covariances[b, k, 1, 0] = grad_covariances[b, k, 0, 1]
             grad_opacities[b, k] = v / np.float64(opacities[b, k])

@@ -158,7 +158,7 @@ def sums(vectors: Sequence[Vector]) -> Vector:
         halves = range(vectors[0].lanes * min(len(vectors), 2) // parts)
         firsts = [parts * number + part for number in halves for part in range(parts // 2)]
         seconds = [first + parts // 2 for first in firsts]
-        others = vectors[1::2] or [None]
+        others: Sequence[Vector | None] = vectors[1::2] or [None]
         vectors = [
             one.shuffle(firsts, other) + one.shuffle(seconds, other)
             for one, other in zip(vectors[::2], others, strict=True)
