@@ -1,11 +1,14 @@
 """How fast the renderer is, against the machine's own speed and the dense PyTorch reference.
 
     python benchmarks/render.py [--quick]
+    python benchmarks/render.py --beside OTHER/src
 
 Prints a table last and writes ``benchmarks/results/render.json``. Times are medians; the machine's float32
 rate R is that of a 1536 x 1536 matrix product, measured between the renderings. P is the number of (pixel,
 Gaussian) pairs inside the ellipses: ``fwd R/P`` is the time per pair in floating-point operations that the
-machine could have done meanwhile. ``--quick`` leaves the dense reference out.
+machine could have done meanwhile. ``--quick`` leaves the dense reference out. ``--beside`` compares with the
+package of another checkout, one thread each, in turns, and takes the least processor time of many: so the
+comparison also holds while the machine does other things. It writes nothing.
 """
 
 from __future__ import annotations
@@ -40,6 +43,8 @@ CASES = {
     "large Gaussians": (16, 512, 224, 224, (4.0, 30.0)),
     "small images": (64, 64, 32, 32, (1.0, 4.0)),
     "small images, K=32": (64, 32, 32, 32, (1.0, 5.0)),
+    "looks, 32 px": (128, 64, 32, 32, (1.0, 4.0)),
+    "looks, 128 px": (64, 128, 128, 128, (2.0, 12.0)),
     "high resolution": (16, 1024, 448, 448, (2.0, 12.0)),
     "image fitting": (1, 10_000, 512, 768, (1.0, 6.0)),
 }
@@ -210,10 +215,71 @@ def plot_fixed_area(measured: dict[str, dict[str, float]]) -> None:
     figure.savefig(RESULTS.parents[2] / "docs" / "render_area.png")
 
 
+def serve() -> None:
+    """For each case on standard input, one per line: once forward, once backward; answers the processor times."""
+    torch.set_num_threads(1)
+    case, inputs = [], []
+    for line in sys.stdin:
+        if json.loads(line) != case:
+            case = json.loads(line)
+            inputs = scene(*case)
+        height, width = case[2:4]
+        grad = torch.ones(case[0], 3, height, width)
+        # of the processor: what it does for others meanwhile does not count
+        start = time.process_time()
+        image, _ = rasterize(*inputs, height, width, backend="cpu")
+        between = time.process_time()
+        torch.autograd.grad(image, inputs, grad)
+        forward, backward = between - start, time.process_time() - between
+        print(json.dumps([forward, backward]), flush=True)
+
+
+def beside(other: Path, turns: int = 60) -> None:
+    """Print the fastest times of another checkout's package and of this one."""
+    here = str(Path(__file__).parent)
+    servers = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                "-c",
+                f"import sys; sys.path[:0] = {[str(src), here]!r}; import render; render.serve()",
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for src in (other.resolve(), Path(here).parent / "src")
+    ]
+    print(
+        f"{'case':22}{'forward, other':>16}{'this':>9}{'times':>7}{'backward, other':>18}{'this':>9}{'times':>7}  (ms)"
+    )
+    fixed = {f"{family}, K={k}": same_area(family, k) for family in AREAS for k in (COUNTS[0], COUNTS[-1])}
+    for name, case in (CASES | fixed).items():
+        fastest = [[math.inf, math.inf] for _ in servers]
+        for _ in range(turns):
+            for server, best in zip(servers, fastest, strict=True):
+                server.stdin.write(json.dumps(case) + "\n")
+                server.stdin.flush()
+                best[:] = map(min, best, json.loads(server.stdout.readline()))
+        (f_other, b_other), (f, b) = ([1e3 * seconds for seconds in best] for best in fastest)
+        print(
+            f"{name:22}{f_other:16.2f}{f:9.2f}{f_other / f:7.2f}{b_other:18.2f}{b:9.2f}{b_other / b:7.2f}",
+            flush=True,
+        )
+    for server in servers:
+        server.stdin.close()
+        server.wait()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="without the dense reference")
-    quick = parser.parse_args().quick
+    parser.add_argument("--beside", type=Path, metavar="SRC", help="the src directory of another checkout")
+    arguments = parser.parse_args()
+    if arguments.beside:
+        beside(arguments.beside)
+        return
+    quick = arguments.quick
 
     machine = provenance() | {"seed": SEED, "load_before": os.getloadavg()[0]}
     results: dict[str, object] = {"machine": machine}

@@ -21,9 +21,11 @@ from numba import njit
 
 from gvit.rendering.simd import LANES
 from gvit.rendering.spans import (
+    BACKWARD_FIELDS,
     BLOCK,
+    COLUMNS,
     CONSTANTS,
-    NUM_CONSTANTS,
+    FORWARD_FIELDS,
     NUM_FIELDS,
     NUM_MOMENTS,
     NUM_PARAMS,
@@ -31,11 +33,12 @@ from gvit.rendering.spans import (
     draw,
     lay_out,
     pull_back,
-    weave,
+    to_rows,
+    to_tiles,
 )
 
 # columns of ``params``, float64: what a row needs to know about a Gaussian
-CX, CY, SLOPE, FALL_Y, FALL, TOP, DROP, INVERSE_FALL = range(NUM_PARAMS)
+CX, CY, SLOPE, FALL_Y, ROOT, TOP, DROP, INVERSE_ROOT = range(NUM_PARAMS)
 _HALF_LOG2_E = 0.5 / math.log(2.0)
 # of alpha's logarithm: alpha_min = 0 asks for no more than float32's normal numbers
 _LOWEST = -126.0
@@ -120,14 +123,16 @@ def prepare(
                 own = params[b, k]
                 own[CX] = cx
                 own[CY] = cy
-                own[SLOPE] = xy / yy
-                own[FALL_Y] = _HALF_LOG2_E / yy
-                own[FALL] = _HALF_LOG2_E * yy / det
+                per_yy = 1.0 / yy
+                own[SLOPE] = xy * per_yy
+                own[FALL_Y] = _HALF_LOG2_E * per_yy
+                # the root of ``fall``, as the vectors will have it
+                own[ROOT] = np.float32(math.sqrt(_HALF_LOG2_E * yy / det))
                 own[TOP] = math.log2(opacity)
                 # a little more than exact: the vectors test each pixel themselves
-                own[DROP] = own[TOP] - low + 1e-5
-                own[INVERSE_FALL] = 1.0 / own[FALL]
-                reach = math.sqrt(own[DROP] / own[FALL_Y])
+                own[DROP] = (own[TOP] - low) * (1.0 + 1e-6) + 1e-5
+                own[INVERSE_ROOT] = 1.0 / own[ROOT]
+                reach = math.sqrt(own[DROP] * yy * (1.0 / _HALF_LOG2_E))
                 rows[b, k, 0] = int(min(max(math.ceil(cy - 0.5 - reach), 0.0), float(height)))
                 rows[b, k, 1] = int(min(max(math.floor(cy + 0.5 + reach), 0.0), float(height)))
                 total += max(rows[b, k, 1] - rows[b, k, 0], 0)
@@ -142,25 +147,29 @@ def _padded(width):
 
 @njit
 @no_type_check
-def _constants(alpha_min):
-    constants = np.empty(NUM_CONSTANTS, np.float32)
+def _constants(alpha_min, padded):
+    constants = np.empty((1 + padded // COLUMNS) * LANES, np.float32)
     for i in range(len(CONSTANTS)):
         constants[i] = CONSTANTS[i]
-    constants[-1] = _log2(alpha_min)
+    constants[len(CONSTANTS)] = _log2(alpha_min)
+    for i in range(LANES, constants.size):
+        constants[i] = i // ROWS - COLUMNS
     return constants
 
 
 @njit
 @no_type_check
-def _to_tiles(lines, line, plane, pair, padded):
-    """Two rows of numbers, at ``line`` of ``lines``, become the tiles of the pair of rows at ``pair``."""
-    weave(lines, line * padded, padded, LANES, plane, pair, LANES, 2 * LANES, padded // LANES)
+def _to_tiles(lines, line, tiles, tile, fields, field, padded):
+    """A strip of numbers, rows from ``line`` on of ``lines``, becomes a field of the tiles from ``tile`` on."""
+    place, step = (tile * fields + field) * LANES, fields * LANES
+    to_tiles(lines, line * padded, padded, LANES, tiles, place, step, ROWS * step, padded // LANES)
 
 
 @njit
 @no_type_check
-def _to_rows(plane, pair, lines, line, padded):
-    weave(plane, pair, LANES, 2 * LANES, lines, line * padded, padded, LANES, padded // LANES)
+def _to_rows(tiles, tile, fields, field, lines, line, padded):
+    place, step = (tile * fields + field) * LANES, fields * LANES
+    to_rows(tiles, place, step, ROWS * step, lines, line * padded, padded, LANES, padded // LANES)
 
 
 @njit
@@ -178,12 +187,12 @@ def _touching(rows, top, bottom, touching):
 @njit
 @no_type_check
 def _lay_out(own, rows, top, bottom, padded, width, spans, slot):
-    """Find the spans of one Gaussian in a block; returns for how many pairs of rows."""
+    """Find the spans of one Gaussian in a block; returns for how many strips."""
     first = (max(rows[0], top) - top) // ROWS
-    pairs = (min(rows[1], bottom) - top + ROWS - 1) // ROWS - first
-    pitch = ROWS * padded
-    lay_out(own, top + first * ROWS, pairs, pitch, first * pitch, width, spans, slot)
-    return pairs
+    strips = (min(rows[1], bottom) - top + ROWS - 1) // ROWS - first
+    pitch = padded // COLUMNS
+    lay_out(own, top + first * ROWS, strips, pitch, first * pitch, width, spans, slot)
+    return strips
 
 
 @njit(fastmath={"reassoc", "contract"})
@@ -216,62 +225,71 @@ def forward(
     _, count, channels = colors.shape
     height, width = transmittance.shape[1:]
     padded = _padded(width)
-    stride = BLOCK * padded
     blocks = (height + BLOCK - 1) // BLOCK
-    planes = np.empty((channels + 1) * stride, np.float32)
-    block_stops = np.empty(stride, np.int32)
-    lines = np.empty(((channels + 1) * ROWS, padded), np.float32)
+    fields = channels + FORWARD_FIELDS
+    tiles = np.empty(BLOCK * padded * fields, np.float32)
+    by_tile = tiles.reshape(-1, fields * LANES)
+    kept = np.empty(BLOCK * padded, np.float32)
+    block_stops = np.empty(BLOCK * padded, np.int32)
+    lines = np.empty(((channels + 2) * ROWS, padded), np.float32)
     line_stops = np.empty((ROWS, padded), np.int32)
-    constants = _constants(alpha_min)
+    constants = _constants(alpha_min, padded)
     touching = np.empty(count + 1, np.int32)
     spans = np.empty(_AHEAD * NUM_FIELDS * BLOCK, np.int32)
-    pairs = np.empty(_AHEAD, np.int64)
+    strips = np.empty(_AHEAD, np.int64)
     flat_colors = colors.reshape(-1)
     for task in range(first, last):
         b = task // blocks
         top = task % blocks * BLOCK
         bottom = min(top + BLOCK, height)
-        planes[:stride] = 1.0
-        planes[stride:] = 0.0
+        for tile in range(by_tile.shape[0]):
+            by_tile[tile, :LANES] = 1.0
+            by_tile[tile, LANES:] = 0.0
+        kept[:] = 0.0
         block_stops[:] = count
         number = _touching(rows[b], top, bottom, touching)
         for start in range(0, number, _AHEAD):
             ahead = min(_AHEAD, number - start)
             for slot in range(ahead):
                 k = touching[start + slot]
-                pairs[slot] = _lay_out(params[b, k], rows[b, k], top, bottom, padded, width, spans, slot)
+                strips[slot] = _lay_out(params[b, k], rows[b, k], top, bottom, padded, width, spans, slot)
             for slot in range(ahead):
                 k = touching[start + slot]
                 draw(
-                    planes,
-                    block_stops,
+                    tiles,
                     constants,
                     spans,
                     slot,
                     flat_colors,
-                    pairs[slot],
-                    stride,
+                    strips[slot],
                     (b * count + k) * channels,
                     channels,
                     np.int32(k),
-                    np.float32(params[b, k, FALL]),
+                    np.float32(params[b, k, ROOT]),
                     alpha_max,
                     minimum,
+                    kept,
+                    block_stops,
                 )
         for row in range(bottom - top):
             y, line = top + row, row % ROWS
             if line == 0:
-                _to_rows(block_stops, row * padded, line_stops, 0, padded)
-                for c in range(channels + 1):
-                    _to_rows(planes, c * stride + row * padded, lines, c * ROWS, padded)
+                tile = row // ROWS * (padded // COLUMNS)
+                _to_rows(block_stops, tile, 1, 0, line_stops, 0, padded)
+                _to_rows(kept, tile, 1, 0, lines, fields * ROWS, padded)
+                for field in range(fields):
+                    _to_rows(tiles, tile, fields, field, lines, field * ROWS, padded)
             for x in range(width):
-                alpha[b, y, x] = np.float32(1.0) - lines[line, x]
-                transmittance[b, y, x] = lines[line, x]
+                # where a pixel has stopped the former is 0, elsewhere the latter
+                left = lines[line, x] + lines[fields * ROWS + line, x]
+                lines[line, x] = left
+                alpha[b, y, x] = np.float32(1.0) - left
+                transmittance[b, y, x] = left
                 stops[b, y, x] = line_stops[line, x]
             for c in range(channels):
                 behind = background[b, c]
                 for x in range(width):
-                    image[b, c, y, x] = lines[(c + 1) * ROWS + line, x] + lines[line, x] * behind
+                    image[b, c, y, x] = lines[(c + FORWARD_FIELDS) * ROWS + line, x] + lines[line, x] * behind
 
 
 @njit(_BACKWARD, nogil=True, cache=True)
@@ -300,16 +318,15 @@ def backward(
     _, count, channels = colors.shape
     height, width = transmittance.shape[1:]
     padded = _padded(width)
-    stride = BLOCK * padded
     blocks = (height + BLOCK - 1) // BLOCK
-    planes = np.zeros((channels + 2) * stride, np.float32)
-    block_stops = np.zeros(stride, np.int32)
-    lines = np.zeros(((channels + 2) * ROWS, padded), np.float32)
-    line_stops = np.zeros((ROWS, padded), np.int32)
-    constants = _constants(alpha_min)
+    fields = channels + BACKWARD_FIELDS
+    tiles = np.zeros(BLOCK * padded * fields, np.float32)
+    lines = np.zeros((fields * ROWS, padded), np.float32)
+    line_stops = lines[2 * ROWS : 3 * ROWS].view(np.int32)
+    constants = _constants(alpha_min, padded)
     touching = np.empty(count + 1, np.int32)
     spans = np.empty(_AHEAD * NUM_FIELDS * BLOCK, np.int32)
-    pairs = np.empty(_AHEAD, np.int64)
+    strips = np.empty(_AHEAD, np.int64)
     lanes = np.zeros(channels * LANES, np.float32)
     flat_colors = colors.reshape(-1)
     for task in range(first, last):
@@ -323,45 +340,42 @@ def backward(
                 y, line = top + row, row % ROWS
                 for x in range(width):
                     lines[line, x] = transmittance[b, y, x]
-                    lines[ROWS + line, x] = -transmittance[b, y, x] * grad_alpha[b, y, x]
+                    lines[ROWS + line, x] = -grad_alpha[b, y, x]
                     line_stops[line, x] = stops[b, y, x]
                 for c in range(channels):
                     behind = background[b, c]
                     for x in range(width):
                         grad = grad_image[b, c, y, x]
-                        lines[(c + 2) * ROWS + line, x] = grad
-                        lines[ROWS + line, x] += grad * transmittance[b, y, x] * behind
+                        lines[(c + BACKWARD_FIELDS) * ROWS + line, x] = grad
+                        lines[ROWS + line, x] += grad * behind
                     out[count, NUM_MOMENTS + c] += _dot(grad_image[b, c, y], transmittance[b, y])
                 if y == height - 1:
                     # rows below the image take no part, as if they had stopped at once
                     line_stops[line + 1 :] = 0
                 elif line < ROWS - 1:
                     continue
-                pair = (row - line) * padded
-                _to_tiles(line_stops, 0, block_stops, pair, padded)
-                for c in range(channels + 2):
-                    _to_tiles(lines, c * ROWS, planes, c * stride + pair, padded)
+                tile = row // ROWS * (padded // COLUMNS)
+                for field in range(fields):
+                    _to_tiles(lines, field * ROWS, tiles, tile, fields, field, padded)
             number = _touching(rows[b], top, bottom, touching)
             for end in range(number, 0, -_AHEAD):
                 ahead = min(_AHEAD, end)
                 for slot in range(ahead):
                     k = touching[end - 1 - slot]
-                    pairs[slot] = _lay_out(params[b, k], rows[b, k], top, bottom, padded, width, spans, slot)
+                    strips[slot] = _lay_out(params[b, k], rows[b, k], top, bottom, padded, width, spans, slot)
                 for slot in range(ahead):
                     k = touching[end - 1 - slot]
                     pull_back(
-                        planes,
-                        block_stops,
+                        tiles,
                         constants,
                         spans,
                         slot,
                         flat_colors,
-                        pairs[slot],
-                        stride,
+                        strips[slot],
                         (b * count + k) * channels,
                         channels,
                         np.int32(k),
-                        np.float32(params[b, k, FALL]),
+                        np.float32(params[b, k, ROOT]),
                         alpha_max,
                         out[k],
                         lanes,
@@ -418,17 +432,21 @@ def finish(
             yy = np.float64(covariances[b, k, 1, 1]) + blur
             xy = 0.5 * (np.float64(covariances[b, k, 0, 1]) + np.float64(covariances[b, k, 1, 0]))
             det = xx * yy - xy * xy
-            precision = yy / det
+            per_det, per_yy = 1.0 / det, 1.0 / yy
+            precision = yy * per_det
+            # the vectors' u is in units of 1 / root
+            unit = params[b, k, INVERSE_ROOT]
+            v_u, v_dy_u, v_u2 = v_u * unit, v_dy_u * unit, v_u2 * unit * unit
             grad_x = precision * v_u
             grad_slope = precision * v_dy_u
-            slope = params[b, k, SLOPE]
+            slope, skew = params[b, k, SLOPE], xy * per_det
             grad_centers[b, k, 0] = grad_x
-            grad_centers[b, k, 1] = v_dy / yy - slope * grad_x
+            grad_centers[b, k, 1] = v_dy * per_yy - slope * grad_x
             # log(alpha) = log(opacity) - dy^2/(2 yy) - u^2 yy/(2 det), with slope = xy/yy
             grad_covariances[b, k, 0, 0] = 0.5 * v_u2 * precision * precision
             grad_covariances[b, k, 1, 1] = (
-                0.5 * (v_u2 * (xy / det) ** 2 + v_dy2 / (yy * yy)) - grad_slope * slope / yy
+                0.5 * (v_u2 * skew * skew + v_dy2 * per_yy * per_yy) - grad_slope * slope * per_yy
             )
-            grad_covariances[b, k, 0, 1] = 0.5 * (grad_slope / yy - v_u2 * precision * xy / det)
+            grad_covariances[b, k, 0, 1] = 0.5 * (grad_slope * per_yy - v_u2 * precision * skew)
             grad_covariances[b, k, 1, 0] = grad_covariances[b, k, 0, 1]
             grad_opacities[b, k] = v / np.float64(opacities[b, k])

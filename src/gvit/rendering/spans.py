@@ -1,10 +1,10 @@
 """The inner loops of the CPU backend: one Gaussian over the pixel spans of a block of rows, front or back.
 
-A block of rows lies in ``planes``, ``stride`` numbers each: first the transmittance, then (backward) what
-shines through from behind, then one plane per channel (forward: the image, backward: its gradient). Within a
-plane the pixels lie in tiles of two rows and four columns, each a vector, a pair of rows after the other: the
-rows of small Gaussians would leave much of a vector of eight columns empty. A span is the tiles of one pair
-of rows that a Gaussian may reach. Exponents are binary.
+A block of rows lies in tiles of four rows and four columns, a vector per field and tile: the rows of small
+Gaussians would leave much of a vector of sixteen columns empty. All fields of a tile lie together, first the
+transmittance, then (backward) what is seen behind the Gaussians to come and the stops, then one per channel
+(forward: the image, backward: its gradient). The tiles of one strip of rows come after those of the strip
+above. A span is the tiles of one strip that a Gaussian may reach. Exponents are binary.
 """
 
 from __future__ import annotations
@@ -20,24 +20,31 @@ from gvit.rendering.simd import LANES, Tracer, Vector, sums
 
 BLOCK = 32  # rows
 # of a tile
-ROWS, COLUMNS = 2, 4
-_LANE_BITS, _COLUMN_BITS = 3, 2
+ROWS, COLUMNS = 4, 4
+_ROW_BITS, _COLUMN_BITS = 2, 2
+# of a tile, before the channels
+FORWARD_FIELDS, BACKWARD_FIELDS = 1, 3
 NUM_PARAMS = 8
 NUM_MOMENTS = 6
-# What is known of a row: where in a plane the span begins, its number of tiles (integers, in the first row of a
-# pair); u and the exponent at the first tile's first column (see ``cpu_kernels``), and dy (float32)
+# What is known of a row: the number of the span's first tile, how many tiles it has (integers, in the first row
+# of a strip); u and the exponent at the first tile's first column (see ``cpu_kernels``), and dy (float32).
 NUM_FIELDS = 5
 _FIRST, _TILES, _U, _EXPONENT, _DY = range(NUM_FIELDS)
+# an error of float32 numbers, generously
+_ROUNDING = 2.0**-21
 # left or right of any pixel
 _FAR = 1e9
-# adding this rounds to an integer, left in the lowest bits together with the bias of a float32 exponent
-_ROUNDER = 1.5 * 2**23 + 127
+# adding this rounds to an integer, left in the lowest bits
+_ROUNDER = 1.5 * 2**23
 # 2^f for |f| <= 1/2, Taylor: relative error below 3e-7
 _EXP2 = (1.3333558146e-3, 9.6181291076e-3, 5.5504108664e-2, 2.4022650696e-1, 6.9314718056e-1, 1.0)
 # Kept in memory: constants that LLVM can see it may load anew for each vector. One more follows these, the
-# smallest exponent that is drawn.
-CONSTANTS = (float(COLUMNS), _ROUNDER, *_EXP2)
+# smallest exponent that is drawn. From the place ``LANES`` on: how far the pixels of a tile are right of a span's
+# first column, a vector for each tile that a span may have.
+CONSTANTS = (_ROUNDER, *_EXP2)
 NUM_CONSTANTS = len(CONSTANTS) + 1
+# so many sums are formed together
+_SUMMED = 8
 # colours of the usual three channels stay in registers
 _UNROLLED = 3
 
@@ -76,26 +83,28 @@ class _Slot:
 
     def load_floats(self, field: int, row: Any) -> Vector:
         """For the rows of a tile, each in the lanes of its row."""
-        return self.tracer.load_repeated(self.floats, self._at(field, row), ROWS)
+        return self.tracer.load(self.floats, self._at(field, row), ROWS).shuffle([*range(ROWS)] * COLUMNS)
 
 
 class _Spans:
-    """What both directions share: the walk over pairs of rows and tiles, and the Gaussian's alpha there."""
+    """What both directions share: the walk over strips and tiles, and the Gaussian's alpha there."""
 
     def __init__(self, context: Any, builder: Any, kinds: Sequence[Any], arguments: Sequence[Any]) -> None:
         self.tracer = tracer = Tracer(context, builder)
-        pointers = [tracer.data(kinds[i], arguments[i]) for i in (0, 1, 2, 3, 5)]
-        self.planes, self.stops, constants, spans, self.colors = pointers
-        self.slot = _Slot(tracer, spans, arguments[4])
-        self.pairs, self.stride, self.color, self.channels = arguments[6:10]
-        self.index, self.fall, self.alpha_max = map(tracer.broadcast, arguments[10:13])
-        scalars = [tracer.load_scalar(constants, tracer.integer(i)) for i in range(NUM_CONSTANTS)]
-        self.columns, self.rounder, *self.coefficients, self.lowest = scalars
+        pointers = [tracer.data(kinds[i], arguments[i]) for i in (0, 1, 2, 4)]
+        self.tiles, self.constants, spans, self.colors = pointers
+        self.slot = _Slot(tracer, spans, arguments[3])
+        self.strips, self.color, self.channels = arguments[5:8]
+        self.index, self.root, self.alpha_max = map(tracer.broadcast, arguments[8:11])
+        scalars = [tracer.load_scalar(self.constants, tracer.integer(i)) for i in range(NUM_CONSTANTS)]
+        self.rounder, *self.coefficients, self.lowest = scalars
         self.one = self.coefficients[-1]
 
-    def plane(self, number: Any, pixel: Any) -> Any:
+    def field(self, tile: Any, fields: Any, number: Any) -> Any:
+        """Where the field of that number of a tile begins, with so many fields to a tile."""
         builder = self.tracer.builder
-        return builder.add(pixel, builder.mul(number, self.stride))
+        vector = builder.add(builder.mul(tile, fields), number)
+        return builder.mul(vector, self.tracer.integer(LANES))
 
     def color_at(self, channel: Any) -> Vector:
         return self.tracer.load_scalar(self.colors, self.tracer.builder.add(self.color, channel))
@@ -107,48 +116,69 @@ class _Spans:
         c5, c4, c3, c2, c1, c0 = self.coefficients
         square = fraction * fraction
         power = ((c5 * fraction + c4) * square + (c3 * fraction + c2)) * square + (c1 * fraction + c0)
-        return power * (shifted.as_int_bits() << 23).as_float_bits()
+        return (power.as_int_bits() + (shifted.as_int_bits() << 23)).as_float_bits()
 
-    def alpha(self, u: Vector, exponent: Vector, stop: Vector) -> tuple[Vector, Vector]:
-        """Alpha before the bounds, and as drawn: 0 where it is too small or the pixel has stopped.
+    def alpha(self, u: Vector, exponent: Vector) -> tuple[Vector, Vector, Vector]:
+        """Alpha without bounds, alpha of at most ``alpha_max``, and whether it is large enough to be drawn.
 
-        Where it is too small to be drawn, the former may be any number.
+        Where it is not, the former may be any numbers.
         """
-        exponent = exponent - self.fall * u * u
+        exponent = exponent - u * u
         free = self.exp2(exponent)
-        drawn = (exponent >= self.lowest) & (stop > self.index)
-        return free, drawn.choose(free.at_most(self.alpha_max), 0.0)
+        return free, free.at_most(self.alpha_max), exponent >= self.lowest
 
     def walk(
-        self, vector: Callable[[Any, Vector, Vector], None], end_of_pair: Callable[[Vector], None]
+        self, vector: Callable[[Any, Vector, Vector], None], end_of_strip: Callable[[Vector], None]
     ) -> None:
-        """Call ``vector(pixel, u, exponent)`` for each tile, and ``end_of_pair(dy)``."""
+        """Call ``vector(tile, u, exponent)`` for each tile, and ``end_of_strip(dy)``."""
         tracer, builder = self.tracer, self.tracer.builder
-        advance = tracer.variable(tracer.zero)
 
-        def pair(number: Any) -> None:
+        def strip(number: Any) -> None:
             row = builder.mul(number, tracer.integer(ROWS))
             first, tiles = (self.slot.load_int(field, row) for field in (_FIRST, _TILES))
             u, exponent, dy = (self.slot.load_floats(field, row) for field in (_U, _EXPONENT, _DY))
-            u = u + tracer.constant(*map(float, list(range(COLUMNS)) * ROWS))
-            tracer.set(advance, tracer.zero)
 
             def step(turn: Any) -> None:
-                # whole numbers, so that the sum is as exact at the end of a long span as at its start
-                along = tracer.get(advance)
-                tracer.set(advance, along + self.columns)
-                pixel = builder.add(first, builder.mul(turn, tracer.integer(LANES)))
-                vector(pixel, u + along, exponent)
+                place = builder.mul(builder.add(turn, tracer.integer(1)), tracer.integer(LANES))
+                along = tracer.load(self.constants, place)
+                vector(builder.add(first, turn), u + along * self.root, exponent)
 
             tracer.repeat(tiles, step)
-            end_of_pair(dy)
+            end_of_strip(dy)
 
-        tracer.repeat(self.pairs, pair)
+        tracer.repeat(self.strips, strip)
+
+
+def _weave(arguments: tuple[Any, ...], exchange: Callable[[list[Vector]], list[Vector]]) -> Any:
+    """What ``to_tiles`` and ``to_rows`` share."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        tracer = Tracer(context, builder)
+        source, target = (tracer.data(signature.args[i], arguments[i]) for i in (0, 4))
+        (first, apart, step), (to, to_apart, to_step, count) = arguments[1:4], arguments[5:]
+
+        def turn(number: Any) -> None:
+            place = builder.add(first, builder.mul(number, step))
+            vectors = []
+            for _ in range(ROWS):
+                vectors.append(tracer.load(source, place))
+                place = builder.add(place, apart)
+            # twice, for four are two times two
+            vectors = exchange(exchange(vectors))
+            place = builder.add(to, builder.mul(number, to_step))
+            for vector in vectors:
+                tracer.store(vector, target, place)
+                place = builder.add(place, to_apart)
+
+        tracer.repeat(count, turn)
+        return context.get_dummy_value()
+
+    return types.void(*arguments), generate
 
 
 @intrinsic
 @no_type_check
-def weave(
+def to_tiles(
     typing_context: Any,
     source: Any,
     first: Any,
@@ -160,29 +190,41 @@ def weave(
     to_step: Any,
     count: Any,
 ) -> Any:
-    """Two rows into tiles, or back: halves of two vectors change places.
+    """Four rows into tiles, column after column.
 
-    The vectors begin at ``first`` and ``apart`` further, the new ones at ``to`` and ``to_apart`` further; the
-    steps lead to the next, ``count`` times.
+    The vectors begin at ``first`` and each ``apart`` further, the new ones at ``to`` and each ``to_apart``
+    further; the steps lead to the next four, ``count`` times.
     """
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        tracer = Tracer(context, builder)
-        source, target = (tracer.data(signature.args[i], arguments[i]) for i in (0, 4))
-        (first, apart, step), (to, to_apart, to_step, count) = arguments[1:4], arguments[5:]
+    def exchange(vectors: list[Vector]) -> list[Vector]:
+        lanes = [lane + side for lane in range(LANES) for side in (0, LANES)]
+        pairs = ((vectors[0], vectors[2]), (vectors[1], vectors[3]))
+        return [one.shuffle(half, other) for one, other in pairs for half in (lanes[:LANES], lanes[LANES:])]
 
-        def swap(turn: Any) -> None:
-            place = builder.add(first, builder.mul(turn, step))
-            one, other = tracer.load(source, place), tracer.load(source, builder.add(place, apart))
-            place = builder.add(to, builder.mul(turn, to_step))
-            tracer.store(one.shuffle([0, 1, 2, 3, 8, 9, 10, 11], other), target, place)
-            place = builder.add(place, to_apart)
-            tracer.store(one.shuffle([4, 5, 6, 7, 12, 13, 14, 15], other), target, place)
+    return _weave((source, first, apart, step, target, to, to_apart, to_step, count), exchange)
 
-        tracer.repeat(count, swap)
-        return context.get_dummy_value()
 
-    return types.void(source, first, apart, step, target, to, to_apart, to_step, count), generate
+@intrinsic
+@no_type_check
+def to_rows(
+    typing_context: Any,
+    source: Any,
+    first: Any,
+    apart: Any,
+    step: Any,
+    target: Any,
+    to: Any,
+    to_apart: Any,
+    to_step: Any,
+    count: Any,
+) -> Any:
+    """The inverse of ``to_tiles``."""
+
+    def exchange(vectors: list[Vector]) -> list[Vector]:
+        pairs = (vectors[:2], vectors[2:])
+        return [one.shuffle(range(side, 2 * LANES, 2), other) for side in (0, 1) for one, other in pairs]
+
+    return _weave((source, first, apart, step, target, to, to_apart, to_step, count), exchange)
 
 
 @intrinsic
@@ -191,62 +233,68 @@ def lay_out(
     typing_context: Any,
     params: Any,
     first_row: Any,
-    pairs: Any,
+    strips: Any,
     pitch: Any,
-    place: Any,
+    tile: Any,
     width: Any,
     spans: Any,
     slot: Any,
 ) -> Any:
-    """Fill ``slot`` of ``spans`` with the spans of one Gaussian in ``pairs`` pairs of rows.
+    """Fill ``slot`` of ``spans`` with the spans of one Gaussian in so many strips of rows.
 
-    ``params`` are the Gaussian's own. The first pair begins with row ``first_row`` of the image and at
-    ``place`` of a plane, where a pair takes ``pitch`` numbers. Works on eight rows at a time; what lies beyond
-    the last pair is never looked at.
+    ``params`` are the Gaussian's own. The first strip begins with row ``first_row`` of the image and with
+    ``tile``; a strip has ``pitch`` tiles. Works on several strips at a time; what lies beyond the last is
+    never looked at.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         tracer = Tracer(context, builder)
         params = tracer.data(signature.args[0], arguments[0])
-        first_row, pairs, pitch, place, width = arguments[1:6]
+        first_row, strips, pitch, tile, width = arguments[1:6]
         spans = _Slot(tracer, tracer.data(signature.args[6], arguments[6]), arguments[7])
-        cx, cy, slope, fall_y, _, top, drop, inverse_fall = (
+        cx, cy, slope, fall_y, root, top, drop, inverse_root = (
             tracer.load_scalar(params, tracer.integer(i)) for i in range(NUM_PARAMS)
         )
-        first_row, pitch, place, width = (
-            tracer.broadcast(tracer.to_int32(number)) for number in (first_row, pitch, place, width)
+        first_row, pitch, tile, width = (
+            tracer.broadcast(tracer.to_int32(number)) for number in (first_row, pitch, tile, width)
         )
-        width = width.to_doubles()
-        neighbours = [lane ^ 1 for lane in range(LANES)]
+        width = width.to_floats()
+        inverse_root = inverse_root.to_floats()
 
-        def eight_rows(turn: Any) -> None:
+        per_turn = LANES // ROWS
+        turns = builder.sdiv(builder.add(strips, tracer.integer(per_turn - 1)), tracer.integer(per_turn))
+
+        def several_strips(turn: Any) -> None:
             at = builder.mul(turn, tracer.integer(LANES))
             row = tracer.broadcast(tracer.to_int32(at)) + tracer.integers(*range(LANES))
             dy = (row + first_row).to_doubles() + 0.5 - cy
             lost = fall_y * dy * dy
             middle = cx - 0.5 + slope * dy
-            within = drop > lost
-            half = ((drop - lost).at_least(0.0) * inverse_fall).sqrt()
-            left = within.choose(middle - half, _FAR)
-            right = within.choose(middle + half, -_FAR)
-            left = left.at_most(left.shuffle(neighbours))
-            right = right.at_least(right.shuffle(neighbours))
+            # The ends of spans are found in float32, a little too far out.
+            rest, center = (drop - lost).to_floats(), middle.to_floats()
+            within = rest > 0.0
+            half = rest.at_least(0.0).sqrt() * inverse_root + (center.at_least(-center) * _ROUNDING)
+            left = within.choose(center - half, _FAR)
+            right = within.choose(center + half, -_FAR)
+            for distance in (1, 2):
+                # in the end all rows of a strip have the same
+                neighbours = [lane ^ distance for lane in range(LANES)]
+                left = left.at_most(left.shuffle(neighbours))
+                right = right.at_least(right.shuffle(neighbours))
             # nothing below 0 is rounded, which would go upwards
             left = left.at_least(-1.0).at_most(width) + 1.0
             right = right.at_least(-float(COLUMNS)).at_most(width - 1.0) + float(COLUMNS)
             first, end = left.to_ints() >> _COLUMN_BITS, right.to_ints() >> _COLUMN_BITS
-            spans.store(_FIRST, at, place + (row >> 1) * pitch + (first << _LANE_BITS))
+            spans.store(_FIRST, at, tile + (row >> _ROW_BITS) * pitch + first)
             spans.store(_TILES, at, end - first)
-            u = (first << _COLUMN_BITS).to_doubles() - middle
+            u = ((first << _COLUMN_BITS).to_doubles() - middle) * root
             for field, value in ((_U, u), (_EXPONENT, top - lost), (_DY, dy)):
                 spans.store(field, at, value.to_floats().as_int_bits())
 
-        per_turn = LANES // ROWS
-        turns = builder.sdiv(builder.add(pairs, tracer.integer(per_turn - 1)), tracer.integer(per_turn))
-        tracer.repeat(turns, eight_rows)
+        tracer.repeat(turns, several_strips)
         return context.get_dummy_value()
 
-    arguments = (params, first_row, pairs, pitch, place, width, spans, slot)
+    arguments = (params, first_row, strips, pitch, tile, width, spans, slot)
     return types.void(*arguments), generate
 
 
@@ -254,54 +302,62 @@ def lay_out(
 @no_type_check
 def draw(
     typing_context: Any,
-    planes: Any,
-    stops: Any,
+    tiles: Any,
     constants: Any,
     spans: Any,
     slot: Any,
     colors: Any,
-    pairs: Any,
-    stride: Any,
+    strips: Any,
     color: Any,
     channels: Any,
     index: Any,
-    fall: Any,
+    root: Any,
     alpha_max: Any,
     transmittance_min: Any,
+    kept: Any,
+    stops: Any,
 ) -> Any:
     """Add one Gaussian, whose spans are in ``slot`` of ``spans``, to a block of rows.
 
-    ``colors`` is flat, the Gaussian's begin at ``color``; ``index`` is its number; ``fall`` what the exponent
-    loses per squared pixel along a row.
+    ``colors`` is flat, the Gaussian's begin at ``color``; ``index`` is its number; ``root`` the root of what
+    the exponent loses per squared pixel along a row. A pixel that stops keeps its transmittance in ``kept``
+    and the Gaussian's number in ``stops``, a vector per tile each; what is left in ``tiles`` is -0.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         spans = _Spans(context, builder, signature.args, arguments)
         tracer = spans.tracer
-        transmittance_min = tracer.broadcast(arguments[13])
+        kept, stops = (tracer.data(signature.args[i], arguments[i]) for i in (12, 13))
+        # of numbers at least 0 the bits are in the same order; those of -0 are larger, so that a pixel stops once
+        transmittance_min = tracer.broadcast(arguments[11]).as_int_bits()
 
         def body(channels: Any, unrolled: int) -> None:
             fixed = [spans.color_at(tracer.integer(c)) for c in range(unrolled)]
+            fields = builder.add(channels, tracer.integer(FORWARD_FIELDS))
             weight = tracer.variable(tracer.zero)
 
-            def vector(pixel: Any, u: Vector, exponent: Vector) -> None:
-                stop = tracer.load(spans.stops, pixel)
-                _, alpha = spans.alpha(u, exponent, stop)
-                before = tracer.load(spans.planes, pixel)
-                after = before - before * alpha
-                tracer.store(after, spans.planes, pixel)
-                tracer.set(weight, before * alpha)
-                halt = after <= transmittance_min
+            def vector(tile: Any, u: Vector, exponent: Vector) -> None:
+                _, alpha, drawn = spans.alpha(u, exponent)
+                alpha = drawn.choose(alpha, 0.0)
+                place = spans.field(tile, fields, tracer.integer(0))
+                before = tracer.load(spans.tiles, place)
+                after = before * (spans.one - alpha)
+                tracer.store(after, spans.tiles, place)
+                tracer.set(weight, before - after)
+                halt = after.as_int_bits().at_most_unsigned(transmittance_min)
                 # once per pixel at most: not worth a store each time
                 with builder.if_then(halt.any(), likely=False):
-                    tracer.store(halt.choose(before, after), spans.planes, pixel)
-                    tracer.store(halt.choose(spans.index, stop), spans.stops, pixel)
+                    tracer.store(halt.choose(-tracer.zero, after), spans.tiles, place)
                     tracer.set(weight, before * halt.choose(tracer.zero, alpha))
+                    place = builder.mul(tile, tracer.integer(LANES))
+                    for value, room in ((before, kept), (spans.index, stops)):
+                        tracer.store(halt.choose(value, tracer.load(room, place)), room, place)
 
                 def blend(channel: Any, color: Vector) -> None:
-                    place = spans.plane(builder.add(channel, tracer.integer(1)), pixel)
+                    number = builder.add(channel, tracer.integer(FORWARD_FIELDS))
+                    place = spans.field(tile, fields, number)
                     tracer.store(
-                        tracer.load(spans.planes, place) + tracer.get(weight) * color, spans.planes, place
+                        tracer.load(spans.tiles, place) + tracer.get(weight) * color, spans.tiles, place
                     )
 
                 for number, color in enumerate(fixed):
@@ -314,61 +370,66 @@ def draw(
         _for_channels(tracer, spans.channels, body)
         return context.get_dummy_value()
 
-    drawn = (planes, stops, constants, spans, slot, colors)
-    scalars = (pairs, stride, color, channels, index, fall, alpha_max, transmittance_min)
-    return types.void(*drawn, *scalars), generate
+    drawn = (tiles, constants, spans, slot, colors, strips, color, channels)
+    scalars = (index, root, alpha_max, transmittance_min)
+    return types.void(*drawn, *scalars, kept, stops), generate
 
 
 @intrinsic
 @no_type_check
 def pull_back(
     typing_context: Any,
-    planes: Any,
-    stops: Any,
+    tiles: Any,
     constants: Any,
     spans: Any,
     slot: Any,
     colors: Any,
-    pairs: Any,
-    stride: Any,
+    strips: Any,
     color: Any,
     channels: Any,
     index: Any,
-    fall: Any,
+    root: Any,
     alpha_max: Any,
     totals: Any,
     lanes: Any,
 ) -> Any:
     """Take one Gaussian off a block of rows again, back to front, and add its gradients to ``totals``.
 
-    With v the gradient of log(alpha) at a pixel: the sums of v, v*dy, v*dy^2, v*u, v*dy*u, v*u^2, then the
-    colours' gradients. ``lanes`` is scratch, a vector per channel, zeros on entry and return.
+    With g the gradient of a pixel's colour and v that of log(alpha) there: the sums of v, v*dy, v*dy^2, v*u,
+    v*dy*u, v*u^2, then the colours' gradients. What is seen behind, B, is the colour that the Gaussians
+    further back and the background would have alone, times g: v = T*alpha * (g*colour - B), and in front of
+    this one B is B + alpha * (g*colour - B). ``lanes`` is scratch, a vector per channel, zeros on entry and
+    return.
     """
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         spans = _Spans(context, builder, signature.args, arguments)
         tracer = spans.tracer
-        totals, lanes = (tracer.data(signature.args[i], arguments[i]) for i in (13, 14))
+        totals, lanes = (tracer.data(signature.args[i], arguments[i]) for i in (11, 12))
 
         def body(channels: Any, unrolled: int) -> None:
             fixed = [spans.color_at(tracer.integer(c)) for c in range(unrolled)]
+            fields = builder.add(channels, tracer.integer(BACKWARD_FIELDS))
             fixed_sums = [tracer.variable(tracer.zero) for _ in fixed]
             moments = [tracer.variable(tracer.zero) for _ in range(NUM_MOMENTS)]
-            of_pair = [tracer.variable(tracer.zero) for _ in range(3)]
+            of_strip = [tracer.variable(tracer.zero) for _ in range(3)]
             seen = tracer.variable(tracer.zero)
 
-            def vector(pixel: Any, u: Vector, exponent: Vector) -> None:
-                free, alpha = spans.alpha(u, exponent, tracer.load(spans.stops, pixel))
-                inverse = spans.one / (spans.one - alpha)
-                transmittance = tracer.load(spans.planes, pixel) * inverse
+            def vector(tile: Any, u: Vector, exponent: Vector) -> None:
+                here = [spans.field(tile, fields, tracer.integer(i)) for i in range(BACKWARD_FIELDS)]
+                free, alpha, drawn = spans.alpha(u, exponent)
+                drawn = drawn & (tracer.load(spans.tiles, here[2]).as_int_bits() > spans.index)
+                alpha = drawn.choose(alpha, 0.0)
+                transmittance = tracer.load(spans.tiles, here[0]) / (spans.one - alpha)
                 weight = transmittance * alpha
-                tracer.store(transmittance, spans.planes, pixel)
+                tracer.store(transmittance, spans.tiles, here[0])
 
                 def gradient(channel: Any) -> Vector:
-                    place = spans.plane(builder.add(channel, tracer.integer(2)), pixel)
-                    return tracer.load(spans.planes, place)
+                    number = builder.add(channel, tracer.integer(BACKWARD_FIELDS))
+                    return tracer.load(spans.tiles, spans.field(tile, fields, number))
 
-                tracer.set(seen, tracer.zero)
+                behind = tracer.load(spans.tiles, here[1])
+                tracer.set(seen, -behind)
                 for number, color in enumerate(fixed):
                     grad = gradient(tracer.integer(number))
                     tracer.add_to(seen, grad * color)
@@ -382,24 +443,21 @@ def pull_back(
                         tracer.store(tracer.load(lanes, place) + weight * grad, lanes, place)
 
                     tracer.repeat(channels, each)
-                own = tracer.get(seen)
-                place = spans.plane(tracer.integer(1), pixel)
-                behind = tracer.load(spans.planes, place)
-                tracer.store(behind + weight * own, spans.planes, place)
-                v = alpha * (transmittance * own - behind * inverse)
-                v = (free <= spans.alpha_max).choose(v, 0.0)
-                for room, term in zip(of_pair, (v, v * u, v * u * u), strict=True):
+                ahead = tracer.get(seen)
+                tracer.store(behind + alpha * ahead, spans.tiles, here[1])
+                v = (free <= spans.alpha_max).choose(weight * ahead, 0.0)
+                for room, term in zip(of_strip, (v, v * u, v * u * u), strict=True):
                     tracer.add_to(room, term)
 
-            def end_of_pair(dy: Vector) -> None:
-                v, vu, vuu = map(tracer.get, of_pair)
+            def end_of_strip(dy: Vector) -> None:
+                v, vu, vuu = map(tracer.get, of_strip)
                 terms = (v, v * dy, v * dy * dy, vu, vu * dy, vuu)
                 for room, term in zip(moments, terms, strict=True):
                     tracer.add_to(room, term)
-                for room in of_pair:
+                for room in of_strip:
                     tracer.set(room, tracer.zero)
 
-            spans.walk(vector, end_of_pair)
+            spans.walk(vector, end_of_strip)
 
             def add_to_totals(number: Any, addend: Any) -> None:
                 place = builder.gep(totals, [number])
@@ -408,11 +466,11 @@ def pull_back(
                 )
 
             results = [tracer.get(room) for room in (*moments, *fixed_sums)]
-            if len(results) >= LANES:
+            if len(results) >= _SUMMED:
                 first = tracer.integer(0)
-                several = tracer.load(totals, first) + sums(results[:LANES]).to_doubles()
+                several = tracer.load(totals, first, _SUMMED) + sums(results[:_SUMMED]).to_doubles()
                 tracer.store(several, totals, first)
-                results[:LANES] = []
+                results[:_SUMMED] = []
             for number, result in enumerate(results, len(moments) + len(fixed_sums) - len(results)):
                 add_to_totals(tracer.integer(number), result.sum())
             if not unrolled:
@@ -428,6 +486,5 @@ def pull_back(
         _for_channels(tracer, spans.channels, body)
         return context.get_dummy_value()
 
-    drawn = (planes, stops, constants, spans, slot, colors)
-    scalars = (pairs, stride, color, channels, index, fall, alpha_max)
-    return types.void(*drawn, *scalars, totals, lanes), generate
+    drawn = (tiles, constants, spans, slot, colors, strips, color, channels)
+    return types.void(*drawn, index, root, alpha_max, totals, lanes), generate
