@@ -66,7 +66,7 @@ BASE = TrainConfig(
         freeze_encoder=True,
         eval_every=2.0,
     ),
-    objective=ObjectiveConfig(pixel_loss="mse", perceptual_weight=0.3),
+    objective=ObjectiveConfig(pixel_loss="mse", perceptual_weight=0.3, gaussians_range=(3, 9)),
     optimizer=OptimizerConfig(
         base_lr=2e-3,
         warmup_epochs=1.5,
@@ -80,8 +80,9 @@ BASE = TrainConfig(
     compute=ComputeConfig(precision="bf16", accumulate=2, grad_checkpointing=True, compile=True),
     seed=9,
 )
-# BASE cannot leave the default in these: a study starts from no run, rows change the rest, an average needs no shards
-DEFAULTS_IN_BASE = {"model.init", "data.crop_mode", "objective.gradient", "compute.fsdp"}
+# BASE cannot leave the default in these: a study starts from no run, its encoder does not look, rows change the rest,
+# an average needs no shards
+DEFAULTS_IN_BASE = {"model.init", "model.looks", "data.crop_mode", "objective.gradient", "compute.fsdp"}
 
 GUIDED: dict[str, Any] = {}
 UNGUIDED = {"schedule.classify_epochs": 7.0, "schedule.guide_epochs": 0.0}
@@ -619,7 +620,7 @@ def test_a_plan_changes_nothing_of_its_recipe_but_the_budget(budget, changes, tm
 
 
 def test_a_plan_reads_the_given_folder(tmp_path):
-    target = plan("table1d", "imagenette", 1, tmp_path, data_dir=tmp_path / "photos", full=True)
+    target = plan("table1d", "imagenette_paper", 1, tmp_path, data_dir=tmp_path / "photos", full=True)
     rows = {row.label: told(row.job) for row in target.rows}
     assert rows["denoising"]["settings"]["data.data_dir"] == tmp_path / "photos"
     assert rows["offline"]["reads"]["images"]["data.data_dir"] == tmp_path / "photos"

@@ -48,6 +48,18 @@ def test_a_step_draws_a_number_of_its_range():
     assert drawn(set_up(config_of(None)), first) == 8
 
 
+def test_a_batch_takes_as_many_optimizer_steps_as_looks_are_set():
+    config = config_of(None)
+    taken = []
+    for looks, expected in ((None, 12), (3, 3)):
+        setup = set_up(replace(config, model=replace(config.model, looks=looks)))
+        setup.task.optimizers["encoder"].register_step_post_hook(lambda *_: taken.append(1))
+        (parts,) = setup.feed.batches(0, 1, workers=0)
+        setup.task.step(0, parts, setup.schedule.plan(0), setup.rates(0))
+        assert len(taken) == expected
+        taken.clear()
+
+
 def test_a_range_is_a_smaller_and_a_larger_number():
     with pytest.raises(
         InputError, match=r"gaussians_range must be a smaller and a larger number, got \(9, 4\)"

@@ -35,6 +35,7 @@ from gvit.training.train import train
 
 ELSEWHERE = {  # where a field's effect is shown with more than a test here would have
     "model.init": "test_loop.py::test_a_run_can_start_from_another_and_keep_what_fits",
+    "model.looks": "test_any_number.py::test_a_batch_takes_as_many_optimizer_steps_as_looks_are_set",
     "objective.gaussians_range": "test_any_number.py::test_a_step_draws_a_number_of_its_range",
     "compute.compile": "test_loop.py::test_compiled_networks_train_to_the_same_weights",
     "compute.fsdp": "test_distributed.py::test_fsdp_leaves_half_of_the_weights_in_each_of_two_processes",
