@@ -68,7 +68,7 @@ def test_bce_is_the_cross_entropy_of_the_squeezed_picture():
     assert value.item() == pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["bce", "mse"])
+@pytest.mark.parametrize("kind", ["bce", "mse", "psnr"])
 def test_pixel_loss_pulls_towards_the_target(kind):
     target = torch.tensor([0.0, 0.5, 1.0]).view(1, 1, 1, 3)
     rendered = torch.tensor([1.0, 0.5, 0.0]).view(1, 1, 1, 3).requires_grad_()
@@ -80,5 +80,24 @@ def test_pixel_loss_pulls_towards_the_target(kind):
 
 
 def test_unknown_pixel_loss():
-    with pytest.raises(ValueError, match="'bce' or 'mse'"):
+    with pytest.raises(ValueError, match="'bce', 'mse' or 'psnr'"):
         pixel_loss(torch.rand(1, 3, 4, 4), torch.rand(1, 3, 4, 4), "l1")
+
+
+def test_the_psnr_loss_is_minus_the_mean_psnr(pair):
+    image, other = pair
+    assert pixel_loss(image, other, "psnr").item() == pytest.approx(
+        -psnr(image, other).mean().item(), abs=0.05
+    )
+    # beyond 40 dB there is nothing to win
+    assert pixel_loss(image, image, "psnr").item() == pytest.approx(-40, abs=1e-3)
+
+
+def test_every_image_pulls_alike_in_the_psnr_loss():
+    target = torch.full((2, 3, 12, 12), 0.5)
+    image = target + torch.tensor([0.02, 0.4]).reshape(2, 1, 1, 1)
+    image.requires_grad_()
+    pixel_loss(image, target, "psnr").backward()
+    # relative to the error that there is: of the mean squared error it would be 20 times as much
+    relative = (image.grad * (image.detach() - target)).sum((1, 2, 3))
+    assert relative[0].item() == pytest.approx(relative[1].item(), rel=0.3)

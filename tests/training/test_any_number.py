@@ -116,3 +116,30 @@ def test_numbers_below_one_are_refused(model):
     for option in ("num_gaussians", "looks"):
         with pytest.raises(InputError, match=f"{option} must be at least 1, got 0"):
             model.encode(torch.rand(1, 3, 32, 32), **{option: 0})
+
+
+def test_a_turn_descends_minus_the_psnr_of_its_picture(model):
+    from gvit.data.loading import Batch
+    from gvit.losses import pixel_loss
+    from gvit.training.objective import GuidedObjective, Turn
+    from gvit.training.schedule import Schedule
+
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    batch = Batch(images, torch.tensor([0, 1]), torch.empty(2, 16, 9))
+    plan = Schedule(ends=(1, 2, 3, 4), guide_every=1, gamma=0.1).plan(0)
+    for config, last in ((ObjectiveConfig(), "bce"), (ObjectiveConfig("psnr", 0.0), "psnr")):
+        objective, turn = GuidedObjective(model, config), Turn(of=2)
+        state = model.encoder.begin(images)
+        for loss in ("psnr", last):
+            model.zero_grad()
+            measures = objective.backward(batch, plan, turn=turn)
+            found = model.encoder.head.weight.grad.clone()
+            model.zero_grad()
+            state = model.encoder(images, state=state)
+            drawn = gvit.render(model.encoder.gaussians(state.raw), 32, 32)
+            expected = pixel_loss(drawn, images, loss)
+            expected.backward()
+            torch.testing.assert_close(measures["pixel_loss"], expected.detach())
+            torch.testing.assert_close(found, model.encoder.head.weight.grad, rtol=1e-3, atol=1e-6)
+            state = state._replace(raw=state.raw.detach())
+            turn = turn.then()
