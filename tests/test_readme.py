@@ -128,7 +128,7 @@ def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
         for i in range(5):
             picture = np.full((40, 60, 3), 40 * i + 20 * number, np.uint8)
             Image.fromarray(picture).save(tmp_path / "photos" / name / f"{i}.jpg")
-    training, stopping, _ = blocks("python", (ROOT / "docs" / "training.md").read_text())
+    any_number, training, stopping, _ = blocks("python", (ROOT / "docs" / "training.md").read_text())
     names = {"photos": tmp_path / "photos", "out": tmp_path / "run", "hours": 0}
     exec(compile(training, "training.md", "exec"), names)
     assert (tmp_path / "run" / "model.safetensors").exists()
@@ -138,6 +138,10 @@ def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
     assert stopped == "step 1 is saved"
     assert float(top1) == names["result"].top1  # that of the run that was not interrupted
     assert (tmp_path / "run" / "evaluation.json").exists()
+    any_number = any_number.replace("runs/photos", str(tmp_path / "run"))
+    names["photograph"] = torch.rand(1, 3, 64, 96)
+    exec(compile(any_number, "training.md", "exec"), names)
+    assert len(names["gaussians"]) == 2000
 
 
 def test_the_example_of_a_tokenizer_from_outside_runs(monkeypatch, capsys):

@@ -45,7 +45,7 @@ def by_captum(model, inputs, classes):
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
-@pytest.mark.parametrize("tokens", ["canonical", "raw"])
+@pytest.mark.parametrize("tokens", ["canonical", "raw", "neighbours"])
 def test_scores_are_those_of_captum(pool, tokens):
     model, images, classes = tiny(pool, tokens), some_images(), [2, 0]
     expected = by_captum(model, images, classes)
@@ -56,7 +56,7 @@ def test_scores_are_those_of_captum(pool, tokens):
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])
-@pytest.mark.parametrize("tokens", ["canonical", "raw"])
+@pytest.mark.parametrize("tokens", ["canonical", "raw", "neighbours"])
 def test_scores_of_a_model_that_reads_gaussians_are_those_of_captum(pool, tokens):
     model, gaussians, classes = tiny(pool, tokens, "gaussian_vit_tiny"), some_gaussians(), [2, 0]
     expected = by_captum(model, gaussians.raw, classes)
