@@ -35,7 +35,7 @@ import torch
 
 import gvit
 from gvit.data.images import find_images, open_image
-from gvit.fitting.optimise import ENCODED_SHARE, INITIALISERS
+from gvit.fitting.optimise import FIRST_SHARE, INITIALISERS
 from gvit.losses import psnr
 from gvit.models.gvit import GViT
 from provenance import ROOT, describe, provenance, write_results
@@ -56,7 +56,7 @@ class Fits:
         if start == _ENCODER:
             begun = time.perf_counter()
             with torch.no_grad():
-                self.init = model.encode(image, num_gaussians=round(ENCODED_SHARE * count))
+                self.init = model.encode(image, num_gaussians=max(1, round(FIRST_SHARE * count)))
             self.encode_seconds = time.perf_counter() - begun
 
     def curve(self, steps: int) -> list[float]:
@@ -189,7 +189,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "threads": torch.get_num_threads(),
         "start_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "looks": model.encoder.turns,
-        "encoded_share": ENCODED_SHARE,
     }
     gvit.fit(torch.rand(1, 3, 32, 32), 10, 2)  # compilation is nobody's time
     rows: list[dict] = []

@@ -72,9 +72,9 @@ def encoder(tmp_path_factory):
 
 
 def test_a_start_is_what_an_encoder_draws_of_each_image(tmp_path, encoder, capsys):
-    """At the image's own size and aspect, all that are wanted or three quarters of them; what is fitted stays so."""
+    """At the image's own size and aspect, all that are wanted or half of them; what is fitted stays so."""
     files = [write(tmp_path / "in" / f"{seed}.png", seed=seed) for seed in range(2)]
-    for start, drawn_first, flags in ((encoder, 9, ()), (encoder.parent, 12, ["--no-adaptive"])):
+    for start, drawn_first, flags in ((encoder, 6, ()), (encoder.parent, 12, ["--no-adaptive"])):
         out = tmp_path / start.name
         assert run(*files, "--out", out, *QUICK, "--start", start, *flags) == 0
         for file in files:

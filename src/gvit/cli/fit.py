@@ -39,7 +39,7 @@ class Options:
         steps: of the optimisation.
         init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
         start: run folder, or a model.safetensors file, whose encoder draws where the fit begins; in place of init.
-        adaptive: put half of the Gaussians, with a start a quarter, where the error is largest.
+        adaptive: put half of the Gaussians where the error is largest.
         loss: mse or bce.
         ssim_weight: weight of 1 - SSIM in the loss.
         seed: of everything that is random.
@@ -75,7 +75,7 @@ def run(args: list[str]) -> int:
     import torch
 
     from gvit.fitting.image_files import fit_files, is_fitted, plan_targets, write_fit
-    from gvit.fitting.optimise import ENCODED_SHARE, check_settings, fit
+    from gvit.fitting.optimise import FIRST_SHARE, check_settings, fit
     from gvit.progress import ProgressBar
 
     settings: dict[str, Any] = {
@@ -89,7 +89,7 @@ def run(args: list[str]) -> int:
             f"--init {options.init} and --start {options.start} are two places to begin; give one"
         )
     model = None if options.start is None else _load_encoder(options.start).to(device)
-    drawn = max(1, round(options.num_gaussians * (ENCODED_SHARE if options.adaptive else 1)))
+    drawn = max(1, round(options.num_gaussians * (FIRST_SHARE if options.adaptive else 1)))
     targets = plan_targets(options.images or [_photograph()], options.out)
     waiting = []
     for target in targets:

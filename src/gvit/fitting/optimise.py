@@ -42,14 +42,15 @@ _LAST_RATE = 0.2
 # Without noise from mini-batches, shorter averages than Adam's usual ones converge faster.
 _BETAS = (0.8, 0.99)
 
-# Adaptive fits begin with this share of the Gaussians; the others come in equal parts after these shares of the steps.
-_FIRST_SHARE = 0.5
+# Adaptive fits begin with this share of the Gaussians; the others come in equal parts after these shares of the steps,
+# or before the first step where what they begin with is given, as by an encoder.
+FIRST_SHARE = 0.5
 _GROWTH = (0.1, 0.2, 0.3, 0.4)
-# Of N Gaussians that a fit is to have, an encoder best draws this share; the others go where its error is largest.
-ENCODED_SHARE = 0.75
 # From given Gaussians the rates rise over so many steps: Adam's first ones are as long for a coordinate that is right
 # as for one that is wrong, and at the full rates they would undo what was given.
-_WARMUP = 5
+_GIVEN_WARMUP = 5
+# Growth forgets Adam's averages; where there is none, a shorter one of the squares must forget the first gradients.
+_GIVEN_BETAS = (0.8, 0.9)
 # Size of the new ones, as SPREAD for the first ones: they are for details.
 _NEW_SPREAD = 0.2
 # Fewer steps than this leave new Gaussians no time to settle.
@@ -130,26 +131,26 @@ def fit(
     if isinstance(init, str):
         factor = default_scale_factor(num_gaussians) if scale_factor is None else scale_factor
         adaptive = adaptive and steps >= _MIN_ADAPTIVE_STEPS and num_gaussians > 1
-        first = round(_FIRST_SHARE * num_gaussians) if adaptive else num_gaussians
+        first = round(FIRST_SHARE * num_gaussians) if adaptive else num_gaussians
         growth = _growth_plan(steps, first, num_gaussians) if adaptive else {}
         gaussians = _named_start(init, images, first, generators, factor, num_gaussians)
     else:
         gaussians = _given_start(init, images, num_gaussians, adaptive, scale_factor)
         if adaptive:
             gaussians = _grow(gaussians, images, num_gaussians, generators)
-    warmup = 1 if isinstance(init, str) else _WARMUP
+    warmup, betas = (1, _BETAS) if isinstance(init, str) else (_GIVEN_WARMUP, _GIVEN_BETAS)
     rates = _rates(gaussians).to(images.device)
 
     # Adam steps about as far in every coordinate: in units of the rates, each field goes at its own
     scaled = (gaussians.raw / rates).requires_grad_()
-    optimizer = _adam(scaled)
+    optimizer = _adam(scaled, betas)
     for step in range(steps):
         if step in growth:
             gaussians = _grow(
                 gaussians.replace_raw(scaled.detach() * rates), images, growth[step], generators
             )
             scaled = (gaussians.raw / rates).requires_grad_()
-            optimizer = _adam(scaled)
+            optimizer = _adam(scaled, betas)
         rate = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / warmup)
@@ -253,9 +254,9 @@ def _given_start(
     return start.with_bounds(scale_factor=scale_factor, nominal_count=count, aspect=height / width)
 
 
-def _adam(parameter: Tensor) -> torch.optim.Adam:
+def _adam(parameter: Tensor, betas: tuple[float, float]) -> torch.optim.Adam:
     # gradients are as small as one over the number of pixels, and squared: the usual epsilon would drown them
-    return torch.optim.Adam([parameter], lr=1.0, betas=_BETAS, eps=1e-15)
+    return torch.optim.Adam([parameter], lr=1.0, betas=betas, eps=1e-15)
 
 
 def _rates(like: Gaussians) -> Float[Tensor, " 9"]:
