@@ -60,6 +60,51 @@ def test_the_command_fits_as_the_function_does(tmp_path):
     )
 
 
+@pytest.fixture(scope="module")
+def encoder(tmp_path_factory):
+    """A file of a model whose encoder draws any number, with weights that move what it begins with."""
+    torch.manual_seed(0)
+    model = gvit.create_model("gvit_tiny_refining")
+    torch.nn.init.normal_(model.encoder.head.weight, std=0.02)
+    path = tmp_path_factory.mktemp("run") / "model.safetensors"
+    gvit.save_model(model, path)
+    return path
+
+
+def test_a_start_is_what_an_encoder_draws_of_each_image(tmp_path, encoder, capsys):
+    """At the image's own size and aspect, all that are wanted or half of them; what is fitted stays so."""
+    files = [write(tmp_path / "in" / f"{seed}.png", seed=seed) for seed in range(2)]
+    for start, drawn_first, flags in ((encoder, 6, ()), (encoder.parent, 12, ["--no-adaptive"])):
+        out = tmp_path / start.name
+        assert run(*files, "--out", out, *QUICK, "--start", start, *flags) == 0
+        for file in files:
+            image = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)[None] / 255
+            drawn = gvit.load_model(encoder).encode(image, num_gaussians=drawn_first)
+            expected = gvit.fit(image, 12, 3, drawn, adaptive=not flags).gaussians[0]
+            found = gvit.Gaussians.load(out / f"{file.stem}.safetensors")
+            assert found.scale_factor == expected.scale_factor
+            torch.testing.assert_close(found.raw, expected.raw, rtol=1e-3, atol=1e-3)
+    capsys.readouterr()
+    assert run(*files, "--out", out, *QUICK, "--start", encoder) == 0
+    assert capsys.readouterr().out.count("skipped") == 2
+
+
+def test_a_model_that_cannot_start_a_fit_says_so_in_a_line(tmp_path, encoder, capsys):
+    file, out = write(tmp_path / "a.png"), tmp_path / "out"
+    path = tmp_path / "model.safetensors"
+    cannot = {
+        "gvit_tiny": "its encoder draws 32 Gaussians of 32x32 pixels only",
+        "vit_tiny_patch8": "the model has no encoder",
+    }
+    for name, found in cannot.items():
+        gvit.save_model(gvit.create_model(name), path)
+        assert fails(capsys, file, "--out", out, "--start", path).startswith(f"--start {path}: {found}; ")
+    assert "no run here" in fails(capsys, file, "--out", out, "--start", tmp_path / "gone")
+    both = fails(capsys, file, "--out", out, "--start", encoder, "--init", "grid")
+    assert both == f"--init grid and --start {encoder} are two places to begin; give one"
+    assert not out.exists()
+
+
 def test_what_is_fitted_is_skipped_unless_overwritten(tmp_path, capsys):
     first = write(tmp_path / "in" / "a.png")
     out = tmp_path / "out"

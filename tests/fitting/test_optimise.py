@@ -8,10 +8,12 @@ from torch.nn import functional as F
 
 import gvit
 from gvit.errors import InputError
-from gvit.fitting.optimise import default_scale_factor, painted_pixels
+from gvit.fitting.optimise import INITIALISERS, default_scale_factor, painted_pixels
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
 from gvit.rendering import rasterize
+
+_NONE = Gaussians(torch.zeros(1, 4, 9))
 
 
 def known(height: int, width: int) -> torch.Tensor:
@@ -150,6 +152,80 @@ def test_what_draws_nothing_is_moved_to_the_error():
     assert (opacities > 0.5).all()
 
 
+def moved(gaussians: Gaussians, seed: int = 0) -> Gaussians:
+    """The same Gaussians a little off."""
+    noise = torch.randn(gaussians.raw.shape, generator=torch.Generator().manual_seed(seed))
+    return gaussians.replace_raw(gaussians.raw + 0.1 * noise)
+
+
+def test_a_fit_starts_from_the_picture_that_it_is_given():
+    """Whatever their bounds and their aspect, and without a change to what the caller has."""
+    images = torch.stack((known(40, 56), known(40, 56).flip(-1)))
+    other = gvit.fit(images, 30, 100).gaussians
+    expected = gvit.render(other, 40, 56)
+    before = other.raw.clone()
+    for given in (
+        other,
+        other.with_bounds(scale_factor=9.0, nominal_count=7),
+        other.with_bounds(scale_factor=9.0, aspect=1.0),
+        other.to(torch.float64),
+    ):
+        start = gvit.fit(images, steps=0, init=given)
+        assert start.gaussians.raw.shape == (2, 30, 9)
+        assert start.gaussians.aspect == 40 / 56
+        torch.testing.assert_close(gvit.render(start.gaussians, 40, 56), expected, rtol=0, atol=2e-3)
+    gvit.fit(images, steps=30, init=other)
+    assert torch.equal(other.raw, before)
+
+
+def test_the_first_steps_keep_what_a_good_start_has():
+    """Adam at its full rate would throw a fitted picture back by decibels."""
+    image = known(40, 56)[None]
+    fitted = gvit.fit(image, 10, 60)
+    again = gvit.fit(image, steps=1, init=fitted.gaussians)
+    assert again.psnr.item() > fitted.psnr.item() - 2
+
+
+def test_a_near_start_is_sooner_there_than_any_name():
+    image = known(40, 56)[None]
+    near = moved(gvit.fit(image, 30, 300).gaussians)
+    found = gvit.fit(image, steps=30, init=near).psnr.item()
+    for init in INITIALISERS:
+        assert found > gvit.fit(image, 30, 30, init).psnr.item() + 2, init
+
+
+def test_of_a_given_start_what_is_missing_or_draws_nothing_is_put_at_the_error():
+    image = torch.zeros(1, 3, 32, 32)
+    image[:, :, 20:28, 4:12] = 1
+    black = Gaussians.from_values(
+        *(torch.zeros(1, 2, 2), torch.tensor([[[0.9, 0.9], [0.1, 0.1]]]), torch.zeros(1, 2)),
+        *(torch.zeros(1, 2, 3), torch.tensor([[0.9, 1e-3]])),
+        scale_factor=2.0,
+    )
+    start = gvit.fit(image, 5, steps=0, init=black).gaussians
+    centers, _, colors, opacities = start[0].in_pixels(32, 32)
+    assert len(start) == 5
+    # the one that draws is the last, behind four new ones
+    torch.testing.assert_close(centers[-1], torch.tensor([16.0, 16.0]))
+    assert (opacities[:-1] > 0.5).all()
+    assert ((centers[:-1, 0] > 4) & (centers[:-1, 0] < 12)).all()
+    assert ((centers[:-1, 1] > 20) & (centers[:-1, 1] < 28)).all()
+    assert (colors[:-1] > 0.9).all()
+    # without it, they stay as they are
+    kept = gvit.fit(image, steps=0, init=black, adaptive=False).gaussians
+    torch.testing.assert_close(kept.opacities, black.opacities)
+
+
+def test_the_bound_of_a_given_start_is_kept_where_it_is_the_larger_one():
+    wide = Gaussians.from_values(
+        *(torch.zeros(1, 1, 2), torch.full((1, 1, 2), 1.9), torch.zeros(1, 1), torch.full((1, 1, 3), 0.5)),
+        torch.full((1, 1), 0.9),
+        scale_factor=1.0,
+    )
+    start = gvit.fit(torch.rand(1, 3, 16, 16), steps=0, init=wide).gaussians
+    torch.testing.assert_close(start.scales, wide.scales, rtol=1e-4, atol=0)
+
+
 def test_the_bound_on_the_scale_is_half_the_side_for_any_number():
     for count in (1, 100, 10_000):
         empty = Gaussians(torch.zeros(1, 9), default_scale_factor(count), count)
@@ -183,6 +259,13 @@ def test_progress_tells_each_step():
         (torch.rand(1, 3, 8, 8), {"loss": "l1"}, "unknown loss 'l1'; there are: bce, mse"),
         (torch.rand(1, 3, 8, 8), {"ssim_weight": 0.1}, "at least 11x11 pixels, got 8x8"),
         (torch.rand(1, 3, 8, 8), {"ssim_weight": -1.0}, "ssim_weight must be"),
+        (torch.rand(2, 3, 8, 8), {"init": _NONE}, r"init must have shape \[2, n, 9\].*, got \[1, 4, 9\]"),
+        (torch.rand(1, 3, 8, 8), {"init": _NONE, "num_gaussians": 3}, "n from 1 to num_gaussians=3"),
+        (
+            *(torch.rand(1, 3, 8, 8), {"init": _NONE, "num_gaussians": 5, "adaptive": False}),
+            "init has 4 of 5 Gaussians; adaptive=True adds the others",
+        ),
+        (torch.rand(1, 3, 8, 8), {"init": _NONE.replace_raw(_NONE.raw / 0)}, "init must have finite raw"),
     ],
 )
 def test_errors_say_what_would_be_right(images, options, message):

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gvit.fitting.optimise import Fit
+    from gvit.models.gvit import GViT
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Options:
         num_gaussians: per image.
         steps: of the optimisation.
         init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
+        start: run folder, or a model.safetensors file, whose encoder draws where the fit begins; in place of init.
         adaptive: put half of the Gaussians where the error is largest.
         loss: mse or bce.
         ssim_weight: weight of 1 - SSIM in the loss.
@@ -55,6 +57,7 @@ class Options:
     num_gaussians: int = 1000
     steps: int = 500
     init: str = "gradient"
+    start: Path | None = None
     adaptive: bool = True
     loss: str = "mse"
     ssim_weight: float = 0.0
@@ -69,8 +72,10 @@ def run(args: list[str]) -> int:
     options = parse(Options, args, "gvit fit")
     at_least_one(num_gaussians=options.num_gaussians, steps=options.steps, batch_size=options.batch_size)
 
+    import torch
+
     from gvit.fitting.image_files import fit_files, is_fitted, plan_targets, write_fit
-    from gvit.fitting.optimise import check_settings, fit
+    from gvit.fitting.optimise import FIRST_SHARE, check_settings, fit
     from gvit.progress import ProgressBar
 
     settings: dict[str, Any] = {
@@ -79,6 +84,12 @@ def run(args: list[str]) -> int:
     }
     check_settings(**settings)
     device, steps = find_device(options.device), options.steps
+    if options.start is not None and options.init != Options.init:
+        raise InputError(
+            f"--init {options.init} and --start {options.start} are two places to begin; give one"
+        )
+    model = None if options.start is None else _load_encoder(options.start).to(device)
+    drawn = max(1, round(options.num_gaussians * (FIRST_SHARE if options.adaptive else 1)))
     targets = plan_targets(options.images or [_photograph()], options.out)
     waiting = []
     for target in targets:
@@ -88,10 +99,14 @@ def run(args: list[str]) -> int:
             waiting.append(target)
 
     def fit_images(images: "Tensor") -> "Fit":
+        begin = {}
+        if model is not None:
+            with torch.no_grad():
+                begin["init"] = model.encode(images, num_gaussians=drawn)
         with ProgressBar("fitting", steps) as bar:
             return fit(
                 images,
-                **settings,
+                **settings | begin,
                 adaptive=options.adaptive,
                 progress=lambda done, psnr: bar.update(done, f"{done}/{steps} {psnr:.2f} dB"),
             )
@@ -109,6 +124,28 @@ def run(args: list[str]) -> int:
                 flush=True,
             )
     return 2 if failed else 0
+
+
+def _load_encoder(path: Path) -> "GViT":
+    """A model that draws any number of Gaussians of any image.
+
+    Raises:
+        InputError: there is none, or it draws one number only, or none at all.
+    """
+    from gvit.models.gvit import GViT
+    from gvit.models.weights import load_model
+
+    model = load_model(path)
+    if not isinstance(model, GViT):
+        found = "the model has no encoder"
+    elif not model.encoder.any_number:
+        side = model.encoder.image_side
+        found = f"its encoder draws {model.encoder.num_gaussians} Gaussians of {side}x{side} pixels only"
+    else:
+        return model
+    raise InputError(
+        f"--start {path}: {found}; one that draws any number of any image comes of 'gvit train --encoder refining'"
+    )
 
 
 def _photograph() -> Path:

@@ -19,7 +19,7 @@ from gvit.fitting.grid import grid_blobs
 from gvit.fitting.kanezaki import kanezaki_blobs
 from gvit.fitting.kmeans import kmeans_blobs
 from gvit.fitting.random import random_blobs
-from gvit.gaussians import Gaussians
+from gvit.gaussians import NUM_FIELDS, Gaussians
 from gvit.losses import PixelLoss, pixel_loss, psnr, ssim
 from gvit.rendering import rasterize, render
 
@@ -32,6 +32,7 @@ INITIALISERS: dict[str, Callable[[Tensor, int, torch.Generator], Blobs]] = {
     "gradient": gradient_blobs,
 }
 START_OPACITY = 0.7
+_USUAL_NUMBER = 1000
 
 # How far Adam moves a raw number in a step, about. Centres are counted in spacings; with `default_scale_factor` the
 # raw scales are logarithms, but for the largest Gaussians.
@@ -41,9 +42,15 @@ _LAST_RATE = 0.2
 # Without noise from mini-batches, shorter averages than Adam's usual ones converge faster.
 _BETAS = (0.8, 0.99)
 
-# Adaptive fits begin with this share of the Gaussians; the others come in equal parts after these shares of the steps.
-_FIRST_SHARE = 0.5
+# Adaptive fits begin with this share of the Gaussians; the others come in equal parts after these shares of the steps,
+# or before the first step where what they begin with is given, as by an encoder.
+FIRST_SHARE = 0.5
 _GROWTH = (0.1, 0.2, 0.3, 0.4)
+# From given Gaussians the rates rise over so many steps: Adam's first ones are as long for a coordinate that is right
+# as for one that is wrong, and at the full rates they would undo what was given.
+_GIVEN_WARMUP = 5
+# Growth forgets Adam's averages; where there is none, a shorter one of the squares must forget the first gradients.
+_GIVEN_BETAS = (0.8, 0.9)
 # Size of the new ones, as SPREAD for the first ones: they are for details.
 _NEW_SPREAD = 0.2
 # Fewer steps than this leave new Gaussians no time to settle.
@@ -78,9 +85,9 @@ def default_scale_factor(num_gaussians: int) -> float:
 @torch.enable_grad()
 def fit(
     images: Tensor,
-    num_gaussians: int = 1000,
+    num_gaussians: int | None = None,
     steps: int = 500,
-    init: str = "gradient",
+    init: str | Gaussians = "gradient",
     seed: int = 0,
     *,
     adaptive: bool = True,
@@ -95,54 +102,58 @@ def fit(
 
     Args:
         images: [B, 3, H, W] in [0, 1]; they are fitted on the device they are on.
-        num_gaussians: N, per image.
-        steps: of Adam; with 0, the result is where the fit would start, without ``adaptive``.
-        init: a name in ``INITIALISERS``.
+        num_gaussians: N, per image; None for as many as ``init`` has, or 1000 where it is a name.
+        steps: of Adam; with 0, the result is where the fit would start (for a name, without ``adaptive``).
+        init: a name in ``INITIALISERS``, or raw Gaussians [B, n, 9] of any bounds, n at most N, front to back: those
+            of ``GViT.encode``, or of another fit. Those of another aspect are stretched onto the images.
         seed: of everything that is random.
         adaptive: start with half of the Gaussians and put the others, and those that draw nothing, where the error
-            is largest (Image-GS, Zhang et al. 2025); from 20 steps on.
+            is largest (Image-GS, Zhang et al. 2025); from 20 steps on. Of a given start, what is missing or draws
+            nothing is put there before the first step.
         loss: ``"mse"`` or ``"bce"``, as in ``gvit.losses.pixel_loss``.
         ssim_weight: of ``1 - SSIM``, added to the loss.
-        scale_factor: of the ``Gaussians``; ``default_scale_factor`` when None.
+        scale_factor: of the ``Gaussians``; ``default_scale_factor`` when None, or what cuts no scale of ``init``.
         progress: is called after each step with the number of steps done and the mean PSNR before the step.
 
     Raises:
         InputError: an argument is out of its range, or an image can't be fitted.
     """
-    check_settings(num_gaussians, steps, init, loss, ssim_weight, seed)
+    if num_gaussians is None:
+        num_gaussians = _USUAL_NUMBER if isinstance(init, str) else len(init)
+    check_settings(num_gaussians, steps, init if isinstance(init, str) else None, loss, ssim_weight, seed)
     if scale_factor is not None and not 0 < scale_factor < math.inf:
         raise InputError(f"scale_factor must be a finite number above 0, got {scale_factor}")
     _check_images(images, ssim_weight)
     images = images.detach().float().clone()  # a tensor made in inference mode can't be fitted to
-    batch, _, height, width = images.shape
-    factor = default_scale_factor(num_gaussians) if scale_factor is None else scale_factor
-    adaptive = adaptive and steps >= _MIN_ADAPTIVE_STEPS and num_gaussians > 1
-    first = round(_FIRST_SHARE * num_gaussians) if adaptive else num_gaussians
-    growth = _growth_plan(steps, first, num_gaussians) if adaptive else {}
-    generators = [torch.Generator().manual_seed(seed) for _ in range(batch)]
-
-    starts = [
-        INITIALISERS[init](image.cpu(), first, generator).to_gaussians(
-            height, width, START_OPACITY, factor, num_gaussians
-        )
-        for image, generator in zip(images, generators, strict=True)
-    ]
-    like = starts[0]
-    rates = _rates(like).to(images.device)
-    gaussians = like.replace_raw(torch.stack([start.raw for start in starts]).to(images.device))
+    height, width = images.shape[-2:]
+    generators = [torch.Generator().manual_seed(seed) for _ in images]
+    growth: dict[int, int] = {}
+    if isinstance(init, str):
+        factor = default_scale_factor(num_gaussians) if scale_factor is None else scale_factor
+        adaptive = adaptive and steps >= _MIN_ADAPTIVE_STEPS and num_gaussians > 1
+        first = round(FIRST_SHARE * num_gaussians) if adaptive else num_gaussians
+        growth = _growth_plan(steps, first, num_gaussians) if adaptive else {}
+        gaussians = _named_start(init, images, first, generators, factor, num_gaussians)
+    else:
+        gaussians = _given_start(init, images, num_gaussians, adaptive, scale_factor)
+        if adaptive:
+            gaussians = _grow(gaussians, images, num_gaussians, generators)
+    warmup, betas = (1, _BETAS) if isinstance(init, str) else (_GIVEN_WARMUP, _GIVEN_BETAS)
+    rates = _rates(gaussians).to(images.device)
 
     # Adam steps about as far in every coordinate: in units of the rates, each field goes at its own
     scaled = (gaussians.raw / rates).requires_grad_()
-    optimizer = _adam(scaled)
+    optimizer = _adam(scaled, betas)
     for step in range(steps):
         if step in growth:
             gaussians = _grow(
                 gaussians.replace_raw(scaled.detach() * rates), images, growth[step], generators
             )
             scaled = (gaussians.raw / rates).requires_grad_()
-            optimizer = _adam(scaled)
+            optimizer = _adam(scaled, betas)
+        rate = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
-            group["lr"] = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
+            group["lr"] = rate * min(1, (step + 1) / warmup)
         drawn = render(gaussians.replace_raw(scaled * rates), height, width)
         # a sum over images, each by itself: what one gets doesn't depend on the others
         total = torch.stack([pixel_loss(a, b, loss) for a, b in zip(drawn, images, strict=True)]).sum()
@@ -159,9 +170,9 @@ def fit(
 
 
 def check_settings(
-    num_gaussians: int, steps: int, init: str, loss: str, ssim_weight: float, seed: int
+    num_gaussians: int, steps: int, init: str | None, loss: str, ssim_weight: float, seed: int
 ) -> None:
-    """What can be known before there is an image.
+    """What can be known before there is an image; ``init`` is None where it is no name.
 
     Raises:
         InputError: an argument of ``fit`` is out of its range.
@@ -173,7 +184,7 @@ def check_settings(
         )
     if not 0 <= seed < 2**63:
         raise InputError(f"{option('seed')} must be at least 0 and below 2**63, got {seed}")
-    if init not in INITIALISERS:
+    if init is not None and init not in INITIALISERS:
         raise unknown_name("initialiser", init, INITIALISERS)
     if loss not in get_args(PixelLoss):
         raise unknown_name("loss", loss, get_args(PixelLoss))
@@ -196,9 +207,56 @@ def _check_images(images: Tensor, ssim_weight: float) -> None:
         )
 
 
-def _adam(parameter: Tensor) -> torch.optim.Adam:
+def _named_start(
+    init: str,
+    images: Float[Tensor, "b 3 h w"],
+    count: int,
+    generators: list[torch.Generator],
+    scale_factor: float,
+    nominal_count: int,
+) -> Gaussians:
+    starts = [
+        INITIALISERS[init](image.cpu(), count, generator).to_gaussians(
+            image.shape[-2], image.shape[-1], START_OPACITY, scale_factor, nominal_count
+        )
+        for image, generator in zip(images, generators, strict=True)
+    ]
+    return starts[0].replace_raw(torch.stack([start.raw for start in starts]).to(images.device))
+
+
+def _given_start(
+    given: Gaussians,
+    images: Float[Tensor, "b 3 h w"],
+    count: int,
+    adaptive: bool,
+    scale_factor: float | None,
+) -> Gaussians:
+    """The same picture under the bounds of a fit with ``count`` Gaussians."""
+    batch, _, height, width = images.shape
+    if given.raw.ndim != 3 or len(given.raw) != batch or not 0 < len(given) <= count:
+        raise InputError(
+            f"{option('init')} must have shape [{batch}, n, {NUM_FIELDS}] with n from 1 to {option('num_gaussians')}="
+            f"{count}, got {list(given.raw.shape)}"
+        )
+    if len(given) < count and not adaptive:
+        raise InputError(
+            f"{option('init')} has {len(given)} of {count} Gaussians; {option('adaptive', True)} adds the others"
+        )
+    if not given.raw.isfinite().all():
+        raise InputError(f"{option('init')} must have finite raw numbers")
+    raw = given.raw.detach().clone().to(images)  # the clone: what was made in inference mode can't be fitted
+    start = Gaussians(raw, given.scale_factor, given.nominal_count, given.aspect)
+    if scale_factor is None:
+        canvas = Gaussians(raw, 1.0, count, height / width)
+        stretch = max(to / of for to, of in zip(canvas.extent, start.extent, strict=True))
+        largest = start.scale_factor * start.spacing * stretch
+        scale_factor = max(default_scale_factor(count), largest / canvas.spacing)
+    return start.with_bounds(scale_factor=scale_factor, nominal_count=count, aspect=height / width)
+
+
+def _adam(parameter: Tensor, betas: tuple[float, float]) -> torch.optim.Adam:
     # gradients are as small as one over the number of pixels, and squared: the usual epsilon would drown them
-    return torch.optim.Adam([parameter], lr=1.0, betas=_BETAS, eps=1e-15)
+    return torch.optim.Adam([parameter], lr=1.0, betas=betas, eps=1e-15)
 
 
 def _rates(like: Gaussians) -> Float[Tensor, " 9"]:
