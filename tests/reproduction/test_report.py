@@ -103,7 +103,7 @@ def test_tables_give_what_both_networks_cost():
         one = 96 * (3 * 96) + 96 * 96 + 2 * 96 * 192  # a block's matrix products on one token
         macs = 3 * ((tokens + 1) * one + 2 * 96 * (tokens + 1) ** 2) + tokens * 96 * width
         assert found[label][1].split(", ")[1] == f"{macs / 1e6:#.3g} M", label
-    model = gvit.create_model("gvit_tiny", num_gaussians=64, num_classes=0)
+    model = gvit.create_model("gvit_tiny_denoising", num_gaussians=64, num_classes=0)
     count = sum(p.numel() for p in model.encoder.parameters())
     assert found["GViT"][0].split(", ")[0] == f"{count / 1e3:.0f} k"
     assert found["patch ViT"][0] == found["frozen"][0] == "–"

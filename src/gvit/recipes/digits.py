@@ -20,17 +20,17 @@ def digits() -> TrainConfig:
     """The complete configuration."""
     return replace(
         digits_paper(),
-        model=ModelConfig("gvit_tiny"),
+        model=ModelConfig("gvit_tiny", looks=6),
         schedule=ScheduleConfig(
-            reconstruct_epochs=1.0,
+            reconstruct_epochs=0.75,
             perceptual_epochs=0.0,
-            classify_epochs=29.0,
-            guide_epochs=10.0,
+            classify_epochs=21.75,
+            guide_epochs=7.5,
             guide_every=10,
             gamma=0.1,
         ),
         objective=ObjectiveConfig(pixel_loss="psnr", perceptual_weight=0.0),
-        optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=1.5, clip_grad=1.0),
+        optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=1.2, clip_grad=1.0),
     )
 
 
