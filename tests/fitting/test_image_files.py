@@ -64,7 +64,7 @@ def test_the_command_fits_as_the_function_does(tmp_path):
 def encoder(tmp_path_factory):
     """A file of a model whose encoder draws any number, with weights that move what it begins with."""
     torch.manual_seed(0)
-    model = gvit.create_model("gvit_tiny_refining")
+    model = gvit.create_model("gvit_tiny")
     torch.nn.init.normal_(model.encoder.head.weight, std=0.02)
     path = tmp_path_factory.mktemp("run") / "model.safetensors"
     gvit.save_model(model, path)
@@ -93,7 +93,7 @@ def test_a_model_that_cannot_start_a_fit_says_so_in_a_line(tmp_path, encoder, ca
     file, out = write(tmp_path / "a.png"), tmp_path / "out"
     path = tmp_path / "model.safetensors"
     cannot = {
-        "gvit_tiny": "its encoder draws 32 Gaussians of 32x32 pixels only",
+        "gvit_tiny_denoising": "its encoder draws 32 Gaussians of 32x32 pixels only",
         "vit_tiny_patch8": "the model has no encoder",
     }
     for name, found in cannot.items():

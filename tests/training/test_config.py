@@ -33,6 +33,7 @@ RANGES = [
     (ModelConfig, "scale_factor", "above 0", TINY, BIG, [0.0, -1.0]),
     (ModelConfig, "noise_std", "at least 0", 0.0, BIG, [-0.1]),
     (ModelConfig, "drop_path_rate", "at least 0 and at most 1", 0.0, 1.0, [-0.1, 1.1]),
+    (ModelConfig, "looks", "at least 1", 1, BIG, [0, -1]),
     (DataConfig, "batch_size", "at least 1", 1, BIG, [0, -1]),
     (DataConfig, "workers", "at least 0", 0, BIG, [-1]),
     (DataConfig, "crop_pct", "above 0 and at most 1", TINY, 1.0, [0.0, -0.5, 1.01]),
