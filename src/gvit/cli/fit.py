@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import tyro
 
@@ -132,17 +132,17 @@ def _load_encoder(path: Path) -> "GViT":
     Raises:
         InputError: there is none, or it draws one number only, or none at all.
     """
-    from gvit.models.gvit import GViT
     from gvit.models.weights import load_model
 
     model = load_model(path)
-    if not isinstance(model, GViT):
+    encoder = getattr(model, "encoder", None)
+    if encoder is None:
         found = "the model has no encoder"
-    elif not model.encoder.any_number:
-        side = model.encoder.image_side
-        found = f"its encoder draws {model.encoder.num_gaussians} Gaussians of {side}x{side} pixels only"
+    elif not encoder.any_number:
+        side = encoder.image_side
+        found = f"its encoder draws {encoder.num_gaussians} Gaussians of {side}x{side} pixels only"
     else:
-        return model
+        return cast("GViT", model)
     raise InputError(
         f"--start {path}: {found}; one that draws any number of any image comes of 'gvit train --encoder refining'"
     )
