@@ -73,6 +73,7 @@ def test_places_of_an_image_do_not_depend_on_its_batch():
 def test_coarse_pictures_have_about_six_pixels_between_gaussians():
     picture = torch.rand(1, 3, 96, 144)
     assert coarse(picture, 400) is picture  # 6 pixels apart
+    assert coarse(torch.rand(1, 3, 3, 200), 1).shape[-2:] == (1, 50)
     small = coarse(picture, 16)  # 29 pixels apart
     assert small.shape[-2:] == (19, 28)
     torch.testing.assert_close(small.mean(), picture.mean(), rtol=0.05, atol=0.0)
