@@ -58,7 +58,11 @@ def coarse(picture: Float[Tensor, "batch c h w"], count: int) -> Float[Tensor, "
     """
     height, width = picture.shape[-2:]
     side = max(1, round(math.sqrt(height * width / count) / 6))
-    return picture if side == 1 else F.adaptive_avg_pool2d(picture, (max(1, height // side), max(1, width // side)))
+    return (
+        picture
+        if side == 1
+        else F.adaptive_avg_pool2d(picture, (max(1, height // side), max(1, width // side)))
+    )
 
 
 def sample(picture: Float[Tensor, "batch c h w"], places: Float[Tensor, "batch m k 2"]) -> Tensor:
