@@ -39,7 +39,12 @@ def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Te
     if not paths:
         raise InputError("no files given")
     if model.reads == "gaussians":
-        return torch.stack([read_gaussians(path, model) for path in paths])
+        found = [read_gaussians(path, model) for path in paths]
+        if len({len(raw) for raw in found}) > 1:
+            raise InputError(
+                "the files hold different numbers of Gaussians: load those of one number at a time"
+            )
+        return torch.stack(found)
     transform = eval_transform(model.card.preprocessing)
     return torch.stack([transform(open_image(path)) for path in paths])
 
@@ -92,7 +97,9 @@ def predict_files(
                 readable[path] = load_images([path], model)
             except InputError as error:
                 answers[path] = error
-        if readable:
-            guesses = predict(model, torch.cat(list(readable.values())), top_k, **drawing)
-            answers |= dict(zip(readable, guesses, strict=True))
+        # files of Gaussians may hold different numbers, where a model reads any
+        for shape in {inputs.shape for inputs in readable.values()}:
+            alike = {path: inputs for path, inputs in readable.items() if inputs.shape == shape}
+            guesses = predict(model, torch.cat(list(alike.values())), top_k, **drawing)
+            answers |= dict(zip(alike, guesses, strict=True))
         yield from ((path, answers[path]) for path in paths[first : first + batch_size])

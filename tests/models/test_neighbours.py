@@ -7,8 +7,10 @@ import pytest
 import torch
 
 import gvit
+from gvit.errors import InputError
 from gvit.gaussians import Gaussians
 from gvit.models.tokens import NeighbourTokens
+from gvit.prediction import predict_files
 
 
 @pytest.fixture
@@ -92,3 +94,20 @@ def test_gradients_are_finite_where_gaussians_are_alike(tokens):
     raw = torch.zeros(1, 12, 9, dtype=torch.float64, requires_grad=True)
     tokens(raw).square().sum().backward()
     assert raw.grad.isfinite().all()
+
+
+def test_files_of_different_numbers_are_predicted_each_as_if_alone(tmp_path):
+    model = gvit.create_model("gaussian_vit_tiny_any", num_classes=3).eval()
+    files = []
+    for number, count in enumerate((6, 9, 6)):
+        files.append(tmp_path / f"{number}.safetensors")
+        Gaussians(some(count, batch=1, seed=number)[0].float(), 3.0, count).save(files[-1])
+    together = dict(predict_files(model, files))
+    assert list(together) == files
+    for file in files:
+        (alone,) = gvit.predict(model, gvit.load_images([file], model))
+        for found, expected in zip(together[file], alone, strict=True):
+            assert found.class_index == expected.class_index
+            assert found.probability == pytest.approx(expected.probability, abs=1e-5)
+    with pytest.raises(InputError, match="different numbers of Gaussians"):
+        gvit.load_images(files, model)

@@ -40,7 +40,7 @@ class Options:
         init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
         start: run folder, or a model.safetensors file, whose encoder draws where the fit begins; in place of init.
         adaptive: put half of the Gaussians where the error is largest.
-        loss: mse or bce.
+        loss: mse, bce or psnr.
         ssim_weight: weight of 1 - SSIM in the loss.
         seed: of everything that is random.
         overwrite: fit again what is fitted already.

@@ -110,7 +110,7 @@ def fit(
         adaptive: start with half of the Gaussians and put the others, and those that draw nothing, where the error
             is largest (Image-GS, Zhang et al. 2025); from 20 steps on. Of a given start, what is missing or draws
             nothing is put there before the first step.
-        loss: ``"mse"`` or ``"bce"``, as in ``gvit.losses.pixel_loss``.
+        loss: ``"mse"``, ``"bce"`` or ``"psnr"``, as in ``gvit.losses.pixel_loss``.
         ssim_weight: of ``1 - SSIM``, added to the loss.
         scale_factor: of the ``Gaussians``; ``default_scale_factor`` when None, or what cuts no scale of ``init``.
         progress: is called after each step with the number of steps done and the mean PSNR before the step.
