@@ -23,10 +23,10 @@ _SPAN = 1.5  # from the centre to the outer samples, standard deviations
 _MEMORY = 0.7  # how much of the mean gradient stays from look to look
 # What g0 is beside its centres and colours: opaque, and as large as to meet its neighbours.
 _START_SIZE, _START_OPACITY = 0.6, 2.5
-# What the network reads of size and number is 0 at six pixels between 128 Gaussians.
-_USUAL_SPACING, _USUAL_COUNT = 6.0, 128
-# gradient and its mean at two scales each, last move; shape, colour, opacity; position; spacing, number; samples
-_WIDTH = 5 * NUM_FIELDS + 8 + 2 + 4 * _FREQUENCIES + 2 + 6 * _TAPS**2
+# What the network reads of the spacing is 0 at six pixels between Gaussians.
+_USUAL_SPACING = 6.0
+# gradient and its mean at two scales each, last move; shape, colour, opacity; position; spacing; samples
+_WIDTH = 5 * NUM_FIELDS + 8 + 2 + 4 * _FREQUENCIES + 1 + 6 * _TAPS**2
 
 
 class _Block(nn.Module):
@@ -45,8 +45,8 @@ class RefiningEncoder(GaussianEncoder):
 
     A look draws the Gaussians so far and takes the gradient of the squared error at their raw numbers (first order: it
     is a number, not differentiated through). The network reads, for each Gaussian on its own, that gradient and its
-    mean over the looks so far in the Gaussian's own frame, the last correction, the Gaussian, its place, how large and
-    how many they are, and samples of the error and of the image around its centre. It never sees a label. In training
+    mean over the looks so far in the Gaussian's own frame, the last correction, the Gaussian, its place, how far apart
+    they are in pixels, and samples of the error and of the image around its centre. It never sees a label. In training
     each look is a turn, with a step of the optimizer after it.
 
     Nothing of it depends on the number of Gaussians or on the size of the images: the same weights draw with any.
@@ -198,12 +198,13 @@ class RefiningEncoder(GaussianEncoder):
         count, spacing = raw.shape[-2], math.sqrt(images[0, 0].numel() / raw.shape[-2])
         around = torch.cat((coarse(error, count), coarse(images, count) - 0.5), 1)
         samples = sample(around, frame.around(place)).flatten(-2)
-        sizes = raw.new_tensor([math.log(spacing / _USUAL_SPACING), math.log(count / _USUAL_COUNT) / 2])
+        # how many there are is not told: a number beyond those of the training would lead astray
+        distance = raw.new_tensor([math.log(spacing / _USUAL_SPACING)])
         parts = (
             *(gradient.asinh(), (30 * gradient).asinh(), mean.asinh(), (30 * mean).asinh()),
             (4 * moved).clamp(-3, 3),
             *(raw[..., 2:4].clamp(-6, 6) / 2, doubled.cos(), doubled.sin(), raw[..., 5:9].clamp(-6, 6) / 2),
-            *(place, phases.sin(), phases.cos(), sizes.expand(*raw.shape[:-1], 2)),
+            *(place, phases.sin(), phases.cos(), distance.expand(*raw.shape[:-1], 1)),
             2 * samples,
         )
         return torch.cat(parts, -1)
