@@ -7,6 +7,8 @@ kernels (estimates, not measured). gsplat comes last, so that a time-out in its 
 Aim, for 256 images of 224 px with 512 Gaussians: under 2 ms forward, under 5 ms backward, 10 times gsplat 1.5.3, and
 the same bits every time.
 
+``kernels`` in the JSON are microseconds by kernel, of one turn under PyTorch's profiler.
+
 Medians over turns after a warm-up, by CUDA events: from the first kernel's turn to the last one's end, so that waiting
 for the CPU counts, too. The scenes are those of ``benchmarks/render.py``. gsplat draws the same Gaussians as surfels
 that face a camera at distance 1, each a little behind the one before, so that its order is ours; it has no
@@ -23,6 +25,7 @@ from importlib.metadata import version
 import torch
 from session import Results, arguments, begin, forget_peak, markdown, milliseconds, peak_gib
 from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
 
 from gvit.errors import first_line
 from gvit.rendering import rasterize
@@ -35,7 +38,7 @@ AIM = {"forward": 2.0, "backward": 5.0}  # milliseconds
 TIMES_GSPLAT = 10
 
 # name: batch, Gaussians, side; the first is the one with the aim
-CASES = {"aim": (256, 512, 224), "many": (64, 1024, 448), "tiny": (512, 64, 32)}
+CASES = {"aim": (256, 512, 224), "many": (64, 1024, 448), "tiny": (512, 64, 32), "looks": (64, 128, 128)}
 TOY_CASES = {"aim": (2, 5, 12), "tiny": (1, 3, 8)}
 
 
@@ -108,7 +111,19 @@ def measure(draw: Draw, inputs: list[Tensor], repeats: int, device: str) -> dict
     row["peak_gib"] = peak_gib(device)
     forward()
     backward()
-    return row | {"repeats": all(map(torch.equal, *results))}
+    row |= {"repeats": all(map(torch.equal, *results))}
+    if device == "cuda":
+        row["kernels"] = kernels(lambda: (forward(), backward()))
+    return row
+
+
+def kernels(work: Callable[[], object]) -> dict[str, float]:
+    """Microseconds on the GPU by kernel, the longest first."""
+    with profile(activities=[ProfilerActivity.CUDA]) as record:
+        work()
+        torch.cuda.synchronize()
+    times = {event.key: event.device_time_total for event in record.key_averages()}
+    return dict(sorted(times.items(), key=lambda item: -item[1])[:20])
 
 
 def contest(name: str, case: tuple[int, int, int], who: str, repeats: int, device: str) -> dict:

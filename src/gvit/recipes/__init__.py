@@ -10,6 +10,7 @@ from gvit.recipes.folder import folder
 from gvit.recipes.gaussians import gaussians
 from gvit.recipes.imagenet import imagenet1k, imagenet1k_refining, imagenet1k_swap, mini_imagenet
 from gvit.recipes.imagenette import imagenette, imagenette_paper
+from gvit.recipes.photos import photos
 from gvit.recipes.transfer import transfer, transfer_recipes
 from gvit.training.config import TrainConfig
 
@@ -27,6 +28,7 @@ RECIPES: dict[str, Callable[[], TrainConfig]] = {
     "imagenette": imagenette,
     "imagenette_paper": imagenette_paper,
     "mini_imagenet": mini_imagenet,
+    "photos": photos,
     **transfer_recipes(),
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "imagenette_paper",
     "load_recipe",
     "mini_imagenet",
+    "photos",
     "transfer",
 ]
 

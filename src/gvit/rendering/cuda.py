@@ -1,7 +1,7 @@
 """The CUDA backend: Triton kernels over (image, tile), deterministic, without atomics.
 
 No global sort is needed: each tile lists, in index order, the Gaussians whose ellipse meets it. Gradients are
-kept per (tile, Gaussian) entry and added up in order. Runs under Triton's interpreter on a CPU for testing.
+kept per entry of such a list and added up in order. Runs under Triton's interpreter on a CPU for testing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ import torch
 from torch import Tensor
 
 from gvit.rendering.operators import Constants, Gradients, Rendered, register
-from gvit.rendering.values import can_be_drawn
 
 _GAUSSIANS_PER_PROGRAM = 64
-_HALF_LOG2_E = 0.5 / math.log(2.0)
+_LISTED_AT_ONCE = 128
+_COLLECTED_PER_PROGRAM = 32
+# A warp does a tile; small ones where large ones would be too few to fill a GPU.
+_TILE, _SMALL_TILE, _FEW_TILES = 16, 8, 8192
+# Lists with a place for every Gaussian need no length, which the CPU would have to wait for; up to so many places.
+_ROOMY = 4_000_000
 # float32 has no smaller number than 2^-149, so alpha_min = 0 asks for no more than that
 _LOWEST = -149.0
 
@@ -44,42 +48,93 @@ def check_device(device: torch.device) -> None:
         )
 
 
-def _geometry(centers: Tensor, covariances: Tensor, opacities: Tensor, blur: float) -> tuple[Tensor, ...]:
-    """cx, cy, slope, fall_y, fall and log2(opacity), in float64: see ``cuda_kernels``."""
-    centers, covariances, opacities = centers.double(), covariances.double(), opacities.double()
-    xx, yy = covariances[..., 0, 0] + blur, covariances[..., 1, 1] + blur
-    xy = (covariances[..., 0, 1] + covariances[..., 1, 0]) / 2
-    det = xx * yy - xy * xy
-    # nothing is drawn at opacity 0, and no gradient may become infinite there
-    top = torch.where(opacities > 0, opacities, torch.finfo(torch.float32).tiny ** 2).log2()
-    return (*centers.unbind(-1), xy / yy, _HALF_LOG2_E / yy, _HALF_LOG2_E * yy / det, top)
+class _Scene(NamedTuple):
+    """What both passes read, contiguous, and its size."""
+
+    centers: Tensor
+    covariances: Tensor
+    colors: Tensor
+    opacities: Tensor
+    background: Tensor
+    height: int
+    width: int
+    constants: Constants
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Images, Gaussians, channels."""
+        batch, count, channels = self.colors.shape
+        return batch, count, channels
+
+    @property
+    def tile(self) -> int:
+        """Its side, pixels."""
+        large = self.shape[0] * -(-self.height // _TILE) * -(-self.width // _TILE)
+        return _SMALL_TILE if large < _FEW_TILES else _TILE
+
+    @property
+    def tiles_x(self) -> int:
+        return -(-self.width // self.tile)
+
+    @property
+    def tiles_y(self) -> int:
+        return -(-self.height // self.tile)
+
+    @property
+    def low(self) -> float:
+        """The logarithm of the smallest alpha that is drawn, to the base of two."""
+        alpha_min = self.constants.alpha_min
+        return max(math.log2(alpha_min), _LOWEST) if alpha_min > 0 else _LOWEST
 
 
 class _Entries(NamedTuple):
+    """See ``cuda_kernels``."""
+
     params: Tensor  # float32 [B, K, 7]
-    met: Tensor  # int8 [B, tiles, K]: does the Gaussian meet the tile?
     gaussians: Tensor  # int32 [entries]: index of the Gaussian
-    ends: Tensor  # int32 [B, tiles]: number after the tile's last entry
-    tiles_x: int
-    tiles: int
+    starts: Tensor  # int32 [B * tiles]
+    ends: Tensor  # int32 [B * tiles]
 
 
-def _find_entries(geometry: tuple[Tensor, ...], height: int, width: int, constants: Constants) -> _Entries:
+def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
+    """None where ``check`` finds a number that can't be drawn."""
     kernels = _kernels()
-    cx, cy, slope, fall_y, fall, top = geometry
-    remainder = slope - slope.float().double()
-    params = torch.stack((cx, cy, slope, remainder, fall_y, fall, top), -1).float().contiguous()
-    batch, count = cx.shape
-    tiles_x, tiles_y = -(-width // kernels.TILE), -(-height // kernels.TILE)
-    tiles = tiles_x * tiles_y
-    met = torch.zeros(batch, tiles, count, dtype=torch.int8, device=cx.device)
-    low = max(math.log2(constants.alpha_min), _LOWEST) if constants.alpha_min > 0 else _LOWEST
-    if met.numel():
-        grid = (tiles, batch, -(-count // _GAUSSIANS_PER_PROGRAM))
-        kernels.find_entries[grid](params, met, count, tiles_x, low, kernels.TILE, _GAUSSIANS_PER_PROGRAM)
-    gaussians = met.nonzero()[:, 2].int()
-    ends = met.sum(-1).flatten().cumsum(0).int()
-    return _Entries(params, met, gaussians, ends, tiles_x, tiles)
+    batch, count, channels = scene.shape
+    device, tiles = scene.colors.device, scene.tiles_x * scene.tiles_y
+    params = torch.empty(batch, count, kernels.NUM_PARAMS, device=device)
+    bad = torch.zeros(1, dtype=torch.int32, device=device)
+    if batch and count:
+        kernels.prepare[(-(-count // _GAUSSIANS_PER_PROGRAM), batch)](
+            *scene[:5],
+            *(params, bad, count, scene.constants.blur, channels, check, _GAUSSIANS_PER_PROGRAM),
+            num_warps=1,
+        )
+
+    def list_entries(starts: Tensor, ends: Tensor, gaussians: Tensor, write: bool) -> None:
+        if batch:
+            kernels.list_entries[(tiles, batch)](
+                *(params, starts, ends, gaussians, count, scene.tiles_x, scene.low),
+                *(scene.tile, write, _LISTED_AT_ONCE),
+                num_warps=1,
+            )
+
+    ends = torch.empty(batch * tiles, dtype=torch.int32, device=device)
+    places = batch * tiles * count
+    if places <= _ROOMY:
+        if check and bad.item():
+            return None
+        starts = torch.arange(batch * tiles, dtype=torch.int32, device=device) * count
+    else:
+        list_entries(ends, ends, ends, write=False)
+        counts = ends
+        ends = counts.cumsum(0).int()
+        starts = ends - counts
+        found, places = torch.cat((bad, ends[-1:])).tolist()
+        if check and found:
+            return None
+    gaussians = torch.empty(places, dtype=torch.int32, device=device)
+    list_entries(starts, ends, gaussians, write=True)
+    return _Entries(params, gaussians, starts, ends)
 
 
 def _forward(
@@ -93,22 +148,23 @@ def _forward(
     constants: Constants,
 ) -> Rendered | None:
     check_device(centers.device)
-    if not can_be_drawn(centers, covariances, colors, opacities, background, constants.blur):
-        return None
     kernels = _kernels()
-    batch, count, channels = colors.shape
-    geometry = _geometry(centers, covariances, opacities, constants.blur)
-    entries = _find_entries(geometry, height, width, constants)
+    inputs = (x.contiguous() for x in (centers, covariances, colors, opacities, background))
+    scene = _Scene(*inputs, height, width, constants)
+    batch, count, channels = scene.shape
+    entries = _find_entries(scene, check=True)
+    if entries is None or not (count or scene.background.isfinite().all()):
+        return None
     image = colors.new_empty(batch, channels, height, width)
     alpha, transmittance = (colors.new_empty(batch, height, width) for _ in range(2))
     stops = colors.new_empty(batch, height, width, dtype=torch.int32)
     if batch:
-        kernels.forward[(entries.tiles, batch)](
-            *(entries.params, colors.contiguous(), background.contiguous(), entries.gaussians, entries.ends),
+        kernels.forward[(scene.tiles_x * scene.tiles_y, batch, -(-channels // kernels.GROUP))](
+            *(entries.params, scene.colors, scene.background, *entries[1:]),
             *(image, alpha, transmittance, stops),
-            *(count, height, width, entries.tiles_x),
-            *constants[1:],
-            *(kernels.TILE, channels, _power_of_two(channels)),
+            *(count, height, width, scene.tiles_x, *constants[1:]),
+            *(scene.tile, channels),
+            num_warps=1,
         )
     return image, alpha, transmittance, stops
 
@@ -126,61 +182,37 @@ def _backward(
     constants: Constants,
 ) -> Gradients:
     kernels = _kernels()
-    batch, count, channels = colors.shape
-    height, width = transmittance.shape[-2:]
-
-    def of_inputs(*tensors: Tensor) -> tuple[Tensor, ...]:
-        return _geometry(*tensors, constants.blur)  # type: ignore[call-arg, arg-type]
-
+    inputs = tuple(x.contiguous() for x in (centers, covariances, colors, opacities, background))
+    scene = _Scene(*inputs, *transmittance.shape[-2:], constants)
+    batch, count, channels = scene.shape
     if grad_image is None:
-        grad_image = colors.new_zeros(batch, channels, height, width)
+        grad_image = colors.new_zeros(batch, channels, scene.height, scene.width)
     if grad_alpha is None:
         grad_alpha = torch.zeros_like(transmittance)
-    geometry, pull_back = torch.func.vjp(of_inputs, centers, covariances, opacities)[:2]
-    entries = _find_entries(geometry, height, width, constants)
-    fields = kernels.NUM_MOMENTS + channels
-    sums = colors.new_empty(len(entries.gaussians), fields)
-    totals = colors.new_zeros(batch, count, fields)
-    grad_background = colors.new_zeros(batch, entries.tiles, channels)
+    entries = _find_entries(scene, check=False)
+    assert entries is not None
+    tiles, groups = scene.tiles_x * scene.tiles_y, -(-channels // kernels.GROUP)
+    places = len(entries.gaussians)
+    sums = colors.new_empty(groups, places, kernels.NUM_FIELDS)
+    grad_background = colors.new_zeros(batch, tiles, channels)
+    gradients = tuple(torch.empty_like(x) for x in inputs[:4])
     if batch:
-        kernels.backward[(entries.tiles, batch)](
-            *(entries.params, colors.contiguous(), background.contiguous(), entries.gaussians, entries.ends),
+        kernels.backward[(tiles, batch, groups)](
+            *(entries.params, scene.colors, scene.background, *entries[1:]),
             *(grad_image.contiguous(), grad_alpha.contiguous()),
             *(transmittance.contiguous(), stops.contiguous(), sums, grad_background),
-            *(count, height, width, entries.tiles_x, constants.alpha_max, constants.alpha_min),
-            *(kernels.TILE, channels, _power_of_two(channels)),
+            *(count, scene.height, scene.width, scene.tiles_x, constants.alpha_max, constants.alpha_min),
+            *(places, scene.tile, channels),
+            num_warps=1,
         )
-    if totals.numel():
-        numbers = entries.met.flatten().cumsum(0).int() - 1
-        kernels.collect[(-(-count // _GAUSSIANS_PER_PROGRAM), batch)](
-            *(sums, numbers, entries.met, totals, count, entries.tiles),
-            *(fields, _power_of_two(fields), _GAUSSIANS_PER_PROGRAM),
+    if batch and count:
+        kernels.collect[(-(-count // _COLLECTED_PER_PROGRAM), batch)](
+            *(entries.params, scene.covariances, scene.opacities, *entries[1:], sums, *gradients),
+            *(count, scene.tiles_x, scene.tiles_y, scene.low, places, count.bit_length()),
+            *(constants.blur, scene.tile, channels, groups, _COLLECTED_PER_PROGRAM),
+            num_warps=1,
         )
-    v, v_dy, v_dy2, v_u, v_dy_u, v_u2 = totals[..., : kernels.NUM_MOMENTS].double().unbind(-1)
-    _, _, slope, fall_y, fall, _ = geometry
-    # from the gradient of log(alpha) to that of the exponent of two
-    ln2 = math.log(2.0)
-    grad_x = 2 * ln2 * fall * v_u
-    grad_geometry = (
-        grad_x,
-        2 * ln2 * fall_y * v_dy - slope * grad_x,
-        2 * ln2 * fall * v_dy_u,
-        -ln2 * v_dy2,
-        -ln2 * v_u2,
-        ln2 * v,
-    )
-    grad_centers, grad_covariances, grad_opacities = pull_back(grad_geometry)
-    return (
-        grad_centers,
-        grad_covariances,
-        totals[..., kernels.NUM_MOMENTS :].contiguous(),
-        grad_opacities,
-        grad_background.sum(1),
-    )
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
+    return *gradients, grad_background.sum(1)  # type: ignore[return-value]
 
 
 rasterize = register("cuda", _forward, _backward)

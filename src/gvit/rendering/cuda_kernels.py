@@ -4,8 +4,9 @@ Along a row of pixels a Gaussian is one parabola in the exponent: with ``u = x -
 ``log2(alpha) = log2(opacity) - fall_y*dy^2 - fall*u^2``. ``params`` holds, per Gaussian, cx, cy, the slope in
 two parts (float32 number and remainder), fall_y, fall and log2(opacity).
 
-An entry is a Gaussian in a tile that it meets. Entries are numbered by image, tile, then index of the
-Gaussian; ``ends`` has the number after a tile's last entry.
+An entry is a Gaussian in a tile that it meets. The entries of a tile lie side by side, in index order of the
+Gaussians, from number ``starts`` to before number ``ends`` of the tile. A warp does a tile on its own, so that sums
+over its pixels need no shared memory. Channels come in groups of ``GROUP``, the last dimension of the grid.
 """
 
 from typing import no_type_check
@@ -13,9 +14,70 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-TILE = 16
 NUM_PARAMS = 7
 NUM_MOMENTS = 6
+GROUP = 4
+NUM_FIELDS = 10  # of an entry and group: the moments and the colours' gradients
+# of math.log(2), and half of its inverse: what kernels read has to be a constant of Triton's
+_LN2 = tl.constexpr(0.6931471805599453)
+_HALF_LOG2_E = tl.constexpr(0.7213475204444817)
+_CHECK = tl.constexpr(8)  # entries between two looks at whether the whole tile has stopped
+
+
+@triton.jit
+@no_type_check
+def prepare(
+    centers,
+    covariances,
+    colors,
+    opacities,
+    background,
+    params,
+    bad,
+    count,
+    BLUR: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    CHECK: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """Parameters of each Gaussian, computed in float64; ``bad`` becomes 1 where a number can't be drawn."""
+    image = tl.program_id(1)
+    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = k < count
+    at = image * count + k
+    cx, cy = tl.load(centers + 2 * at, inside, 0.0), tl.load(centers + 2 * at + 1, inside, 0.0)
+    opacity = tl.load(opacities + at, inside, 0.0)
+    plain_xx = tl.load(covariances + 4 * at, inside, 1.0).to(tl.float64)
+    plain_yy = tl.load(covariances + 4 * at + 3, inside, 1.0).to(tl.float64)
+    first = tl.load(covariances + 4 * at + 1, inside, 0.0).to(tl.float64)
+    second = tl.load(covariances + 4 * at + 2, inside, 0.0).to(tl.float64)
+    xy = (first + second) / 2
+    xx, yy = plain_xx + BLUR, plain_yy + BLUR
+    det = xx * yy - xy * xy
+    if CHECK:
+        # as in values.py; what is not finite fails a comparison, or is no number when multiplied by 0
+        product = plain_xx * plain_yy
+        good = (plain_xx >= 0) & (plain_yy >= 0) & (product - xy * xy >= -1e-6 * product - 1e-60) & (det > 0)
+        poison = (cx + cy + opacity) * 0
+        for channel in range(CHANNELS):
+            poison += tl.load(colors + at * CHANNELS + channel, inside, 0.0) * 0
+            poison += tl.load(background + image * CHANNELS + channel) * 0
+        good = good & (poison == 0)
+        wrong = tl.max((inside & ~good).to(tl.int32))
+        # all that write, write the same
+        tl.store(bad, 1, wrong > 0)
+    slope = xy / yy
+    rounded = slope.to(tl.float32)
+    # nothing is drawn at opacity 0
+    top = tl.where(opacity > 0, tl.log2(tl.where(opacity > 0, opacity, 1.0).to(tl.float64)), -252.0)
+    own = params + at * 7
+    tl.store(own, cx, inside)
+    tl.store(own + 1, cy, inside)
+    tl.store(own + 2, rounded, inside)
+    tl.store(own + 3, (slope - rounded.to(tl.float64)).to(tl.float32), inside)
+    tl.store(own + 4, (1 / yy * _HALF_LOG2_E).to(tl.float32), inside)
+    tl.store(own + 5, (yy / det * _HALF_LOG2_E).to(tl.float32), inside)
+    tl.store(own + 6, top.to(tl.float32), inside)
 
 
 @triton.jit
@@ -27,36 +89,57 @@ def _loss(dx, dy, slope, fall_y, fall):
 
 @triton.jit
 @no_type_check
-def find_entries(params, met, count, tiles_x, low, TILE: tl.constexpr, BLOCK: tl.constexpr):
-    """Whether a Gaussian's ellipse ``alpha >= alpha_min`` meets a tile: the least loss there is small."""
+def list_entries(
+    params,
+    starts,
+    ends,
+    entries,
+    count,
+    tiles_x,
+    low,
+    TILE: tl.constexpr,
+    WRITE: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    """The Gaussians that meet a tile: those with a pixel centre in the ellipse ``alpha >= alpha_min``, and few more.
+
+    Without ``WRITE``, ``ends`` gets their number only. The ellipse meets the tile where the least loss there is small.
+    """
     tile, image = tl.program_id(0), tl.program_id(1)
-    k = tl.program_id(2) * BLOCK + tl.arange(0, BLOCK)
-    inside = k < count
-    own = params + (image * count + k) * 7
-    cx, cy = tl.load(own, inside, 0.0), tl.load(own + 1, inside, 0.0)
-    slope = tl.load(own + 2, inside, 0.0)
-    fall_y, fall = tl.load(own + 4, inside, 1.0), tl.load(own + 5, inside, 1.0)
-    top = tl.load(own + 6, inside, -1e30)
-    # the outermost pixel centres of the tile, seen from the Gaussian
-    x0 = (tile % tiles_x) * TILE + 0.5 - cx
-    y0 = (tile // tiles_x) * TILE + 0.5 - cy
-    x1, y1 = x0 + (TILE - 1), y0 + (TILE - 1)
-    centred = (x0 <= 0) & (x1 >= 0) & (y0 <= 0) & (y1 >= 0)
-    tilt = fall * slope / (fall_y + fall * slope * slope)
-    least = tl.minimum(
-        tl.minimum(
-            _loss(x0, tl.minimum(tl.maximum(tilt * x0, y0), y1), slope, fall_y, fall),
-            _loss(x1, tl.minimum(tl.maximum(tilt * x1, y0), y1), slope, fall_y, fall),
-        ),
-        tl.minimum(
-            _loss(tl.minimum(tl.maximum(slope * y0, x0), x1), y0, slope, fall_y, fall),
-            _loss(tl.minimum(tl.maximum(slope * y1, x0), x1), y1, slope, fall_y, fall),
-        ),
-    )
-    # a little more than exact: each pixel is tested again
-    met_here = (centred | (least * 0.999 <= top - low + 1e-3)) & (top >= low)
-    at = (image * tl.num_programs(0) + tile).to(tl.int64) * count + k
-    tl.store(met + at, met_here.to(tl.int8), inside)
+    number = image * tl.num_programs(0) + tile
+    place = tl.load(starts + number) if WRITE else 0
+    left, top_row = (tile % tiles_x) * TILE + 0.5, (tile // tiles_x) * TILE + 0.5
+    first = 0
+    while first < count:
+        k = first + tl.arange(0, BLOCK)
+        inside = k < count
+        own = params + (image * count + k) * 7
+        cx, cy = tl.load(own, inside, 0.0), tl.load(own + 1, inside, 0.0)
+        slope = tl.load(own + 2, inside, 0.0)
+        fall_y, fall = tl.load(own + 4, inside, 1.0), tl.load(own + 5, inside, 1.0)
+        top = tl.load(own + 6, inside, -1e30)
+        # the outermost pixel centres of the tile, seen from the Gaussian
+        x0, y0 = left - cx, top_row - cy
+        x1, y1 = x0 + (TILE - 1), y0 + (TILE - 1)
+        centred = (x0 <= 0) & (x1 >= 0) & (y0 <= 0) & (y1 >= 0)
+        tilt = fall * slope / (fall_y + fall * slope * slope)
+        least = tl.minimum(
+            tl.minimum(
+                _loss(x0, tl.minimum(tl.maximum(tilt * x0, y0), y1), slope, fall_y, fall),
+                _loss(x1, tl.minimum(tl.maximum(tilt * x1, y0), y1), slope, fall_y, fall),
+            ),
+            tl.minimum(
+                _loss(tl.minimum(tl.maximum(slope * y0, x0), x1), y0, slope, fall_y, fall),
+                _loss(tl.minimum(tl.maximum(slope * y1, x0), x1), y1, slope, fall_y, fall),
+            ),
+        )
+        # a little more than exact: each pixel is tested again
+        met = ((centred | (least * 0.999 <= top - low + 1e-3)) & (top >= low)).to(tl.int32)
+        if WRITE:
+            tl.store(entries + place + tl.cumsum(met, 0) - met, k, met != 0)
+        place += tl.sum(met)
+        first += BLOCK
+    tl.store(ends + number, place)
 
 
 @triton.jit
@@ -72,11 +155,34 @@ def _alpha(own, x, y, stops, k, alpha_max, alpha_min):
 
 @triton.jit
 @no_type_check
+def _pixels(tile, tiles_x, height, width, TILE: tl.constexpr):
+    """Column, row, and whether they are on the image."""
+    pixel = tl.arange(0, TILE * TILE)
+    column = (tile % tiles_x) * TILE + pixel % TILE
+    row = (tile // tiles_x) * TILE + pixel // TILE
+    return column, row, (column < width) & (row < height)
+
+
+@triton.jit
+@no_type_check
+def _load_group(of, channel, CHANNELS: tl.constexpr):
+    """The four numbers of a group, those beyond the channels 0."""
+    return (
+        tl.load(of + channel),
+        tl.load(of + channel + 1, channel + 1 < CHANNELS, 0.0),
+        tl.load(of + channel + 2, channel + 2 < CHANNELS, 0.0),
+        tl.load(of + channel + 3, channel + 3 < CHANNELS, 0.0),
+    )
+
+
+@triton.jit
+@no_type_check
 def forward(
     params,
     colors,
     background,
     entries,
+    starts,
     ends,
     image_out,
     alpha_out,
@@ -91,49 +197,52 @@ def forward(
     minimum,
     TILE: tl.constexpr,
     CHANNELS: tl.constexpr,
-    PADDED: tl.constexpr,
 ):
-    """Draw one tile of one image."""
-    tile, image = tl.program_id(0), tl.program_id(1)
-    pixel = tl.arange(0, TILE * TILE)
-    column = (tile % tiles_x) * TILE + pixel % TILE
-    row = (tile // tiles_x) * TILE + pixel // TILE
-    inside = (column < width) & (row < height)
+    """Draw one group of channels of one tile of one image."""
+    tile, image, channel = tl.program_id(0), tl.program_id(1), tl.program_id(2) * 4
+    column, row, inside = _pixels(tile, tiles_x, height, width, TILE)
     x, y = column + 0.5, row + 0.5
-    channel = tl.arange(0, PADDED)
-    real = channel < CHANNELS
-
     number = image * tl.num_programs(0) + tile
-    end = tl.load(ends + number)
-    entry = tl.load(ends + number - 1, number > 0, 0)
+    entry, end = tl.load(starts + number), tl.load(ends + number)
     transmittance = tl.full([TILE * TILE], 1.0, tl.float32)
     # a pixel off the image has stopped before the first Gaussian
     stops = tl.where(inside, count, -1)
-    drawn = tl.zeros([TILE * TILE, PADDED], tl.float32)
-    open_pixels = tl.max(stops) >= count
-    while (entry < end) & open_pixels:
-        k = tl.load(entries + entry)
-        own = params + (image * count + k) * 7
-        _, _, _, alpha = _alpha(own, x, y, stops, k, alpha_max, alpha_min)
-        weight = transmittance * alpha
-        after = transmittance - weight
-        halt = after <= minimum
-        stops = tl.where(halt & (stops > k), k, stops)
-        weight = tl.where(halt, 0.0, weight)
-        transmittance = tl.where(halt, transmittance, after)
-        color = tl.load(colors + (image * count + k) * CHANNELS + channel, real, 0.0)
-        drawn += weight[:, None] * color[None, :]
-        open_pixels = tl.max(stops) >= count
-        entry += 1
+    drawn0 = tl.zeros([TILE * TILE], tl.float32)
+    drawn1, drawn2, drawn3 = drawn0, drawn0, drawn0
+    while entry < end:
+        until = tl.minimum(entry + _CHECK, end)
+        while entry < until:
+            k = tl.load(entries + entry)
+            own = params + (image * count + k) * 7
+            _, _, _, alpha = _alpha(own, x, y, stops, k, alpha_max, alpha_min)
+            weight = transmittance * alpha
+            after = transmittance - weight
+            halt = after <= minimum
+            stops = tl.where(halt & (stops > k), k, stops)
+            weight = tl.where(halt, 0.0, weight)
+            transmittance = tl.where(halt, transmittance, after)
+            red, green, blue, other = _load_group(colors + (image * count + k) * CHANNELS, channel, CHANNELS)
+            drawn0 += weight * red
+            drawn1 += weight * green
+            drawn2 += weight * blue
+            drawn3 += weight * other
+            entry += 1
+        if tl.max(stops) < count:
+            entry = end
 
-    behind = tl.load(background + image * CHANNELS + channel, real, 0.0)
-    drawn += transmittance[:, None] * behind[None, :]
-    at = (image * height + row).to(tl.int64) * width + column
-    tl.store(alpha_out + at, 1.0 - transmittance, inside)
-    tl.store(transmittance_out + at, transmittance, inside)
-    tl.store(stops_out + at, stops, inside)
-    plane = ((image * CHANNELS + channel[None, :]) * height + row[:, None]).to(tl.int64)
-    tl.store(image_out + plane * width + column[:, None], drawn, inside[:, None] & real[None, :])
+    red, green, blue, other = _load_group(background + image * CHANNELS, channel, CHANNELS)
+    at = row * width + column
+    size = tl.cast(height, tl.int64) * width
+    out = image_out + (image * CHANNELS + channel) * size + at
+    tl.store(out, drawn0 + transmittance * red, inside)
+    tl.store(out + size, drawn1 + transmittance * green, inside & (channel + 1 < CHANNELS))
+    tl.store(out + 2 * size, drawn2 + transmittance * blue, inside & (channel + 2 < CHANNELS))
+    tl.store(out + 3 * size, drawn3 + transmittance * other, inside & (channel + 3 < CHANNELS))
+    if channel == 0:
+        plane = image * size + at
+        tl.store(alpha_out + plane, 1.0 - transmittance, inside)
+        tl.store(transmittance_out + plane, transmittance, inside)
+        tl.store(stops_out + plane, stops, inside)
 
 
 @triton.jit
@@ -143,6 +252,7 @@ def backward(
     colors,
     background,
     entries,
+    starts,
     ends,
     grad_image,
     grad_alpha,
@@ -156,77 +266,190 @@ def backward(
     tiles_x,
     alpha_max,
     alpha_min,
+    num_entries,
     TILE: tl.constexpr,
     CHANNELS: tl.constexpr,
-    PADDED: tl.constexpr,
 ):
-    """Differentiate one tile of one image, back to front.
+    """Differentiate one group of channels of one tile of one image, back to front.
 
-    ``sums`` [entries, 6 + C] takes, with v the gradient of log(alpha) at a pixel, the sums of v, v*dy,
+    ``sums`` [groups, entries, 10] takes, with v the gradient of log(alpha) at a pixel, the sums of v, v*dy,
     v*dy^2, v*u, v*dy*u, v*u^2, then the colours' gradients; ``grad_background`` [B, tiles, C] the tile's
     part.
     """
-    tile, image = tl.program_id(0), tl.program_id(1)
-    pixel = tl.arange(0, TILE * TILE)
-    column = (tile % tiles_x) * TILE + pixel % TILE
-    row = (tile // tiles_x) * TILE + pixel // TILE
-    inside = (column < width) & (row < height)
+    tile, image, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    channel = group * 4
+    column, row, inside = _pixels(tile, tiles_x, height, width, TILE)
     x, y = column + 0.5, row + 0.5
-    channel = tl.arange(0, PADDED)
-    real = channel < CHANNELS
-
-    at = (image * height + row).to(tl.int64) * width + column
-    transmittance = tl.load(transmittance_in + at, inside, 0.0)
-    stops = tl.load(stops_in + at, inside, -1)
-    plane = ((image * CHANNELS + channel[None, :]) * height + row[:, None]).to(tl.int64)
-    grad = tl.load(grad_image + plane * width + column[:, None], inside[:, None] & real[None, :], 0.0)
-    behind = tl.load(background + image * CHANNELS + channel, real, 0.0)
+    size = tl.cast(height, tl.int64) * width
+    at = row * width + column
+    transmittance = tl.load(transmittance_in + image * size + at, inside, 0.0)
+    stops = tl.load(stops_in + image * size + at, inside, -1)
+    grad = grad_image + (image * CHANNELS + channel) * size + at
+    grad0 = tl.load(grad, inside, 0.0)
+    grad1 = tl.load(grad + size, inside & (channel + 1 < CHANNELS), 0.0)
+    grad2 = tl.load(grad + 2 * size, inside & (channel + 2 < CHANNELS), 0.0)
+    grad3 = tl.load(grad + 3 * size, inside & (channel + 3 < CHANNELS), 0.0)
+    red, green, blue, other = _load_group(background + image * CHANNELS, channel, CHANNELS)
     # what shines through from behind the current Gaussian, weighted by the image's gradient
-    shine = transmittance * (tl.sum(grad * behind[None, :], 1) - tl.load(grad_alpha + at, inside, 0.0))
+    shine = transmittance * (grad0 * red + grad1 * green + grad2 * blue + grad3 * other)
+    if group == 0:
+        shine -= transmittance * tl.load(grad_alpha + image * size + at, inside, 0.0)
     number = image * tl.num_programs(0) + tile
-    through = tl.sum(transmittance[:, None] * grad, 0)
-    tl.store(grad_background + number * CHANNELS + channel, through, real)
+    through = grad_background + number.to(tl.int64) * CHANNELS + channel
+    tl.store(through, tl.sum(transmittance * grad0))
+    tl.store(through + 1, tl.sum(transmittance * grad1), channel + 1 < CHANNELS)
+    tl.store(through + 2, tl.sum(transmittance * grad2), channel + 2 < CHANNELS)
+    tl.store(through + 3, tl.sum(transmittance * grad3), channel + 3 < CHANNELS)
 
-    first = tl.load(ends + number - 1, number > 0, 0)
-    entry = tl.load(ends + number) - 1
+    first, entry = tl.load(starts + number), tl.load(ends + number) - 1
+    last = tl.max(stops)  # no pixel draws this Gaussian or a later one
+    sums += group.to(tl.int64) * num_entries * 10
     while entry >= first:
         k = tl.load(entries + entry)
-        own = params + (image * count + k) * 7
-        u, dy, free, alpha = _alpha(own, x, y, stops, k, alpha_max, alpha_min)
-        inverse = 1.0 / (1.0 - alpha)
-        transmittance *= inverse
-        weight = transmittance * alpha
-        color = tl.load(colors + (image * count + k) * CHANNELS + channel, real, 0.0)
-        seen = tl.sum(grad * color[None, :], 1)
-        v = tl.where(free <= alpha_max, alpha * (transmittance * seen - shine * inverse), 0.0)
-        shine += weight * seen
-        out = sums + entry.to(tl.int64) * (6 + CHANNELS)
-        tl.store(out, tl.sum(v))
-        tl.store(out + 1, tl.sum(v * dy))
-        tl.store(out + 2, tl.sum(v * dy * dy))
-        tl.store(out + 3, tl.sum(v * u))
-        tl.store(out + 4, tl.sum(v * dy * u))
-        tl.store(out + 5, tl.sum(v * u * u))
-        tl.store(out + 6 + channel, tl.sum(weight[:, None] * grad, 0), real)
+        out = sums + entry.to(tl.int64) * 10
+        if k < last:
+            own = params + (image * count + k) * 7
+            u, dy, free, alpha = _alpha(own, x, y, stops, k, alpha_max, alpha_min)
+            inverse = 1.0 / (1.0 - alpha)
+            transmittance *= inverse
+            weight = transmittance * alpha
+            red, green, blue, other = _load_group(colors + (image * count + k) * CHANNELS, channel, CHANNELS)
+            seen = grad0 * red + grad1 * green + grad2 * blue + grad3 * other
+            v = tl.where(free <= alpha_max, alpha * (transmittance * seen - shine * inverse), 0.0)
+            shine += weight * seen
+            v_dy, v_u = v * dy, v * u
+            tl.store(out, tl.sum(v))
+            tl.store(out + 1, tl.sum(v_dy))
+            tl.store(out + 2, tl.sum(v_dy * dy))
+            tl.store(out + 3, tl.sum(v_u))
+            tl.store(out + 4, tl.sum(v_dy * u))
+            tl.store(out + 5, tl.sum(v_u * u))
+            tl.store(out + 6, tl.sum(weight * grad0))
+            tl.store(out + 7, tl.sum(weight * grad1), channel + 1 < CHANNELS)
+            tl.store(out + 8, tl.sum(weight * grad2), channel + 2 < CHANNELS)
+            tl.store(out + 9, tl.sum(weight * grad3), channel + 3 < CHANNELS)
+        else:
+            field = tl.arange(0, 16)
+            tl.store(out + field, tl.zeros([16], tl.float32), field < 10)
         entry -= 1
 
 
 @triton.jit
 @no_type_check
 def collect(
-    sums, numbers, met, out, count, tiles, WIDTH: tl.constexpr, PADDED: tl.constexpr, BLOCK: tl.constexpr
+    params,
+    covariances,
+    opacities,
+    entries,
+    starts,
+    ends,
+    sums,
+    grad_centers,
+    grad_covariances,
+    grad_colors,
+    grad_opacities,
+    count,
+    tiles_x,
+    tiles_y,
+    low,
+    num_entries,
+    STEPS: tl.constexpr,
+    BLUR: tl.constexpr,
+    TILE: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    GROUPS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    """Add up the entries of each Gaussian, tile by tile: always in the same order, without atomics."""
+    """Add up each Gaussian's entries, tile by tile: always in the same order, without atomics; then its gradients.
+
+    The tiles are those of the box around its ellipse, in each of which its entry is searched for by bisection.
+    """
     image = tl.program_id(1)
     k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = k < count
-    field = tl.arange(0, PADDED)
-    total = tl.zeros([BLOCK, PADDED], tl.float32)
-    for tile in range(tiles):
-        at = (image * tiles + tile).to(tl.int64) * count + k
-        here = inside & (tl.load(met + at, inside, 0) != 0)
-        entry = tl.load(numbers + at, here, 0).to(tl.int64)
-        wanted = here[:, None] & (field < WIDTH)[None, :]
-        total += tl.load(sums + entry[:, None] * WIDTH + field[None, :], wanted, 0.0)
-    place = out + (image * count + k)[:, None] * WIDTH + field[None, :]
-    tl.store(place, total, inside[:, None] & (field < WIDTH)[None, :])
+    at = image * count + k
+    own = params + at * 7
+    cx, cy = tl.load(own, inside, 0.0), tl.load(own + 1, inside, 0.0)
+    slope32, fall_y32 = tl.load(own + 2, inside, 0.0), tl.load(own + 4, inside, 1.0)
+    fall32, top = tl.load(own + 5, inside, 1.0), tl.load(own + 6, inside, -1e30)
+    # half the box around the ellipse, and a little more
+    reach = tl.maximum(top - low, 0.0) * 1.002 + 2e-3
+    high_box = tl.sqrt(reach / fall_y32) * 1.001 + 0.01 + 1e-6 * tl.abs(cy)
+    wide_box = (
+        tl.sqrt(reach * (1.0 / fall32 + slope32 * slope32 / fall_y32)) * 1.001 + 0.01 + 1e-6 * tl.abs(cx)
+    )
+    # clamped before they become whole numbers, which have a range
+    columns, rows = tl.cast(tiles_x, tl.float32), tl.cast(tiles_y, tl.float32)
+    left = tl.minimum(tl.maximum((cx - wide_box - 0.5) / TILE, 0.0), columns).to(tl.int32)
+    right = tl.minimum(tl.maximum((cx + wide_box - 0.5) / TILE + 1.0, 0.0), columns).to(tl.int32)
+    upper = tl.minimum(tl.maximum((cy - high_box - 0.5) / TILE, 0.0), rows).to(tl.int32)
+    lower = tl.minimum(tl.maximum((cy + high_box - 0.5) / TILE + 1.0, 0.0), rows).to(tl.int32)
+    across = tl.maximum(right - left, 0)
+    met = tl.where(inside & (top >= low), across * tl.maximum(lower - upper, 0), 0)
+    most = tl.max(met)
+    across = tl.maximum(across, 1)
+
+    nothing = tl.zeros([BLOCK], tl.float32)
+    v, v_dy, v_dy2, v_u, v_dy_u, v_u2 = nothing, nothing, nothing, nothing, nothing, nothing
+    for group in range(GROUPS):
+        own_sums = sums + tl.cast(num_entries, tl.int64) * 10 * group
+        red, green, blue, other = nothing, nothing, nothing, nothing
+        i = 0
+        while i < most:
+            look = i < met
+            tile = (upper + i // across) * tiles_x + left + i % across
+            number = image * tiles_x * tiles_y + tile
+            start = tl.load(starts + number, look, 0)
+            end = tl.load(ends + number, look, 0)
+            bound, beyond = start, end
+            for _ in range(STEPS):
+                middle = (bound + beyond) // 2
+                smaller = tl.load(entries + middle, look & (bound < beyond), 0) < k
+                bound, beyond = (
+                    tl.where((bound < beyond) & smaller, middle + 1, bound),
+                    tl.where((bound < beyond) & ~smaller, middle, beyond),
+                )
+            found = look & (bound < end)
+            found = found & (tl.load(entries + bound, found, -1) == k)
+            entry = own_sums + bound.to(tl.int64) * 10
+            v += tl.load(entry, found, 0.0)
+            v_dy += tl.load(entry + 1, found, 0.0)
+            v_dy2 += tl.load(entry + 2, found, 0.0)
+            v_u += tl.load(entry + 3, found, 0.0)
+            v_dy_u += tl.load(entry + 4, found, 0.0)
+            v_u2 += tl.load(entry + 5, found, 0.0)
+            red += tl.load(entry + 6, found, 0.0)
+            green += tl.load(entry + 7, found & (group * 4 + 1 < CHANNELS), 0.0)
+            blue += tl.load(entry + 8, found & (group * 4 + 2 < CHANNELS), 0.0)
+            other += tl.load(entry + 9, found & (group * 4 + 3 < CHANNELS), 0.0)
+            i += 1
+        color = grad_colors + at * CHANNELS + group * 4
+        tl.store(color, red, inside)
+        tl.store(color + 1, green, inside & (group * 4 + 1 < CHANNELS))
+        tl.store(color + 2, blue, inside & (group * 4 + 2 < CHANNELS))
+        tl.store(color + 3, other, inside & (group * 4 + 3 < CHANNELS))
+
+    # from the gradient of log(alpha) to those of the exponent of two and its parameters, then of the inputs
+    xx = tl.load(covariances + 4 * at, inside, 1.0).to(tl.float64) + BLUR
+    yy = tl.load(covariances + 4 * at + 3, inside, 1.0).to(tl.float64) + BLUR
+    first = tl.load(covariances + 4 * at + 1, inside, 0.0).to(tl.float64)
+    second = tl.load(covariances + 4 * at + 2, inside, 0.0).to(tl.float64)
+    xy = (first + second) / 2
+    det = xx * yy - xy * xy
+    slope, fall_y, fall = xy / yy, 1 / yy * _HALF_LOG2_E, yy / det * _HALF_LOG2_E
+    grad_x = fall * v_u.to(tl.float64) * (2 * _LN2)
+    grad_y = fall_y * v_dy.to(tl.float64) * (2 * _LN2) - slope * grad_x
+    grad_slope = fall * v_dy_u.to(tl.float64) * (2 * _LN2)
+    # half: ln 2 times half of log2 e
+    grad_fall_y, grad_fall = -0.5 * v_dy2.to(tl.float64), -0.5 * v_u2.to(tl.float64)
+    grad_xx = -grad_fall * yy * yy / (det * det)
+    grad_yy = -(grad_slope * slope + grad_fall_y / yy) / yy - grad_fall * xy * xy / (det * det)
+    grad_xy = grad_slope / yy + 2 * grad_fall * yy * xy / (det * det)
+    tl.store(grad_centers + 2 * at, grad_x.to(tl.float32), inside)
+    tl.store(grad_centers + 2 * at + 1, grad_y.to(tl.float32), inside)
+    tl.store(grad_covariances + 4 * at, grad_xx.to(tl.float32), inside)
+    tl.store(grad_covariances + 4 * at + 1, (grad_xy / 2).to(tl.float32), inside)
+    tl.store(grad_covariances + 4 * at + 2, (grad_xy / 2).to(tl.float32), inside)
+    tl.store(grad_covariances + 4 * at + 3, grad_yy.to(tl.float32), inside)
+    opacity = tl.load(opacities + at, inside, 0.0)
+    tl.store(grad_opacities + at, tl.where(opacity > 0, v / tl.where(opacity > 0, opacity, 1.0), 0.0), inside)
