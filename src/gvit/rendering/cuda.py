@@ -90,7 +90,7 @@ class _Scene(NamedTuple):
 class _Entries(NamedTuple):
     """See ``cuda_kernels``."""
 
-    params: Tensor  # float32 [B, K, 7]
+    parameters: Tensor  # float32 [B, K, 7]
     gaussians: Tensor  # int32 [entries]: index of the Gaussian
     starts: Tensor  # int32 [B * tiles]
     ends: Tensor  # int32 [B * tiles]
@@ -101,19 +101,19 @@ def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
     kernels = _kernels()
     batch, count, channels = scene.shape
     device, tiles = scene.colors.device, scene.tiles_x * scene.tiles_y
-    params = torch.empty(batch, count, kernels.NUM_PARAMS, device=device)
+    parameters = torch.empty(batch, count, kernels.NUM_PARAMS, device=device)
     bad = torch.zeros(1, dtype=torch.int32, device=device)
     if batch and count:
         kernels.prepare[(-(-count // _GAUSSIANS_PER_PROGRAM), batch)](
             *scene[:5],
-            *(params, bad, count, scene.constants.blur, channels, check, _GAUSSIANS_PER_PROGRAM),
+            *(parameters, bad, count, scene.constants.blur, channels, check, _GAUSSIANS_PER_PROGRAM),
             num_warps=1,
         )
 
     def list_entries(starts: Tensor, ends: Tensor, gaussians: Tensor, write: bool) -> None:
         if batch:
             kernels.list_entries[(tiles, batch)](
-                *(params, starts, ends, gaussians, count, scene.tiles_x, scene.low),
+                *(parameters, starts, ends, gaussians, count, scene.tiles_x, scene.low),
                 *(scene.tile, write, _LISTED_AT_ONCE),
                 num_warps=1,
             )
@@ -134,7 +134,7 @@ def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
             return None
     gaussians = torch.empty(places, dtype=torch.int32, device=device)
     list_entries(starts, ends, gaussians, write=True)
-    return _Entries(params, gaussians, starts, ends)
+    return _Entries(parameters, gaussians, starts, ends)
 
 
 def _forward(
@@ -160,7 +160,7 @@ def _forward(
     stops = colors.new_empty(batch, height, width, dtype=torch.int32)
     if batch:
         kernels.forward[(scene.tiles_x * scene.tiles_y, batch, -(-channels // kernels.GROUP))](
-            *(entries.params, scene.colors, scene.background, *entries[1:]),
+            *(entries.parameters, scene.colors, scene.background, *entries[1:]),
             *(image, alpha, transmittance, stops),
             *(count, height, width, scene.tiles_x, *constants[1:]),
             *(scene.tile, channels),
@@ -198,7 +198,7 @@ def _backward(
     gradients = tuple(torch.empty_like(x) for x in inputs[:4])
     if batch:
         kernels.backward[(tiles, batch, groups)](
-            *(entries.params, scene.colors, scene.background, *entries[1:]),
+            *(entries.parameters, scene.colors, scene.background, *entries[1:]),
             *(grad_image.contiguous(), grad_alpha.contiguous()),
             *(transmittance.contiguous(), stops.contiguous(), sums, grad_background),
             *(count, scene.height, scene.width, scene.tiles_x, constants.alpha_max, constants.alpha_min),
@@ -207,7 +207,7 @@ def _backward(
         )
     if batch and count:
         kernels.collect[(-(-count // _COLLECTED_PER_PROGRAM), batch)](
-            *(entries.params, scene.covariances, scene.opacities, *entries[1:], sums, *gradients),
+            *(entries.parameters, scene.covariances, scene.opacities, *entries[1:], sums, *gradients),
             *(count, scene.tiles_x, scene.tiles_y, scene.low, places, count.bit_length()),
             *(constants.blur, scene.tile, channels, groups, _COLLECTED_PER_PROGRAM),
             num_warps=1,

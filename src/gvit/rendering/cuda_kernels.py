@@ -1,7 +1,7 @@
 """The Triton kernels of the CUDA backend; also run on a CPU by Triton's interpreter (TRITON_INTERPRET=1).
 
 Along a row of pixels a Gaussian is one parabola in the exponent: with ``u = x - cx - slope*dy``,
-``log2(alpha) = log2(opacity) - fall_y*dy^2 - fall*u^2``. ``params`` holds, per Gaussian, cx, cy, the slope in
+``log2(alpha) = log2(opacity) - fall_y*dy^2 - fall*u^2``. ``parameters`` holds, per Gaussian, cx, cy, the slope in
 two parts (float32 number and remainder), fall_y, fall and log2(opacity).
 
 An entry is a Gaussian in a tile that it meets. The entries of a tile lie side by side, in index order of the
@@ -32,7 +32,7 @@ def prepare(
     colors,
     opacities,
     background,
-    params,
+    parameters,
     bad,
     count,
     BLUR: tl.constexpr,
@@ -70,7 +70,7 @@ def prepare(
     rounded = slope.to(tl.float32)
     # nothing is drawn at opacity 0
     top = tl.where(opacity > 0, tl.log2(tl.where(opacity > 0, opacity, 1.0).to(tl.float64)), -252.0)
-    own = params + at * 7
+    own = parameters + at * 7
     tl.store(own, cx, inside)
     tl.store(own + 1, cy, inside)
     tl.store(own + 2, rounded, inside)
@@ -90,7 +90,7 @@ def _loss(dx, dy, slope, fall_y, fall):
 @triton.jit
 @no_type_check
 def list_entries(
-    params,
+    parameters,
     starts,
     ends,
     entries,
@@ -113,7 +113,7 @@ def list_entries(
     while first < count:
         k = first + tl.arange(0, BLOCK)
         inside = k < count
-        own = params + (image * count + k) * 7
+        own = parameters + (image * count + k) * 7
         cx, cy = tl.load(own, inside, 0.0), tl.load(own + 1, inside, 0.0)
         slope = tl.load(own + 2, inside, 0.0)
         fall_y, fall = tl.load(own + 4, inside, 1.0), tl.load(own + 5, inside, 1.0)
@@ -178,7 +178,7 @@ def _load_group(of, channel, CHANNELS: tl.constexpr):
 @triton.jit
 @no_type_check
 def forward(
-    params,
+    parameters,
     colors,
     background,
     entries,
@@ -213,7 +213,7 @@ def forward(
         until = tl.minimum(entry + _CHECK, end)
         while entry < until:
             k = tl.load(entries + entry)
-            own = params + (image * count + k) * 7
+            own = parameters + (image * count + k) * 7
             _, _, _, alpha = _alpha(own, x, y, stops, k, alpha_max, alpha_min)
             weight = transmittance * alpha
             after = transmittance - weight
@@ -248,7 +248,7 @@ def forward(
 @triton.jit
 @no_type_check
 def backward(
-    params,
+    parameters,
     colors,
     background,
     entries,
@@ -308,7 +308,7 @@ def backward(
         k = tl.load(entries + entry)
         out = sums + entry.to(tl.int64) * 10
         if k < last:
-            own = params + (image * count + k) * 7
+            own = parameters + (image * count + k) * 7
             u, dy, free, alpha = _alpha(own, x, y, stops, k, alpha_max, alpha_min)
             inverse = 1.0 / (1.0 - alpha)
             transmittance *= inverse
@@ -337,7 +337,7 @@ def backward(
 @triton.jit
 @no_type_check
 def collect(
-    params,
+    parameters,
     covariances,
     opacities,
     entries,
@@ -368,7 +368,7 @@ def collect(
     k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = k < count
     at = image * count + k
-    own = params + at * 7
+    own = parameters + at * 7
     cx, cy = tl.load(own, inside, 0.0), tl.load(own + 1, inside, 0.0)
     slope32, fall_y32 = tl.load(own + 2, inside, 0.0), tl.load(own + 4, inside, 1.0)
     fall32, top = tl.load(own + 5, inside, 1.0), tl.load(own + 6, inside, -1e30)
