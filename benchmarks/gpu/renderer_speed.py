@@ -67,7 +67,7 @@ def by_gsplat(size: int) -> Draw:
             torch.stack((half.cos(), zero, zero, half.sin()), -1),
             scales * depth[..., None],
             opacities,
-            colors,
+            colors[:, None],
             torch.eye(4, device=centers.device).repeat(batch, 1, 1, 1),
             camera.repeat(batch, 1, 1, 1),
             size,
@@ -80,9 +80,12 @@ def by_gsplat(size: int) -> Draw:
 
 def as_surfels(covariances: Tensor) -> Tensor:
     """Standard deviations and angle [..., 3] of the same ellipses: what gsplat takes."""
-    variances, axes = torch.linalg.eigh(covariances.detach())
-    angle = torch.atan2(axes[..., 1, 0], axes[..., 0, 0])
-    return torch.cat((variances.sqrt(), angle[..., None]), -1).requires_grad_()
+    xx, yy, xy = (covariances.detach()[..., i, j] for i, j in ((0, 0), (1, 1), (0, 1)))
+    middle, half = (xx + yy) / 2, torch.hypot((xx - yy) / 2, xy)
+    # in a difference, the width of a thin one would drown
+    variances = (middle + half, (xx * yy - xy * xy) / (middle + half))
+    angle = torch.atan2(2 * xy, xx - yy) / 2
+    return torch.stack((*(variance.sqrt() for variance in variances), angle), -1).requires_grad_()
 
 
 def measure(draw: Draw, inputs: list[Tensor], repeats: int, device: str) -> dict:

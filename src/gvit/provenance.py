@@ -31,9 +31,11 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str:
+    if "GVIT_COMMIT" in os.environ:
+        return os.environ["GVIT_COMMIT"]  # a copy without its history: whoever made it knows
     # some other repository may hold the environment that gvit is installed in
     if _git("ls-files", "--error-unmatch", __file__).returncode:
-        return os.environ.get("GVIT_COMMIT", "unknown")  # a copy without its history: whoever made it knows
+        return "unknown"
     changed = _git("diff", "--quiet", "HEAD", "--", ":/src", ":/*.py").returncode
     return _git("rev-parse", "--short=10", "HEAD").stdout.strip() + ("-dirty" if changed else "")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gvit.errors import InputError
 from gvit.gaussians.bounds import Bounds, rescale
-from gvit.gaussians.fields import ANGLE, CENTER, COLOR, COLUMNS, NUM_FIELDS, OPACITY, SCALE
+from gvit.gaussians.fields import ANGLE, CENTER, COLOR, COLUMNS, NUM_FIELDS, OPACITY, SCALE, pair
 from gvit.gaussians.shapes import build_covariances, map_axes
 from gvit.gaussians.slots import check_slots, reaches_gaussians, removed
 from gvit.gaussians.storage import read_fields, write_fields
@@ -359,7 +359,7 @@ class Gaussians:
     @property
     def centers(self) -> Float[Tensor, "*batch k 2"]:
         """(x, y), canvas units."""
-        return self.raw[..., CENTER].tanh() * self.raw.new_tensor(self.extent)
+        return self.raw[..., CENTER].tanh() * pair(*self.extent, self.raw)
 
     @property
     def scales(self) -> Float[Tensor, "*batch k 2"]:
@@ -405,8 +405,8 @@ class Gaussians:
         them. Half precision is lifted to float32.
         """
         lifted = self._lifted()
-        extent = lifted.raw.new_tensor(self.extent)
-        pixels = lifted.raw.new_tensor((width, height)) / (2 * extent)
+        extent = pair(*self.extent, lifted.raw)
+        pixels = pair(width, height, lifted.raw) / (2 * extent)
         centers = (lifted.centers + extent) * pixels
         covariances = lifted.covariances * pixels.unsqueeze(-1) * pixels
         return centers, covariances, lifted.colors, lifted.opacities

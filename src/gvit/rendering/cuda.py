@@ -120,8 +120,10 @@ def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
 
     ends = torch.empty(batch * tiles, dtype=torch.int32, device=device)
     places = batch * tiles * count
-    if places <= _ROOMY:
-        if check and bad.item():
+    # a graph that is being recorded can't wait, neither for a length nor for the verdict
+    recording = device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+    if places <= _ROOMY or recording:
+        if check and not recording and bad.item():
             return None
         starts = torch.arange(batch * tiles, dtype=torch.int32, device=device) * count
     else:

@@ -259,6 +259,7 @@ class ComputeConfig:
         accumulate: parts into which each process splits its share of a batch, to save memory.
         grad_checkpointing: compute activations again in the backward pass, to save memory.
         compile: torch.compile the networks.
+        graphs: on one GPU, start the kernels of an encoder's turn all at once, as a CUDA graph.
         fsdp: under torchrun, shard weights, gradients and optimizer states (FSDP2) instead of copying them (DDP).
     """
 
@@ -266,6 +267,7 @@ class ComputeConfig:
     accumulate: Annotated[int, Field(ge=1)] = 1
     grad_checkpointing: bool = False
     compile: bool = False
+    graphs: bool = True
     fsdp: bool = False
 
 

@@ -167,7 +167,11 @@ def load_weights(model: nn.Module, state: dict[str, Any]) -> None:
 def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """What ``whole_optimizer`` gave, in every process."""
     if not _is_sharded(network):
+        # which kernels compute it is this machine's affair
+        fused = [group["fused"] for group in optimizer.param_groups]
         optimizer.load_state_dict(state)
+        for group, ours in zip(optimizer.param_groups, fused, strict=True):
+            group["fused"] = ours
     elif state:
         set_optimizer_state_dict(network, optimizer, state, options=StateDictOptions(full_state_dict=True))
 

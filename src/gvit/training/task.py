@@ -28,6 +28,7 @@ from gvit.training.distributed import (
     whole_optimizer,
     whole_weights,
 )
+from gvit.training.graphs import GraphedTurns
 from gvit.training.motion import GaussianMotion
 from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
 from gvit.training.precision import autocast, keep_float32
@@ -66,6 +67,8 @@ class Task:
             for network in self.networks.values():
                 network.compile()
         self.parallel = {name: distribute(net, world, compute.fsdp) for name, net in self.networks.items()}
+        if compute.graphs and device.type == "cuda" and world.size == 1 and compute.accumulate == 1:
+            self.parallel |= self.graphed()
         self.optimizers = {
             # the layer-wise decay is the classifier's: what an encoder learned to draw is not to be forgotten by layers
             name: build_optimizer(net, optimizer, optimizer.layer_decay if name == "classifier" else None)
@@ -76,6 +79,10 @@ class Task:
     def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
         """The networks that learn, by name."""
         return {"classifier": model}
+
+    def graphed(self) -> dict[str, nn.Module]:
+        """Networks that are called as CUDA graphs."""
+        return {}
 
     def make_objective(self) -> Objective:
         """What a step descends."""
@@ -127,6 +134,7 @@ class Task:
         """
         count = self.objective.turns(plan)
         turns = [Turn(of=count, num_gaussians=self.draw_count(step)) for _ in parts]
+        parts = [self._on_device(part) for part in parts]
         for number in range(count):
             measured: list[dict[str, float]] = []
             for index, part in enumerate(parts):
@@ -134,9 +142,7 @@ class Task:
                 place = self.world.rank * len(parts) + index
                 torch.manual_seed(derive_seed(self.config.seed, step, place))
                 with synchronized(self.parallel, last=index == len(parts) - 1):
-                    measures = self.objective.backward(
-                        self._on_device(part), plan, 1 / len(parts), turns[index]
-                    )
+                    measures = self.objective.backward(part, plan, 1 / len(parts), turns[index])
                 measured.append({name: value.item() for name, value in measures.items()})
                 turns[index] = turns[index].then()
             # what learns from the last turn only has no gradient before
@@ -205,6 +211,11 @@ class GuidedTask(Task):
     def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
         assert model.encoder is not None
         return {"encoder": model.encoder, "classifier": model.classifier}
+
+    def graphed(self) -> dict[str, nn.Module]:
+        encoder, compute = self.model.encoder, self.config.compute
+        recordable = encoder.turns > 1 and not (compute.grad_checkpointing or compute.compile)
+        return {"encoder": GraphedTurns(encoder)} if recordable else {}
 
     def make_objective(self) -> Objective:
         self.motion: GaussianMotion | None = None

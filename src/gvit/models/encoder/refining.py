@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvit.gaussians import NUM_FIELDS, Gaussians
+from gvit.gaussians.fields import pair
 from gvit.models.encoder.anchors import anchors, coarse, sample
 from gvit.models.encoder.base import Drawing, GaussianEncoder
 from gvit.models.init import init_linear
@@ -199,7 +200,7 @@ class RefiningEncoder(GaussianEncoder):
         around = torch.cat((coarse(error, count), coarse(images, count) - 0.5), 1)
         samples = sample(around, frame.around(place)).flatten(-2)
         # how many there are is not told: a number beyond those of the training would lead astray
-        distance = raw.new_tensor([math.log(spacing / _USUAL_SPACING)])
+        distance = raw.new_full((1,), math.log(spacing / _USUAL_SPACING))
         parts = (
             *(gradient.asinh(), (30 * gradient).asinh(), mean.asinh(), (30 * mean).asinh()),
             (4 * moved).clamp(-3, 3),
@@ -223,7 +224,7 @@ class _Frame:
         self.scales = gaussians.scales
         angles = gaussians.angles.unsqueeze(-1)
         self.cos, self.sin = angles.cos(), angles.sin()
-        self.extent = self.scales.new_tensor(gaussians.extent)
+        self.extent = pair(*gaussians.extent, self.scales)
         place = gaussians.raw[..., :2].tanh()
         self.slope = 1 - place.square()  # of tanh
 
