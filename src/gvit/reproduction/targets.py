@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gvit.models.registry import Entry, registered
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training, architecture_of, tokens
-from gvit.training.config import ObjectiveConfig, TrainConfig
+from gvit.training.config import GuidanceConfig, ObjectiveConfig, TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -135,7 +135,8 @@ class Study:
     @property
     def unguided(self) -> TrainConfig:
         """The same phases, the last one without guided steps: what moves in it moves by itself."""
-        return change(self.base, schedule={"guided_steps": "none"})
+        config = change(self.base, schedule={"guided_steps": "none"})
+        return replace(config, guidance=GuidanceConfig())
 
     @property
     def patches(self) -> TrainConfig:
@@ -352,7 +353,11 @@ def comparison(study: Study) -> Target:
 
 
 def guidance(study: Study) -> Target:
-    """Not of the paper: ways to guide, from the same encoder and classifier; only the last phase differs."""
+    """Not of the paper: ways to guide, from the same encoder and classifier; only the last phase differs.
+
+    Gamma, where a way has no other unit for it, is the recipe's, and so is how often a step is guided.
+    """
+    paper = change(replace(study.guided, guidance=GuidanceConfig()), schedule={"guided_steps": "replacing"})
     every = {"guided_steps": "added", "guide_every": 1}
     variants: dict[str, dict[str, dict[str, Any]]] = {
         "guided, the paper's": {},
@@ -380,7 +385,7 @@ def guidance(study: Study) -> Target:
     }
     rows = study.rows("no guidance", study.unguided)
     for label, settings in variants.items():
-        rows += study.rows(label, change(study.guided, **settings))
+        rows += study.rows(label, change(paper, **settings))
     claims = [Claim(f"guidance helps: {label}", label, "no guidance") for label in variants]
     title = "Ways to guide, from the same trained networks"
     return Target("guidance", title, rows, claims, "", against="no guidance")
