@@ -18,9 +18,9 @@ from gvit.training.config import GuidanceConfig
 # What a norm is taken over, of gradients [B, K, 9].
 _OVER = {"batch": (0, 1, 2), "image": (1, 2), "gaussian": (2,)}
 
-# The constraint: a decibel of the budget that is left raises the logarithm of gamma's factor by so much a guided step,
-# and one that is spent beyond it lowers the logarithm by so much at once.
-_RATE, _PENALTY = 0.2, 4.0
+# The constraint: what is left of the budget, dB, times the rate is added to the logarithm of gamma's factor after each
+# guided step, no more than half a decibel at a time: pictures answer late. What is overspent is taken off at once, too.
+_RATE, _RISE, _PENALTY = 0.1, 0.5, 2.0
 _LEAST, _MOST = math.log(1e-4), math.log(100.0)
 _EXACT = 100.0  # dB of a picture without error
 
@@ -94,15 +94,15 @@ class Guidance:
             return
         for kept, learned in zip(self.averaged.parameters(), classifier.parameters(), strict=True):
             kept.lerp_(learned, 1 - self.config.guide_ema)
-        for kept, learned in zip(self.averaged.buffers(), classifier.buffers(), strict=True):
-            kept.copy_(learned)
+        for held, current in zip(self.averaged.buffers(), classifier.buffers(), strict=True):
+            held.copy_(current)
 
     def settle(self, spent: float) -> None:
         """Adjust the factor, once a guided step: ``spent`` is the mean over the whole batch, dB."""
         if self.config.psnr_budget is None:
             return
         left = self.config.psnr_budget - spent
-        self.multiplier = min(_MOST, max(_LEAST, self.multiplier + _RATE * left))
+        self.multiplier = min(_MOST, max(_LEAST, self.multiplier + _RATE * min(left, _RISE)))
         self.penalty = _PENALTY * max(0.0, -left)
 
     def state(self) -> dict[str, Any]:
