@@ -18,9 +18,10 @@ from gvit.training.config import GuidanceConfig
 # What a norm is taken over, of gradients [B, K, 9].
 _OVER = {"batch": (0, 1, 2), "image": (1, 2), "gaussian": (2,)}
 
-# The constraint: what is left of the budget, dB, times the rate is added to the logarithm of gamma's factor after each
-# guided step, no more than half a decibel at a time: pictures answer late. What is overspent is taken off at once, too.
-_RATE, _RISE, _PENALTY = 0.1, 0.5, 2.0
+# The constraint: what is left of the budget, dB, times a rate is added to the logarithm of gamma's factor after each
+# guided step. Pictures answer late, so it rises slowly, by half a decibel's worth at most, and falls fast; what is
+# overspent is, beside that, taken off at once.
+_RISE, _FALL, _MOST_LEFT, _PENALTY = 0.1, 0.5, 0.5, 2.0
 _LEAST, _MOST = math.log(1e-4), math.log(100.0)
 _EXACT = 100.0  # dB of a picture without error
 
@@ -102,7 +103,8 @@ class Guidance:
         if self.config.psnr_budget is None:
             return
         left = self.config.psnr_budget - spent
-        self.multiplier = min(_MOST, max(_LEAST, self.multiplier + _RATE * min(left, _RISE)))
+        change = _RISE * min(left, _MOST_LEFT) if left > 0 else _FALL * left
+        self.multiplier = min(_MOST, max(_LEAST, self.multiplier + change))
         self.penalty = _PENALTY * max(0.0, -left)
 
     def state(self) -> dict[str, Any]:
