@@ -315,6 +315,18 @@ def test_a_phase_without_guided_steps_ends_as_a_longer_classify_phase_and_tells_
     assert "moved" not in other
 
 
+@kinds
+@pytest.mark.parametrize("unit", ["loss", *UNITS])
+def test_no_gamma_makes_a_weight_nan(kind, unit):
+    """The paper's own limit: NaNs above gamma 0.1."""
+    for gamma in (10.0, 1e6):
+        setup = set_up(
+            with_(model=kind, schedule={"gamma": gamma, "guide_every": 1}, guidance={"gamma_unit": unit})
+        )
+        take_steps(setup, 0, GUIDE + 4)
+        assert all(value.isfinite().all() for value in setup.task.model.state_dict().values())
+
+
 # The averaged classifier.
 
 

@@ -133,11 +133,16 @@ def _percent(share: float | None) -> float | None:
 
 
 def _against(label: str, against: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The differences of top-1 (points) and PSNR (dB), with their 95 % intervals; dashes for the row itself."""
-    if label == against:
-        return ["–", "–"]
-    found = [difference(label, against, rows), difference(label, against, rows, "psnr")]
-    return [f"{mean:+.2f}" if margin is None else f"{mean:+.2f} ± {margin:.2f}" for mean, margin in found]
+    """The differences of top-1 (points) and PSNR (dB), with their 95 % intervals; a dash where there is none."""
+    cells = []
+    for measure in ("top1", "psnr"):
+        known = [row for row in rows if row["label"] in (label, against) and row.get(measure) is not None]
+        if label == against or len({row["label"] for row in known}) < 2:
+            cells.append("–")
+            continue
+        mean, margin = difference(label, against, known, measure)
+        cells.append(f"{mean:+.2f}" if margin is None else f"{mean:+.2f} ± {margin:.2f}")
+    return cells
 
 
 def difference(
