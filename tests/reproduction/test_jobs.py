@@ -13,6 +13,7 @@ from gvit.recipes import load_recipe
 from gvit.reproduction import execute, jobs
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Training, Trunk, share_trunks
+from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.targets import Study, change
 from gvit.training.train import Interrupted, train
 
@@ -40,6 +41,25 @@ def test_trainings_that_differ_in_gamma_share_all_steps_before_the_guidance(tmp_
     assert len(trunks) == 1
     assert trunks.pop().steps == 15
     assert [training.folder for training in shared] == [training.folder for training in trainings]
+
+
+def test_all_ways_to_guide_share_what_comes_before(tmp_path):
+    rows = TARGETS["guidance"](Study(DEBUG, [0, 1], tmp_path)).rows
+    shared = share_trunks([row.job for row in rows])
+    assert {(training.trunk.config.seed, training.trunk.steps) for training in shared} == {(0, 15), (1, 15)}
+    assert len({training.trunk for training in shared}) == 2
+
+
+def test_a_way_to_guide_that_remembers_branches_to_the_weights_of_a_run_of_its_own(tmp_path):
+    rows = TARGETS["guidance"](Study(DEBUG, [0], tmp_path / "store")).rows
+    jobs_ = {row.label: row.job for row in rows}
+    chosen = [jobs_[label] for label in ("no guidance", "every step, averaged, at most 2 dB")]
+    for job in unfinished(chosen):
+        job.run("cpu", silent)
+    for training in chosen:
+        train(training.config, tmp_path / training.folder.name)
+        assert_same_weights(tmp_path / training.folder.name, training.folder)
+        assert training.result["moved"] is not None
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,21 @@ def test_tables_give_mean_and_deviation():
     assert "PSNR" not in text
 
 
+def test_tables_give_what_moved_and_the_paired_differences_against_one_row():
+    made = rows((0.58, 0.60, 0.62), (0.50, 0.50, 0.50), num_images=10**9) + [
+        {"label": "three", "seed": seed, "top1": 0.5, "num_images": 10**9, "psnr": None, "paper": None}
+        for seed in range(3)
+    ]
+    for row in made[:6]:
+        row |= {"psnr": 20 + row["top1"] + row["seed"] % 2, "ssim": 0.5, "moved": 0.1 + row["seed"] / 100}
+    text = table({"rows": made, "paper_data": "", "against": "two"}).splitlines()
+    found = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text}
+    places = [found[""].index(name) for name in ("moved %", "top-1 against two", "PSNR against two")]
+    assert [found["one"][place] for place in places] == ["11.0 ± 1.0", "+10.00 ± 4.97", "+0.10 ± 0.05"]
+    assert [found["two"][place] for place in places] == ["11.0 ± 1.0", "–", "–"]
+    assert [found["three"][place] for place in places] == ["–", "+0.00 ± 0.01", "–"]
+
+
 def settings(model: str | None, init: str | None = None, dataset: str = "digits", **values) -> dict:
     """Of a row, as older results have them: null where the named model's default holds."""
     sizes = dict.fromkeys(("img_size", "num_gaussians", "scale_factor", "encoder", "tokens", "pool"))

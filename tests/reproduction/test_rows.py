@@ -20,6 +20,7 @@ from gvit.reproduction.targets import Study, Target
 from gvit.training.config import (
     ComputeConfig,
     DataConfig,
+    GuidanceConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -62,11 +63,13 @@ BASE = TrainConfig(
         classify_epochs=3.0,
         guide_epochs=4.0,
         guide_every=7,
+        guided_steps="added",
         gamma=0.2,
         freeze_encoder=True,
         eval_every=2.0,
     ),
     objective=ObjectiveConfig(pixel_loss="mse", perceptual_weight=0.3, gaussians_range=(3, 9)),
+    guidance=GuidanceConfig(gamma_unit="image", projection="gaussian", guide_ema=0.9, psnr_budget=1.0),
     optimizer=OptimizerConfig(
         base_lr=2e-3,
         warmup_epochs=1.5,
@@ -85,7 +88,13 @@ BASE = TrainConfig(
 DEFAULTS_IN_BASE = {"model.init", "model.looks", "data.crop_mode", "objective.gradient", "compute.fsdp"}
 
 GUIDED: dict[str, Any] = {}
-UNGUIDED = {"schedule.classify_epochs": 7.0, "schedule.guide_epochs": 0.0}
+PAPERS = {
+    "guidance.gamma_unit": "loss",
+    "guidance.projection": "none",
+    "guidance.guide_ema": None,
+    "guidance.psnr_budget": None,
+}
+UNGUIDED = PAPERS | {"schedule.guided_steps": "none"}
 PATCHES = UNGUIDED | {"model.model": "vit_tiny_patch8"}
 QUERIES = UNGUIDED | {"model.encoder": "queries"}
 JOINT = UNGUIDED | {"objective.gradient": "joint"}
@@ -383,6 +392,39 @@ def test_the_comparison_with_the_patch_vit(study):
     assert target.paper_data == ""
 
 
+def test_ways_to_guide_differ_in_nothing_else(study):
+    target = TARGETS["guidance"](study)
+    paper = PAPERS | {"schedule.guided_steps": "replacing"}
+    every = {"schedule.guided_steps": "added", "schedule.guide_every": 1}
+    averaged = every | {"guidance.guide_ema": 0.99}
+    more = "no guidance, a step more"
+    ways = {
+        more: every | {"schedule.gamma": 0.0},
+        "guided, the paper's": {},
+        "added": {"schedule.guided_steps": "added"},
+        "added, every step": every,
+        "share of the batch's norm": {"schedule.gamma": 1.0, "guidance.gamma_unit": "batch"},
+        "share of the image's norm": {"schedule.gamma": 1.0, "guidance.gamma_unit": "image"},
+        "share of each Gaussian's norm": {"schedule.gamma": 1.0, "guidance.gamma_unit": "gaussian"},
+        "no conflict, per image": {"guidance.projection": "image"},
+        "no conflict, per Gaussian": {"guidance.projection": "gaussian"},
+        "averaged classifier": {"guidance.guide_ema": 0.99},
+        "at most 0.5 dB": {"guidance.psnr_budget": 0.5},
+        "every step, share, no conflict": every
+        | {"schedule.gamma": 0.5, "guidance.gamma_unit": "image", "guidance.projection": "image"},
+        "every step, averaged, at most 0.5 dB": averaged | {"guidance.psnr_budget": 0.5},
+        "every step, averaged, at most 2 dB": averaged | {"guidance.psnr_budget": 2.0},
+    }
+    expected = {("no guidance", seed): (None, run(seed, UNGUIDED)) for seed in SEEDS}
+    expected |= {
+        (label, seed): (None, run(seed, paper | way)) for label, way in ways.items() for seed in SEEDS
+    }
+    assert_rows(target, expected)
+    guided = {(label, "no guidance") for label in ways.keys() - {more}}
+    assert claims(target) == guided | {("added, every step", more)}
+    assert target.against == "no guidance"
+
+
 def test_the_runs_of_figures_4_and_5(study):
     assert_rows(
         TARGETS["figure4"](study),
@@ -411,6 +453,7 @@ def with_changes(changes: dict[str, Any]) -> TrainConfig:
         "data": DataConfig,
         "schedule": ScheduleConfig,
         "objective": ObjectiveConfig,
+        "guidance": GuidanceConfig,
         "optimizer": OptimizerConfig,
         "compute": ComputeConfig,
     }
@@ -542,11 +585,11 @@ def test_models_and_transfers_of_table_2(tmp_path):
         }
         # 40 epochs of phases 1 : 2 : 3 : 4; ViT-B goes on from ViT-S's encoder through the last two of them
         for kind, changes, (classify, guide) in (
-            ("no guidance", UNGUIDED, (28.0, 0.0)),
+            ("no guidance", UNGUIDED, (12.0, 16.0)),
             ("guided", GUIDED, (12.0, 16.0)),
         ):
             small = models[f"GViT-S, {kind}"] = run(seed, changes, base)
-            swap = {
+            swap = changes | {
                 "model.model": "gvit_base",
                 "model.init": "that run",
                 "schedule.epochs": None,

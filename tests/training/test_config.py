@@ -15,6 +15,7 @@ from gvit.errors import InputError
 from gvit.training.config import (
     ComputeConfig,
     DataConfig,
+    GuidanceConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
@@ -50,6 +51,8 @@ RANGES = [
     (ScheduleConfig, "gamma", "at least 0", 0.0, BIG, [-0.1]),
     (ScheduleConfig, "eval_every", "above 0", TINY, BIG, [0.0, -1.0]),
     (ObjectiveConfig, "perceptual_weight", "at least 0", 0.0, BIG, [-0.1]),
+    (GuidanceConfig, "guide_ema", "at least 0 and at most 1", 0.0, 1.0, [-0.1, 1.1]),
+    (GuidanceConfig, "psnr_budget", "at least 0", 0.0, BIG, [-0.1]),
     (OptimizerConfig, "base_lr", "above 0", TINY, BIG, [0.0, -1.0]),
     (OptimizerConfig, "warmup_epochs", "at least 0", 0.0, BIG, [-1.0]),
     (OptimizerConfig, "weight_decay", "at least 0", 0.0, BIG, [-0.1]),
@@ -237,8 +240,13 @@ CONFIGS = {
         ModelConfig, init=FOLDERS, model=st.none() | st.text(), pool=st.sampled_from([None, "avg"])
     ),
     "data": group(DataConfig, data_dir=FOLDERS, crop_mode=st.sampled_from(["center", "squash"])),
-    "schedule": group(ScheduleConfig),
+    "schedule": group(ScheduleConfig, guided_steps=st.sampled_from(["replacing", "added", "none"])),
     "objective": group(ObjectiveConfig, gradient=st.sampled_from(["cut", "joint"])),
+    "guidance": group(
+        GuidanceConfig,
+        gamma_unit=st.sampled_from(["loss", "batch", "image", "gaussian"]),
+        projection=st.sampled_from(["none", "image", "gaussian"]),
+    ),
     "optimizer": group(OptimizerConfig),
     "compute": group(
         ComputeConfig, fsdp=st.just(False), precision=st.sampled_from(["float32", "bf16", "float64"])

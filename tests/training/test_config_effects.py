@@ -37,6 +37,11 @@ ELSEWHERE = {  # where a field's effect is shown with more than a test here woul
     "model.init": "test_loop.py::test_a_run_can_start_from_another_and_keep_what_fits",
     "model.looks": "test_any_number.py::test_a_batch_takes_as_many_optimizer_steps_as_looks_are_set",
     "objective.gaussians_range": "test_any_number.py::test_a_step_draws_a_number_of_its_range",
+    "schedule.guided_steps": "test_guidance.py::test_how_many_optimizer_steps_ten_batches_take",
+    "guidance.gamma_unit": "test_guidance.py::test_gamma_is_the_share_of_the_reconstructions_norm",
+    "guidance.projection": "test_guidance.py::test_what_is_projected_works_against_no_reconstruction",
+    "guidance.guide_ema": "test_guidance.py::test_the_average_follows_the_classifier_and_guides",
+    "guidance.psnr_budget": "test_guidance.py::test_the_budget_holds_in_a_run",
     "compute.compile": "test_loop.py::test_compiled_networks_train_to_the_same_weights",
     "compute.fsdp": "test_distributed.py::test_fsdp_leaves_half_of_the_weights_in_each_of_two_processes",
 }

@@ -22,6 +22,8 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.joi
 MEASURES = {
     *("pixel_loss", "perceptual_loss", "class_loss", "accuracy", "num_images"),
     *("reconstruction_gradient", "class_gradient", "gradient_cosine", "steered"),
+    *("class_loss_after", "class_change", "class_change_predicted", "psnr_change", "guidance_weight"),
+    "psnr_spent",
 }
 
 
@@ -76,6 +78,16 @@ def alone(tmp_path_factory) -> Path:
 @pytest.mark.parametrize("options", [[], ["--accumulate", "2"], ["--fsdp"]], ids=str)
 def test_two_processes_give_the_weights_of_one(alone, tmp_path, options):
     assert_close(run(tmp_path / "run", 2, "--precision", "float64", *options), alone, 1e-8)
+
+
+def test_two_processes_are_guided_as_one_is(tmp_path):
+    """Both of them have the same averaged classifier, and the same factor on gamma."""
+    options = ["--precision", "float64", "--guided-steps", "added", "--guide-ema", "0.9"]
+    options += ["--psnr-budget", "0.1", "--gamma-unit", "image", "--projection", "gaussian"]
+    one, two = (run(tmp_path / str(count), count, *options) for count in (1, 2))
+    assert_close(two, one, 1e-8)
+    states = [checkpoint(folder)["guidance"] for folder in (one, two)]
+    assert states[0]["multiplier"] == pytest.approx(states[1]["multiplier"], rel=1e-6)
 
 
 def test_images_that_came_round_again_are_dropped(monkeypatch):

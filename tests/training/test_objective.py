@@ -170,8 +170,8 @@ def test_steered_is_the_share_that_the_classifier_moves_more():
     drawing, naming = torch.zeros(1, 4, 9), torch.zeros(1, 4, 9)
     drawing[..., 0] = 1.0
     naming[0, :, 1] = torch.tensor([0.0, 5.0, 15.0, 20.0])
-    assert compare_gradients(drawing, naming, 0.1)["steered"] == 0.5
-    assert compare_gradients(drawing, naming, 0.1)["gradient_cosine"] == 0
+    assert compare_gradients(drawing, naming, 0.1 * naming)["steered"] == 0.5
+    assert compare_gradients(drawing, naming, 0.1 * naming)["gradient_cosine"] == 0
 
 
 def class_loss_after_a_step(model, batch, sign: float) -> tuple[float, float, float]:

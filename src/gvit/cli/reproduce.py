@@ -25,7 +25,7 @@ class Options:
 
     table4 (Gaussians or pictures), figure4, figure5 (pictures),
 
-    comparison (beside the patch ViT: not of the paper).
+    comparison (beside the patch ViT), guidance (ways to guide): not of the paper.
 
     Writes RECIPE/WHAT.json, .csv and .png, and a page over all results.
 

@@ -34,7 +34,7 @@ from gvit.models.registry import architecture
 from gvit.models.weights import load_model
 from gvit.provenance import provenance
 from gvit.rendering import render
-from gvit.training.config import DataConfig, ScheduleConfig, TrainConfig
+from gvit.training.config import DataConfig, GuidanceConfig, ScheduleConfig, TrainConfig
 from gvit.training.distributed import ALONE
 from gvit.training.feed import Feed
 from gvit.training.loop import never
@@ -282,13 +282,12 @@ def share_trunks(trainings: Sequence[Training]) -> list[Training]:
     """The same trainings, those that begin alike from one trunk.
 
     Trainings begin alike when they differ in nothing but phases and guidance, up to the first step that one of them
-    does in another way: the first phases don't depend on gamma.
+    does in another way: the first phases don't depend on how the last one is guided.
     """
     groups: dict[TrainConfig, list[Training]] = {}
     for training in dict.fromkeys(trainings):
         if not training.done and not training.needs:
-            alike = replace(training.config, schedule=ScheduleConfig())
-            groups.setdefault(alike, []).append(training)
+            groups.setdefault(_begins(training.config), []).append(training)
     branches: dict[Training, Training] = {}
     for members in groups.values():
         if len(members) == 1:
@@ -299,13 +298,18 @@ def share_trunks(trainings: Sequence[Training]) -> list[Training]:
         if not steps:
             continue
         config, plans = members[0].config, [asdict(schedules[0].plan(step)) for step in range(steps)]
-        identity = replace(config, schedule=ScheduleConfig()).to_json() + json.dumps(
+        identity = _begins(config).to_json() + json.dumps(
             [schedules[0].total, schedules[0].classify_start, plans]
         )
         store = members[0].folder.parent
         trunk = Trunk(_folder(store, f"trunk-seed{config.seed}", identity), (), config, steps)
         branches |= {member: replace(member, trunk=trunk, needs=(trunk,)) for member in members}
     return [branches.get(training, training) for training in trainings]
+
+
+def _begins(config: TrainConfig) -> TrainConfig:
+    """What decides a training's beginning, beside its schedule."""
+    return replace(config, schedule=ScheduleConfig(), guidance=GuidanceConfig())
 
 
 def _common_steps(schedules: Sequence[Schedule]) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 import statistics
 import textwrap
@@ -15,7 +14,7 @@ from typing import Any
 from gvit.errors import InputError
 from gvit.files import write_text
 from gvit.provenance import describe
-from gvit.reproduction.report import read_contents, spread, table
+from gvit.reproduction.report import difference, read_contents, spread, table
 from gvit.reproduction.targets import Claim
 
 _NOTES_NAME = "notes.json"
@@ -42,27 +41,10 @@ class Verdict:
 
 
 def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Verdict:
-    """By the differences of the seeds, paired: agrees or disagrees where their 95 % interval excludes 0.
-
-    The interval is Student's t. For its variance the larger is taken of the differences' and of what so many test
-    images would give by chance (binomial), so that three equal differences of one image don't count as certain.
-    """
-    one, other = (
-        {r["seed"]: r for r in rows if r["label"] == label} for label in (claim.better, claim.worse)
-    )
-    seeds = sorted(one.keys() & other.keys())
-    differences = [100 * (one[seed]["top1"] - other[seed]["top1"]) for seed in seeds]
-    mean = statistics.mean(differences)
-    if len(seeds) < 2:
+    """By the differences of the seeds, paired: agrees or disagrees where their 95 % interval excludes 0."""
+    mean, margin = difference(claim.better, claim.worse, rows)
+    if margin is None:
         return Verdict(claim.text, mean, None, "too small to tell (one seed)")
-    from scipy.stats import t
-
-    chance = statistics.mean(
-        sum(1e4 * r["top1"] * (1 - r["top1"]) / r["num_images"] for r in (one[seed], other[seed]))
-        for seed in seeds
-    )
-    variance = max(statistics.variance(differences), chance)
-    margin = float(t.ppf(0.975, len(seeds) - 1)) * math.sqrt(variance / len(seeds))
     if abs(mean) <= margin:
         return Verdict(claim.text, mean, margin, "too small to tell")
     return Verdict(claim.text, mean, margin, "agrees" if mean > 0 else "disagrees")
@@ -205,8 +187,8 @@ Classifiers of frozen Gaussians (offline, leakage, table4) and of their pictures
 augmentation moves Gaussians. Canonical tokens are what is drawn of a Gaussian; the paper's classifiers read its
 nine raw numbers instead. The paper clips no gradients.
 
-**Names.** "No guidance" gives the guided phase's epochs to the phase before it. "Joint" lets the classifier's
-gradient into the encoder in every step of both.
+**Names.** "No guidance" spends the guided phase's epochs without guided steps. "Joint" lets the classifier's
+gradient into the encoder in every step of the last two phases.
 
 **Fits.** The Gaussians of offline and SGD rows are one set of fits for all seeds: the seeds differ in the
 classifier alone, so the standard deviation of such a row leaves out what another set of fits would change.

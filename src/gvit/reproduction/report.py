@@ -6,6 +6,7 @@ import csv
 import functools
 import io
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -46,6 +47,7 @@ def collect(target: Target, recipe: str, command: str, device: str) -> tuple[dic
         "recipe": recipe,
         "command": command,
         "axis": target.axis,
+        "against": target.against,
         "paper_data": target.paper_data,
         "claims": [asdict(claim) for claim in target.claims],
         "measured": [asdict(number) for number in measured],
@@ -97,12 +99,16 @@ def read_contents(folder: Path, order: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def table(content: Mapping[str, Any]) -> str:
-    """Markdown: mean ± standard deviation over the seeds, the paper's number, and what the networks cost."""
-    rows = content["rows"]
+    """Markdown: mean ± standard deviation over the seeds, the paper's number, and what the networks cost.
+
+    Where rows are compared with one of them, also how many Gaussians moved, and the paired differences.
+    """
+    rows, against = content["rows"], content.get("against")
     data = content["paper_data"]
     has_paper, has_pictures = (any(row.get(key) is not None for row in rows) for key in ("paper", "psnr"))
     head = ["", "seeds", "top-1 %"]
     head += ["PSNR dB", "SSIM"] if has_pictures else []
+    head += ["moved %", f"top-1 against {against}", f"PSNR against {against}"] if against else []
     head += [f"paper, {data}, top-1 %"] if has_paper else []
     head += [f"{network}: parameters, multiply-adds" for network in ("encoder", "classifier")]
     lines = [f"| {' | '.join(head)} |", "| " + " | ".join("---" for _ in head) + " |"]
@@ -111,10 +117,63 @@ def table(content: Mapping[str, Any]) -> str:
         cells = [label, str(len(mine)), spread([100 * row["top1"] for row in mine])]
         if has_pictures:
             cells += [spread([row.get("psnr") for row in mine]), spread([row.get("ssim") for row in mine], 3)]
+        if against:
+            cells += [
+                spread([_percent(row.get("moved")) for row in mine], 1),
+                *_against(label, against, rows),
+            ]
         if has_paper:
             cells.append("–" if mine[0]["paper"] is None else f"{mine[0]['paper']:.1f}")
         lines.append(f"| {' | '.join([*cells, *_costs(mine[0], rows)])} |")
     return "\n".join(lines)
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
+
+
+def _against(label: str, against: str, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The differences of top-1 (points) and PSNR (dB), with their 95 % intervals; a dash where there is none."""
+    cells = []
+    for measure in ("top1", "psnr"):
+        known = [row for row in rows if row["label"] in (label, against) and row.get(measure) is not None]
+        if label == against or len({row["label"] for row in known}) < 2:
+            cells.append("–")
+            continue
+        mean, margin = difference(label, against, known, measure)
+        cells.append(f"{mean:+.2f}" if margin is None else f"{mean:+.2f} ± {margin:.2f}")
+    return cells
+
+
+def difference(
+    better: str, worse: str, rows: Sequence[Mapping[str, Any]], measure: str = "top1"
+) -> tuple[float, float | None]:
+    """By how much one label's rows are above another's, paired over the seeds that both have.
+
+    The interval is Student's t. For the variance of top-1 the larger is taken of the differences' and of what so many
+    test images would give by chance (binomial), so that three equal differences of one image don't count as certain.
+
+    Returns:
+        Mean, and half of the 95 % interval around it, in percentage points of top-1, or in the measure's own unit; the
+        interval is None with one seed.
+    """
+    one, other = ({r["seed"]: r for r in rows if r["label"] == label} for label in (better, worse))
+    seeds = sorted(one.keys() & other.keys())
+    unit = 100 if measure == "top1" else 1
+    differences = [unit * (one[seed][measure] - other[seed][measure]) for seed in seeds]
+    mean = statistics.mean(differences)
+    if len(seeds) < 2:
+        return mean, None
+    from scipy.stats import t
+
+    variance = statistics.variance(differences)
+    if measure == "top1":
+        chance = statistics.mean(
+            sum(1e4 * r["top1"] * (1 - r["top1"]) / r["num_images"] for r in (one[seed], other[seed]))
+            for seed in seeds
+        )
+        variance = max(variance, chance)
+    return mean, float(t.ppf(0.975, len(seeds) - 1)) * math.sqrt(variance / len(seeds))
 
 
 def _costs(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -26,6 +26,7 @@ from gvit.reproduction.targets import (
     change,
     comparison,
     figure3,
+    guidance,
     leakage,
     table1a,
     table1b,
@@ -43,6 +44,7 @@ from gvit.training.setup import set_up
 
 TARGETS: dict[str, Callable[[Study], Target]] = {
     "comparison": comparison,
+    "guidance": guidance,
     "table1a": table1a,
     "table1b": table1b,
     "table1c": table1c,

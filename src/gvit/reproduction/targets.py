@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from gvit.models.registry import Entry, registered
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training, architecture_of, tokens
-from gvit.training.config import ObjectiveConfig, TrainConfig
+from gvit.training.config import GuidanceConfig, ObjectiveConfig, TrainConfig
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -77,6 +77,7 @@ class Target:
         claims: what the paper says about them.
         paper_data: where the paper's numbers are from.
         axis: what is on the plot's axis; empty for a line per label.
+        against: label of the setting that the table compares every other one with; empty for none.
         picture: draws it when the jobs are done, and measures what belongs to it, on the named device; None for a
             plot of the rows.
     """
@@ -88,6 +89,7 @@ class Target:
     paper_data: str = MINI
     axis: str = ""
     picture: Callable[[str], tuple[Figure, list[Measured]]] | None = None
+    against: str = ""
 
 
 @dataclass(frozen=True)
@@ -132,10 +134,9 @@ class Study:
 
     @property
     def unguided(self) -> TrainConfig:
-        """Its guided phase's epochs go to the phase before."""
-        schedule = self.base.schedule
-        both = schedule.classify_epochs + schedule.guide_epochs
-        return change(self.base, schedule={"classify_epochs": both, "guide_epochs": 0.0})
+        """The same phases, the last one without guided steps: what moves in it moves by itself."""
+        config = change(self.base, schedule={"guided_steps": "none"})
+        return replace(config, guidance=GuidanceConfig())
 
     @property
     def patches(self) -> TrainConfig:
@@ -349,3 +350,50 @@ def comparison(study: Study) -> Target:
               "patch ViT", "GViT, guided"),
     ]  # fmt: skip
     return Target("comparison", "GViT beside the patch ViT of the same size", rows, claims, "")
+
+
+def guidance(study: Study) -> Target:
+    """Not of the paper: ways to guide, from the same encoder and classifier; only the last phase differs.
+
+    Gamma, where a way has no other unit for it, is the recipe's, and so is how often a step is guided.
+    """
+    paper = change(replace(study.guided, guidance=GuidanceConfig()), schedule={"guided_steps": "replacing"})
+    every = {"guided_steps": "added", "guide_every": 1}
+    variants: dict[str, dict[str, dict[str, Any]]] = {
+        # the encoder's optimizer steps of "added, every step", by the reconstruction alone
+        "no guidance, a step more": {"schedule": every | {"gamma": 0.0}},
+        "guided, the paper's": {},
+        "added": {"schedule": {"guided_steps": "added"}},
+        "added, every step": {"schedule": every},
+        "share of the batch's norm": {"schedule": {"gamma": 1.0}, "guidance": {"gamma_unit": "batch"}},
+        "share of the image's norm": {"schedule": {"gamma": 1.0}, "guidance": {"gamma_unit": "image"}},
+        "share of each Gaussian's norm": {"schedule": {"gamma": 1.0}, "guidance": {"gamma_unit": "gaussian"}},
+        "no conflict, per image": {"guidance": {"projection": "image"}},
+        "no conflict, per Gaussian": {"guidance": {"projection": "gaussian"}},
+        "averaged classifier": {"guidance": {"guide_ema": 0.99}},
+        "at most 0.5 dB": {"guidance": {"psnr_budget": 0.5}},
+        "every step, share, no conflict": {
+            "schedule": every | {"gamma": 0.5},
+            "guidance": {"gamma_unit": "image", "projection": "image"},
+        },
+        "every step, averaged, at most 0.5 dB": {
+            "schedule": every,
+            "guidance": {"guide_ema": 0.99, "psnr_budget": 0.5},
+        },
+        "every step, averaged, at most 2 dB": {
+            "schedule": every,
+            "guidance": {"guide_ema": 0.99, "psnr_budget": 2.0},
+        },
+    }
+    rows = study.rows("no guidance", study.unguided)
+    for label, settings in variants.items():
+        rows += study.rows(label, change(paper, **settings))
+    claims = [
+        Claim(f"guidance helps: {label}", label, "no guidance")
+        for label in variants
+        if not label.startswith("no guidance")
+    ]
+    more = "added, every step"
+    claims.append(Claim(f"it is not the added steps: {more}", more, "no guidance, a step more"))
+    title = "Ways to guide, from the same trained networks"
+    return Target("guidance", title, rows, claims, "", against="no guidance")

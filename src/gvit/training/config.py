@@ -169,6 +169,8 @@ class ScheduleConfig:
         classify_epochs: the classifier learns to read the Gaussians; the encoder goes on.
         guide_epochs: the classifier's gradient steers the Gaussians.
         guide_every: in the guided phase, one step in so many is guided.
+        guided_steps: replacing: a guided step takes an ordinary one's place; added: its batch takes an ordinary step
+            first; none: a guided phase without guidance, to compare with.
         gamma: weight of the classifier's gradient on a guided step.
         freeze_encoder: the encoder stands still in the classify phase.
         eval_every: epochs from one evaluation, and checkpoint, to the next.
@@ -180,6 +182,7 @@ class ScheduleConfig:
     classify_epochs: Annotated[float, Field(ge=0)] = 150
     guide_epochs: Annotated[float, Field(ge=0)] = 50
     guide_every: Annotated[int, Field(ge=1)] = 10
+    guided_steps: Literal["replacing", "added", "none"] = "replacing"
     gamma: Annotated[float, Field(ge=0)] = 0.1
     freeze_encoder: bool = False
     eval_every: Annotated[float, Field(gt=0)] = 5
@@ -221,6 +224,27 @@ class ObjectiveConfig:
             raise InputError(
                 f"{option('gaussians_range')} must be a smaller and a larger number, got {self.gaussians_range}"
             )
+
+
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
+class GuidanceConfig:
+    """How the classifier's gradient and the reconstruction's meet on guided steps; the defaults are the paper's.
+
+    Attributes:
+        gamma_unit: what gamma is measured in. loss: it is the weight of the class loss; batch, image or gaussian: the
+            share of the norm of the reconstruction's gradient, of all the Gaussians, of an image's or of each.
+        projection: drop from the classifier's gradient what is against the reconstruction's, of an image's Gaussians
+            or of each Gaussian; none keeps it.
+        guide_ema: guide by a moving average of the classifier, with this decay a step, from the guided phase on.
+        psnr_budget: dB of the pictures, against the encoder that the guided phase began with, that guidance may cost:
+            gamma is lowered where it costs more, and raised up to a hundredfold where it costs less.
+    """
+
+    gamma_unit: Literal["loss", "batch", "image", "gaussian"] = "loss"
+    projection: Literal["none", "image", "gaussian"] = "none"
+    guide_ema: Annotated[float | None, Field(ge=0, le=1)] = None
+    psnr_budget: Annotated[float | None, Field(ge=0)] = None
 
 
 @_raises_input_error
@@ -281,6 +305,7 @@ class TrainConfig:
         data: which images, and what happens to them.
         schedule: the four phases.
         objective: what is descended.
+        guidance: how guided steps weigh it.
         optimizer: how.
         compute: on the machine.
         seed: of the weights, the order of the images, the augmentation and g0.
@@ -290,14 +315,21 @@ class TrainConfig:
     data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
 
     def __post_init__(self) -> None:
-        if self.compute.fsdp and self.optimizer.ema_decay is not None:
-            fsdp, ema_decay = option("fsdp"), option("ema_decay")
-            raise InputError(f"{ema_decay} needs whole weights: leave {fsdp} or {ema_decay} out")
+        copies = {
+            "ema_decay": self.optimizer.ema_decay,
+            "guide_ema": self.guidance.guide_ema,
+            "psnr_budget": self.guidance.psnr_budget,
+        }
+        kept = next((option(name) for name, value in copies.items() if value is not None), None)
+        if self.compute.fsdp and kept is not None:
+            fsdp = option("fsdp")
+            raise InputError(f"{kept} needs whole weights: leave {fsdp} or {kept} out")
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, default=str) + "\n"

@@ -108,6 +108,7 @@ def _timed_step(setup: Setup, step: int) -> float:
     started = time.perf_counter()
     try:
         setup.task.step(step, parts, setup.schedule.plan(step), setup.rates(step))
+        setup.task.effect(step, parts)
     except FloatingPointError as error:
         raise InputError(f"training diverges at once: {first_line(error)}") from error
     computing = time.perf_counter() - started

@@ -45,7 +45,8 @@ class GraphedTurns(nn.Module):
             graph = self.recorded.get(key)
         if graph is None:
             return self.encoder(images, noise, state, **drawing)
-        return Drawing(*graph(images, *state))
+        # what comes back is the graph's own memory, which the next turn overwrites
+        return Drawing(*(tensor.clone() for tensor in graph(images, *state)))
 
 
 class _Turn(nn.Module):

@@ -120,6 +120,7 @@ class Loop:
             task.begin(plan.phase)
         try:
             measures = task.step(self.step, parts, plan, self.setup.rates(self.step))
+            measures |= task.effect(self.step, parts)
         except FloatingPointError as error:
             raise self._diverged(plan.phase, error) from error
         self.step += 1

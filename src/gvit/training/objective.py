@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,8 @@ from gvit.losses import pixel_loss, psnr_loss, ssim
 from gvit.models.encoder import Drawing
 from gvit.models.gvit import GViT
 from gvit.rendering import render
-from gvit.training.config import ObjectiveConfig
+from gvit.training.config import GuidanceConfig, ObjectiveConfig
+from gvit.training.guidance import Guidance, fidelity
 from gvit.training.schedule import StepPlan
 
 Autocast = Callable[[], AbstractContextManager]
@@ -32,12 +33,16 @@ class Turn:
         of: how many there are.
         num_gaussians: how many it draws; None for its usual number.
         state: where the encoder has come to; None before the first.
+        before: where it came from.
+        steered: what guidance started from, where the turn was guided.
     """
 
     number: int = 0
     of: int = 1
     num_gaussians: int | None = None
     state: Drawing | None = None
+    before: Drawing | None = None
+    steered: Steered | None = None
 
     @property
     def is_last(self) -> bool:
@@ -47,6 +52,26 @@ class Turn:
     def then(self) -> Turn:
         """The next one."""
         return replace(self, number=self.number + 1)
+
+    def again(self) -> Turn:
+        """The same one, from where it came from."""
+        return replace(self, state=self.before)
+
+
+class Steered(NamedTuple):
+    """What a guided step starts from.
+
+    Attributes:
+        raw: Gaussians, [B, K, 9].
+        pull: gradient of the mean class loss at them.
+        loss: that loss.
+        weight: norm of what was added to the reconstruction's gradient, in units of the pull's; a mean over images.
+    """
+
+    raw: Tensor
+    pull: Tensor
+    loss: Tensor
+    weight: Tensor
 
 
 class Objective(Protocol):
@@ -87,6 +112,7 @@ class GuidedObjective:
         networks: ``encoder`` and ``classifier`` as they are called for training, DDP around them for example;
             None calls the model's own.
         autocast: the precision that the networks run in; the renderer and the losses don't.
+        guidance: how the two gradients meet on guided steps; None for the paper's way.
     """
 
     def __init__(
@@ -95,8 +121,10 @@ class GuidedObjective:
         config: ObjectiveConfig,
         networks: Mapping[str, nn.Module] | None = None,
         autocast: Autocast = nullcontext,
+        guidance: Guidance | None = None,
     ) -> None:
         self.model, self.config, self.autocast = model, config, autocast
+        self.guidance = guidance or Guidance(GuidanceConfig())
         networks = networks or {}
         self.encoder = networks.get("encoder", model.encoder)
         self.classifier = networks.get("classifier", model.classifier)
@@ -111,10 +139,10 @@ class GuidedObjective:
         """See ``Objective``.
 
         The classifier reads the Gaussians of the last turn. It gets gradients unless the step is guided. The encoder
-        gets the reconstruction's, plus ``gamma`` times the classifier's on guided steps; with ``gradient="joint"`` also
-        once the classifier's on the other classifying steps; nothing where the plan lets it stand still. The
-        reconstruction loss of turns before the last is always minus the PSNR, whose gradient an encoder that draws in
-        turns has at hand.
+        gets the reconstruction's, plus ``gamma`` times the classifier's on guided steps (see ``Guidance``); with
+        ``gradient="joint"`` also once the classifier's on the other classifying steps; nothing where the plan lets it
+        stand still. The reconstruction loss of turns before the last is always minus the PSNR, whose gradient an
+        encoder that draws in turns has at hand.
         """
         turn = turn or Turn()
         with self.autocast(), torch.set_grad_enabled(plan.train_encoder):
@@ -131,9 +159,13 @@ class GuidedObjective:
             pull, classification = self._classification(raw, batch.labels, plan, weight, share)
             measures |= classification
             if pull is not None:
+                push = self.guidance.push(gradient, pull, weight) if plan.guided else weight * pull
                 if plan.guided:
-                    measures |= compare_gradients(gradient, pull, weight)
-                gradient = gradient + weight * pull
+                    measures |= compare_gradients(gradient, pull, push)
+                    measures |= self._spent(raw.detach(), batch, turn)
+                    sizes = (x.flatten(1).norm(dim=1) for x in (push, pull))
+                    turn.steered = Steered(raw.detach(), pull, measures["class_loss"], _ratio(*sizes).mean())
+                gradient = gradient + push
         for name, loss in measures.items():
             if name.endswith("_loss") and not loss.isfinite():
                 raise FloatingPointError(f"{name} is {loss.item()}")
@@ -141,12 +173,67 @@ class GuidedObjective:
             raw.backward(share * gradient)
         return measures
 
+    @torch.no_grad()
+    def effect(self, batch: Batch, turn: Turn) -> dict[str, Tensor]:
+        """What a guided step has done to its own batch: the same turn once more, by the encoder that it left.
+
+        Seeded as the step was, stochastic depth is the same, and the loss differs by what the encoder learned.
+
+        Returns:
+            ``class_change``: of the class loss, by measurement; ``class_change_predicted``: by first order, the inner
+            product of the loss's gradient at the Gaussians with how they moved; ``class_loss_after``; ``psnr_change``
+            of the pictures, dB; ``guidance_weight``: how often the class gradient was added. Empty for a turn that
+            nothing steered.
+
+        Raises:
+            FloatingPointError: the encoder's Gaussians are not finite.
+        """
+        before = turn.steered
+        if before is None:
+            return {}
+        with self.autocast():
+            raw = self._encode(batch, turn.again())
+            if not raw.isfinite().all():
+                raise FloatingPointError("the encoder's Gaussians are not finite")
+            logits = self._guide(raw)
+        loss, _ = _cross_entropy(logits, batch.labels)
+        measures = {
+            "class_loss_after": loss,
+            "class_change": loss - before.loss,
+            "class_change_predicted": (before.pull * (raw - before.raw)).sum(),
+            "guidance_weight": before.weight,
+        }
+        try:
+            pictures = [fidelity(self.model, batch.inputs, gaussians) for gaussians in (before.raw, raw)]
+        except ValueError as error:
+            raise FloatingPointError(f"the Gaussians cannot be drawn: {first_line(error)}") from error
+        return measures | {"psnr_change": pictures[1] - pictures[0]}
+
+    @property
+    def _guide(self) -> nn.Module:
+        """The classifier that guides."""
+        averaged = self.guidance.averaged
+        return self.model.classifier if averaged is None else averaged
+
+    @torch.no_grad()
+    def _spent(self, raw: Tensor, batch: Batch, turn: Turn) -> dict[str, Tensor]:
+        """dB by which the Gaussians draw worse than the encoder that the guided phase began with."""
+        start = self.guidance.start
+        if start is None:
+            return {}
+        number = {} if turn.num_gaussians is None else {"num_gaussians": turn.num_gaussians}
+        with self.autocast():
+            first = start(batch.inputs, batch.noise, **number)
+        before, now = (fidelity(self.model, batch.inputs, gaussians) for gaussians in (first, raw))
+        return {"psnr_spent": before - now}
+
     def _encode(self, batch: Batch, turn: Turn) -> Tensor:
         if turn.of == 1:
             number = {} if turn.num_gaussians is None else {"num_gaussians": turn.num_gaussians}
             return self.encoder(batch.inputs, batch.noise, **number)
         if turn.state is None:
             turn.state = self.model.encoder.begin(batch.inputs, batch.noise, turn.num_gaussians)
+        turn.before = turn.state
         state = self.encoder(batch.inputs, batch.noise, turn.state)
         turn.state = state._replace(raw=state.raw.detach())
         return state.raw
@@ -188,7 +275,7 @@ class GuidedObjective:
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
         leaf = raw.detach().requires_grad_(weight != 0)
         # a guided step takes no gradient of the classifier, which DDP around it would wait for
-        classifier = self.model.classifier if plan.guided else self.classifier
+        classifier = self._guide if plan.guided else self.classifier
         with self.autocast():
             logits = classifier(leaf)
         loss, measures = _cross_entropy(logits, labels)
@@ -228,20 +315,26 @@ def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Te
     return loss, {"class_loss": loss.detach(), "accuracy": hits.detach()}
 
 
-def compare_gradients(reconstruction: Tensor, classification: Tensor, gamma: float) -> dict[str, Tensor]:
+def _ratio(one: Tensor, other: Tensor) -> Tensor:
+    """0 where there is nothing to divide by."""
+    return torch.where(other > 0, one / other.where(other > 0, torch.ones_like(other)), 0.0)
+
+
+def compare_gradients(reconstruction: Tensor, classification: Tensor, push: Tensor) -> dict[str, Tensor]:
     """Makes guidance visible, from the gradients of the two mean losses at the raw Gaussians [B, K, 9].
 
-    Means over images, so that nothing depends on how a batch is split over parts and processes.
+    ``push`` is what is added to the first one, ``gamma`` times the second where nothing else is configured. Means over
+    images, so that nothing depends on how a batch is split over parts and processes.
 
     Returns:
         ``reconstruction_gradient`` and ``class_gradient``: the norms of the gradients of an image's own losses, before
         gamma. ``gradient_cosine``: between the two, negative where they disagree. ``steered``: share of the Gaussians
-        that the weighed classifier's gradient moves more than the reconstruction's does.
+        that what is added moves more than the reconstruction's gradient does.
     """
     drawing, naming = (len(gradient) * gradient.flatten(1) for gradient in (reconstruction, classification))
     return {
         "reconstruction_gradient": drawing.norm(dim=1).mean(),
         "class_gradient": naming.norm(dim=1).mean(),
         "gradient_cosine": F.cosine_similarity(drawing, naming).mean(),
-        "steered": (gamma * classification.norm(dim=-1) > reconstruction.norm(dim=-1)).float().mean(),
+        "steered": (push.norm(dim=-1) > reconstruction.norm(dim=-1)).float().mean(),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal
 
@@ -24,6 +24,7 @@ class StepPlan:
         guided: the classifier's gradient steers the Gaussians, and the classifier itself stands still.
         gamma: weight of that gradient; 0 on steps that are not guided.
         train_encoder: the encoder learns; otherwise it stands still.
+        added: the batch takes an ordinary step before the guided one.
     """
 
     phase: Phase
@@ -32,6 +33,11 @@ class StepPlan:
     guided: bool
     gamma: float
     train_encoder: bool = True
+    added: bool = False
+
+    def ordinary(self) -> StepPlan:
+        """What the step would do without its guidance."""
+        return replace(self, guided=False, gamma=0.0, added=False)
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,25 @@ class Schedule:
         guide_every: one step in so many of the guided phase is guided.
         gamma: weight of the classifier's gradient on those.
         freeze_encoder: the encoder stands still in the classify phase.
+        guided_steps: whether they replace ordinary ones, are added to them, or are left out.
     """
 
     ends: tuple[int, int, int, int]
     guide_every: int
     gamma: float
     freeze_encoder: bool = False
+    guided_steps: Literal["replacing", "added", "none"] = "replacing"
 
     @classmethod
     def from_config(cls, config: ScheduleConfig, steps_per_epoch: int) -> Schedule:
         ends = tuple(round(epochs * steps_per_epoch) for epochs in accumulate(config.phase_epochs()))
-        return cls(ends, config.guide_every, config.gamma, config.freeze_encoder)  # type: ignore[arg-type]
+        return cls(
+            ends,  # type: ignore[arg-type]
+            config.guide_every,
+            config.gamma,
+            config.freeze_encoder,
+            config.guided_steps,
+        )
 
     def classify_only(self) -> Schedule:
         """As many steps, all of them of the classify phase: what a network without Gaussians has."""
@@ -77,7 +91,8 @@ class Schedule:
     def plan(self, step: int) -> StepPlan:
         """What step ``step`` (from 0) does."""
         index = sum(step >= end for end in self.ends[:-1])
-        guided = index == 3 and (step - self.ends[2]) % self.guide_every == 0
+        turn = index == 3 and (step - self.ends[2]) % self.guide_every == 0
+        guided = turn and self.guided_steps != "none"
         return StepPlan(
             phase=PHASES[index],
             perceptual=index >= 1,
@@ -85,6 +100,7 @@ class Schedule:
             guided=guided,
             gamma=self.gamma if guided else 0.0,
             train_encoder=not (self.freeze_encoder and index == 2),
+            added=guided and self.guided_steps == "added",
         )
 
 
@@ -109,6 +125,6 @@ def learning_rates(schedule: Schedule, step: int, peak: float, warmup: int) -> d
     starts = {}
     if plan.train_encoder:
         starts["encoder"] = 0
-    if plan.classify and not plan.guided:
+    if plan.classify and (plan.added or not plan.guided):
         starts["classifier"] = schedule.classify_start
     return {name: learning_rate(peak, step, first, schedule.total, warmup) for name, first in starts.items()}

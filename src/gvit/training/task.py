@@ -28,7 +28,7 @@ from gvit.training.distributed import (
     whole_optimizer,
     whole_weights,
 )
-from gvit.training.graphs import GraphedTurns
+from gvit.training.guidance import Guidance
 from gvit.training.motion import GaussianMotion
 from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
 from gvit.training.precision import autocast, keep_float32
@@ -49,7 +49,10 @@ class Task:
     Attributes:
         networks: what learns, by name, each with its own optimizer.
         ema: the moving average that is evaluated and saved instead of the model; None for none.
+        turns: how far the encoder has come with each part of the last batch.
     """
+
+    turns: list[Turn]
 
     def __init__(
         self, model: ImageClassifier, config: TrainConfig, device: torch.device, world: World
@@ -133,6 +136,7 @@ class Task:
             FloatingPointError: Gaussians or a loss are NaN or infinite; no weight has changed.
         """
         count = self.objective.turns(plan)
+<<<<<<< HEAD
         turns = [Turn(of=count, num_gaussians=self.draw_count(step)) for _ in parts]
         parts = [self._on_device(part) for part in parts]
         for number in range(count):
@@ -145,9 +149,44 @@ class Task:
                     measures = self.objective.backward(part, plan, 1 / len(parts), turns[index])
                 measured.append({name: value.item() for name, value in measures.items()})
                 turns[index] = turns[index].then()
+=======
+        self.turns = [Turn(of=count, num_gaussians=self.draw_count(step)) for _ in parts]
+        parts = [self._on_device(part) for part in parts]
+        first = plan.ordinary() if plan.added else plan
+        for number in range(count):
+            if number:
+                self.turns = [turn.then() for turn in self.turns]
+            measures = self._turn(step, parts, first)
+>>>>>>> guidance
             # what learns from the last turn only has no gradient before
             self._optimize(rates if number == count - 1 else {"encoder": rates["encoder"]})
-        return {name: sum(part[name] for part in measured) / len(measured) for name in measured[0]}
+        if plan.added:  # one optimizer step more, whatever the number of turns
+            self.turns = [turn.again() for turn in self.turns]
+            measures = self._turn(step, parts, plan)
+            self._optimize({"encoder": rates["encoder"]})
+        return measures
+
+    def effect(self, step: int, parts: Sequence[Batch]) -> dict[str, float]:
+        """What the step that has just been taken did to its own batch; empty where there is nothing to tell.
+
+        Raises:
+            FloatingPointError: Gaussians are NaN or infinite.
+        """
+        return {}
+
+    def _turn(self, step: int, parts: Sequence[Batch], plan: StepPlan) -> dict[str, float]:
+        """Gradients, and means of what is measured."""
+        measured: list[dict[str, float]] = []
+        for index, part in enumerate(parts):
+            self._seed(step, index, len(parts))
+            with synchronized(self.parallel, last=index == len(parts) - 1):
+                measures = self.objective.backward(part, plan, 1 / len(parts), self.turns[index])
+            measured.append({name: value.item() for name, value in measures.items()})
+        return _mean(measured)
+
+    def _seed(self, step: int, index: int, parts: int) -> None:
+        """Dropout and stochastic depth, too, depend on nothing but seed, step and place in the batch."""
+        torch.manual_seed(derive_seed(self.config.seed, step, self.world.rank * parts + index))
 
     def _on_device(self, batch: Batch) -> Batch:
         dtype = next(self.model.parameters()).dtype
@@ -207,6 +246,7 @@ class GuidedTask(Task):
     """GViT: an encoder that learns to draw, a classifier that learns to read, and guidance of the one by the other."""
 
     model: GViT
+    objective: GuidedObjective
 
     def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
         assert model.encoder is not None
@@ -219,7 +259,8 @@ class GuidedTask(Task):
 
     def make_objective(self) -> Objective:
         self.motion: GaussianMotion | None = None
-        return GuidedObjective(self.model, self.config.objective, self.parallel, self.autocast)
+        self.guidance = Guidance(self.config.guidance)
+        return GuidedObjective(self.model, self.config.objective, self.parallel, self.autocast, self.guidance)
 
     def fit_schedule(self, schedule: Schedule) -> Schedule:
         return schedule
@@ -239,20 +280,50 @@ class GuidedTask(Task):
         self.motion = GaussianMotion(self.model, inputs())
 
     def begin(self, phase: Phase) -> None:
-        if phase == "guide" and self.motion is not None:
+        if phase != "guide":
+            return
+        self.guidance.begin(self.model)
+        if self.motion is not None:
             self.motion.begin()
+
+    def step(
+        self, step: int, parts: Sequence[Batch], plan: StepPlan, rates: dict[str, float]
+    ) -> dict[str, float]:
+        """As of every task; what guidance has cost decides how strong it is in the next guided step."""
+        measures = super().step(step, parts, plan, rates)
+        if "psnr_spent" in measures:
+            self.guidance.settle(self.world.mean({"spent": measures["psnr_spent"]})["spent"])
+        return measures
+
+    def effect(self, step: int, parts: Sequence[Batch]) -> dict[str, float]:
+        measured = []
+        for index, (part, turn) in enumerate(zip(parts, self.turns, strict=True)):
+            self._seed(step, index, len(parts))
+            measures = self.objective.effect(self._on_device(part), turn)
+            measured.append({name: value.item() for name, value in measures.items()})
+        return _mean(measured)
+
+    def _optimize(self, rates: dict[str, float]) -> None:
+        super()._optimize(rates)
+        if "classifier" in rates:
+            self.guidance.follow(self.model.classifier)
 
     def moved(self) -> float | None:
         return None if self.motion is None else self.motion.moved()
 
     def state(self) -> dict[str, Any]:
         motion = {} if self.motion is None else {"motion": self.motion.start}
-        return super().state() | motion
+        return super().state() | motion | {"guidance": self.guidance.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
+        self.guidance.load_state(state.get("guidance", {}), self.model)
         if self.motion is not None:
             self.motion.start = state["motion"]
+
+
+def _mean(measured: Sequence[dict[str, float]]) -> dict[str, float]:
+    return {name: sum(part[name] for part in measured) / len(measured) for name in measured[0]}
 
 
 def make_task(model: ImageClassifier, config: TrainConfig, device: torch.device, world: World) -> Task:
