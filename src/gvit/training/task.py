@@ -136,20 +136,6 @@ class Task:
             FloatingPointError: Gaussians or a loss are NaN or infinite; no weight has changed.
         """
         count = self.objective.turns(plan)
-<<<<<<< HEAD
-        turns = [Turn(of=count, num_gaussians=self.draw_count(step)) for _ in parts]
-        parts = [self._on_device(part) for part in parts]
-        for number in range(count):
-            measured: list[dict[str, float]] = []
-            for index, part in enumerate(parts):
-                # dropout and stochastic depth, too, depend on nothing but seed, step and place in the batch
-                place = self.world.rank * len(parts) + index
-                torch.manual_seed(derive_seed(self.config.seed, step, place))
-                with synchronized(self.parallel, last=index == len(parts) - 1):
-                    measures = self.objective.backward(part, plan, 1 / len(parts), turns[index])
-                measured.append({name: value.item() for name, value in measures.items()})
-                turns[index] = turns[index].then()
-=======
         self.turns = [Turn(of=count, num_gaussians=self.draw_count(step)) for _ in parts]
         parts = [self._on_device(part) for part in parts]
         first = plan.ordinary() if plan.added else plan
@@ -157,7 +143,6 @@ class Task:
             if number:
                 self.turns = [turn.then() for turn in self.turns]
             measures = self._turn(step, parts, first)
->>>>>>> guidance
             # what learns from the last turn only has no gradient before
             self._optimize(rates if number == count - 1 else {"encoder": rates["encoder"]})
         if plan.added:  # one optimizer step more, whatever the number of turns
