@@ -291,7 +291,7 @@ class ComputeConfig:
     accumulate: Annotated[int, Field(ge=1)] = 1
     grad_checkpointing: bool = False
     compile: bool = False
-    graphs: bool = True
+    graphs: bool = False
     fsdp: bool = False
 
 

@@ -28,6 +28,7 @@ from gvit.training.distributed import (
     whole_optimizer,
     whole_weights,
 )
+from gvit.training.graphs import GraphedTurns
 from gvit.training.guidance import Guidance
 from gvit.training.motion import GaussianMotion
 from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
