@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gvit.data.images import find_images, open_image
+from gvit.data.images import find_images, read_pixels
 from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.fitting.optimise import Fit
@@ -166,11 +165,10 @@ def fit_files(
     waiting: dict[tuple[int, ...], list[tuple[Target, Tensor]]] = defaultdict(list)
     for target in targets:
         try:
-            pixels = np.array(open_image(target.source))
+            image = read_pixels(target.source)
         except InputError as error:
             yield error
             continue
-        image = torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
         group = waiting[tuple(image.shape)]
         group.append((target, image))
         if len(group) == batch_size:
