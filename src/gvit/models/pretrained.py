@@ -8,11 +8,11 @@ that holds a ``model.safetensors``.
 
 from __future__ import annotations
 
+import difflib
 import functools
 import hashlib
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -158,11 +158,11 @@ def locate(place: str | Path) -> Path:
     if entry is not None:
         return entry.path()
     missing = f"{place}: no run here ({WEIGHTS_NAME} not found)"
-    if path.name != name or path.exists():  # nobody writes a name like that
+    names = {form for known in shipped() for form in (known, known.removeprefix(f"{DEFAULT_MODEL}."))}
+    # a misspelt name may have been made a path on its way
+    if path.exists() or not (path.name == name or difflib.get_close_matches(path.name, names)):
         raise InputError(f"{missing}; 'gvit train' makes one")
-    names = shipped()
-    other: Iterable[str] = {f for n in names for f in (n, n.removeprefix(f"{DEFAULT_MODEL}."))}
-    raise InputError(f"{missing}, and {unknown_name('pretrained model', name, other).args[0]}")
+    raise InputError(f"{missing}, and {unknown_name('pretrained model', path.name, names).args[0]}")
 
 
 def _download(repository: str, file: str) -> Path:
