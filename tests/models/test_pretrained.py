@@ -1,9 +1,8 @@
 """Pretrained weights: by name, in the package or on a Hub that is faked here; refused where they are other ones."""
 
 import hashlib
-import json
 import shutil
-from dataclasses import asdict, replace
+from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -16,32 +15,12 @@ from safetensors.torch import load_file
 import gvit
 from gvit.models import pretrained, registry
 from gvit.models.architecture import Architecture
-from gvit.models.pretrained import Pretrained, list_pretrained, shipped
+from gvit.models.pretrained import list_pretrained, shipped
 from gvit.models.weights import load_model, save_model
+from pretrained_models import add, trained
 
 ROOT = Path(__file__).parents[2]
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-
-
-def trained(name="gvit_tiny", seed=3, **kwargs):
-    """A model whose weights are nobody else's."""
-    torch.manual_seed(seed)
-    model = gvit.create_model(name, **kwargs).eval()
-    torch.nn.init.normal_(model.encoder.head.weight, std=0.02)
-    return model
-
-
-def add(folder: Path, name: str, model, weights=None, hub=None, place=None) -> Pretrained:
-    """A model among those that are shipped, as ``benchmarks/publish.py`` puts it there."""
-    file = (place or folder) / f"{name}.safetensors"
-    save_model(model, file, weights, dtype=torch.float16)
-    content = file.read_bytes()
-    entry = Pretrained(name, "a test", file.name, hashlib.sha256(content).hexdigest(), len(content), hub)
-    index = folder / "index.json"
-    known = json.loads(index.read_text())
-    index.write_text(json.dumps(known | {name: {k: v for k, v in asdict(entry).items() if k != "name"}}))
-    pretrained._read.cache_clear()
-    return entry
 
 
 @pytest.fixture
