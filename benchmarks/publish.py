@@ -33,8 +33,9 @@ from gvit.errors import InputError
 from gvit.evaluation import evaluate
 from gvit.files import replacing, write_text
 from gvit.losses import psnr
+from gvit.models import pretrained
 from gvit.models.base import ImageClassifier
-from gvit.models.pretrained import FOLDER, INDEX_NAME, Pretrained, shipped
+from gvit.models.pretrained import INDEX_NAME, Pretrained, shipped
 from gvit.models.weights import load_model, save_model
 from gvit.rendering import render
 from gvit.training.run import Run
@@ -129,7 +130,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--num-gaussians", type=int)
     parser.add_argument("--looks", type=int)
     parser.add_argument("--hub")
-    parser.add_argument("--out", type=Path, default=FOLDER)
+    parser.add_argument("--out", type=Path, default=pretrained.FOLDER)
     options = parser.parse_args(argv)
     if not re.fullmatch(r"[\w-]+\.[\w-]+", options.name):
         parser.error(f"{options.name}: names are MODEL.TAG")
@@ -166,8 +167,9 @@ def main(argv: list[str] | None = None) -> None:
     index = {name: asdict(e) for name, e in sorted(known.items())}
     for row in index.values():
         del row["name"]
-    write_text(FOLDER / INDEX_NAME, json.dumps(index, indent=2) + "\n")
-    write_text(FOLDER / f"{entry.name}.md", card(entry, model, whole, half, options))
+    write_text(pretrained.FOLDER / INDEX_NAME, json.dumps(index, indent=2) + "\n")
+    write_text(pretrained.FOLDER / f"{entry.name}.md", card(entry, model, whole, half, options))
+    pretrained._read.cache_clear()
     print(
         f"{options.out / file}: {len(content) / 1e6:.2f} MB, {lost:+.4f} dB lost; {total / 1e6:.2f} MB in all"
     )
