@@ -101,7 +101,8 @@ Trained at commit {options.commit or provenance()["commit"]}.
 
 ## Numbers
 
-On {whole["images"]} images: {where}{drawing}. The file holds 16-bit weights; they are computed with in 32 bits.
+On {whole["images"]} images: {where}{drawing}.
+The file holds 16-bit weights; they are computed with in 32 bits.
 
 |  | 32-bit weights | this file |
 | --- | --- | --- |

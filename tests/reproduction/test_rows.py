@@ -61,6 +61,7 @@ BASE = TrainConfig(
         perceptual_epochs=2.0,
         classify_epochs=3.0,
         guide_epochs=4.0,
+        min_steps=5,
         guide_every=7,
         gamma=0.2,
         freeze_encoder=True,

@@ -13,7 +13,7 @@ from gvit.errors import unknown_name
 
 @dataclass(frozen=True)
 class Options:
-    """List the models: those that can be trained, with size and cost, and pretrained ones.
+    """List the models, with their size and cost, and the pretrained ones.
 
     Tokens: the Gaussians or patches that the classifier reads.
 
