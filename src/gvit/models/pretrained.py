@@ -159,8 +159,10 @@ def locate(place: str | Path) -> Path:
         return entry.path()
     missing = f"{place}: no run here ({WEIGHTS_NAME} not found)"
     names = {form for known in shipped() for form in (known, known.removeprefix(f"{DEFAULT_MODEL}."))}
-    # a misspelt name may have been made a path on its way
-    if path.exists() or not (path.name == name or difflib.get_close_matches(path.name, names)):
+    # a misspelt name may have been made an absolute path on its way here
+    if path.exists() or not (
+        path.name == name or (path.parent == Path.cwd() and difflib.get_close_matches(path.name, names))
+    ):
         raise InputError(f"{missing}; 'gvit train' makes one")
     raise InputError(f"{missing}, and {unknown_name('pretrained model', path.name, names).args[0]}")
 
