@@ -28,7 +28,7 @@ def folder() -> TrainConfig:
             perceptual_epochs=0.0,
             classify_epochs=48.0,
             guide_epochs=10.0,
-            min_steps=1200,
+            min_steps=600,
         ),
         objective=ObjectiveConfig(pixel_loss="psnr", perceptual_weight=0.0),
         optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=3.0, clip_grad=1.0),
