@@ -20,6 +20,8 @@ ROOMS = (
         "provenance",
         "data",
         "prediction",
+        "targets",
+        "encoding",
         "fitting",
         "training",
         "recipes",

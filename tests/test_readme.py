@@ -61,6 +61,7 @@ def test_the_commands_run(folder, monkeypatch):
     ]
     assert {command[1] for command in commands} == {
         "predict",
+        "encode",
         "evaluate",
         "train",
         "models",
@@ -76,6 +77,42 @@ def test_the_commands_run(folder, monkeypatch):
         elif "--resume" not in command:
             assert main([*command[1:], "--epochs", "0.2", "--num-gaussians", "4"]) == 0, command
     assert main(["train", "--resume", "runs/short"]) == 0
+
+
+def test_the_commands_without_training_run(folder, tmp_path, monkeypatch, capsys):
+    """In the order of the README, in a folder that holds nothing but images."""
+    shutil.copy(folder / "digit.png", tmp_path / "digit.png")
+    shutil.copytree(folder / "scans", tmp_path / "scans")
+    Image.fromarray(np.full((48, 64, 3), 128, np.uint8)).save(tmp_path / "photo.jpg")
+    for name in ("a", "b"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for i in range(5):
+            shutil.copy(tmp_path / "photo.jpg", tmp_path / "photos" / name / f"{i}.jpg")
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "pretrained.md").read_text()
+    lines = [line for text in (README, page) for block in blocks("bash", text) for line in block.splitlines()]
+    commands = [shlex.split(line, comments=True) for line in lines if line.startswith("gvit")]
+    assert [command[1] for command in commands] == ["predict", "encode", "train", "predict", "models"]
+    shipped = gvit.list_models(pretrained=True)
+    for command in commands:
+        if command[1] == "encode" and "gvit_tiny.photos" not in shipped:
+            continue
+        short = ["--epochs", "1", "--num-gaussians", "4"] if command[1] == "train" else []
+        assert main([*command[1:], *short]) == 0, command
+    assert "gvit_tiny.digits" in capsys.readouterr().out
+
+
+def test_the_examples_of_pretrained_weights_run(capsys):
+    names, general, *others = blocks("python", (ROOT / "docs" / "pretrained.md").read_text())
+    assert not others
+    found: dict = {}
+    exec(compile(names, "pretrained.md", "exec"), found)
+    assert "gvit_tiny.digits" in capsys.readouterr().out
+    assert (found["model"].num_classes, found["fresh"].num_classes) == (4, 10)
+    if "gvit_tiny.photos" in gvit.list_models(pretrained=True):
+        found["images"] = torch.rand(1, 3, 48, 64)
+        exec(compile(general, "pretrained.md", "exec"), found)
+        assert len(found["gaussians"].raw[0]) == 1000
 
 
 def test_the_table_is_that_of_the_results():

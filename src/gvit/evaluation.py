@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
@@ -11,12 +12,13 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gvit.errors import InputError
+from gvit.errors import InputError, option
 from gvit.losses import psnr, ssim
 from gvit.models.base import ImageClassifier, evaluating
 from gvit.rendering import render
 
 _TOP = 5
+_POOR = 18.0  # dB
 _EXACT = 100.0  # dB; one image redrawn without error must not make the mean infinite
 
 
@@ -44,6 +46,32 @@ class Evaluation:
     def __str__(self) -> str:
         text = f"top-1 {100 * self.top1:.2f} % of {self.num_images} test images"
         return text if self.psnr is None else f"{text}, PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.3f}"
+
+    @property
+    def chance(self) -> float:
+        """Share classified correctly by who always names the class that most of the images have."""
+        return max(map(sum, self.confusion)) / self.num_images
+
+    def concerns(self) -> list[str]:
+        """A line for each sign that nothing, or little, has been learned, with what to try; usually none.
+
+        They are: accuracy within two standard deviations (binomial) of chance, and pictures under 18 dB. Settings are
+        named by ``gvit.errors.option``.
+        """
+        found, chance = [], self.chance
+        if self.top1 <= chance + 2 * math.sqrt(chance * (1 - chance) / self.num_images):
+            found.append(
+                f"top-1 of {100 * self.top1:.1f} % is no better than chance ({100 * chance:.1f} %, and "
+                f"{self.num_images} test images): try more {option('epochs')}, a smaller {option('batch_size')}, more "
+                "images of each class"
+            )
+        if self.psnr is not None and self.psnr < _POOR:
+            found.append(
+                f"PSNR of {self.psnr:.1f} dB: the Gaussians show little of the images, so there is little to "
+                f"classify; try more {option('num_gaussians')}, more {option('epochs')}, or {option('init')} with "
+                "a trained encoder"
+            )
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

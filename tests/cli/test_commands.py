@@ -17,7 +17,7 @@ from gvit.data.loading import EvaluationSamples
 from gvit.data.sources import load_source
 from gvit.data.transforms import eval_transform
 
-COMMANDS = ["train", "predict", "evaluate", "fit", "reproduce", "models"]
+COMMANDS = ["train", "predict", "encode", "evaluate", "fit", "reproduce", "models"]
 
 
 @pytest.fixture(scope="module")
@@ -137,6 +137,18 @@ def test_one_bad_file_does_not_cost_the_others(run, digit_files, tmp_path, capsy
     assert printed.out.startswith(str(tmp_path / "b.png"))
 
 
+def test_a_pretrained_name_classifies_right_after_installation(digit_files, capsys):
+    expected = predictions(capsys, "gvit_tiny.digits", digit_files)
+    assert predictions(capsys, "digits", digit_files) == expected
+    labels = load_source("digits", "test").labels
+    found = [
+        int(entry["predictions"][0]["class_name"]) == labels[int(Path(entry["file"]).name[:3])]
+        for entry in expected
+    ]
+    assert np.mean(found) > 0.9
+    assert "nearest: digits" in fails(capsys, "predict", "digts", digit_files)
+
+
 def test_evaluate_agrees_with_training(run, capsys):
     assert main(["evaluate", str(run)]) == 0
     printed = capsys.readouterr().out
@@ -246,7 +258,7 @@ def test_a_run_of_other_classes_than_its_data_has_now(tmp_path, capsys):
     flags = ["--data-dir", photos, "--num-gaussians", 4, "--epochs", 4, "--workers", 0, "--out", run]
     command = ["train", "folder", *map(str, flags)]
     assert main(command) == 0
-    assert "8 images to train on: a batch is all of them" in capsys.readouterr().err
+    assert "8 images to train on: batches of 8; --batch-size and --epochs" in capsys.readouterr().err
     assert main(["evaluate", str(run)]) == 0
     capsys.readouterr()
     (photos / "a").rename(photos / "c")
@@ -285,8 +297,15 @@ def test_models_lists_sizes_and_costs(capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= 80
-    assert [line.split()[0] for line in lines[2:]] == gvit.list_models()
-    for line, cost in zip(lines[2:], costs, strict=True):
+    end = lines.index("")
+    assert lines[end + 1] == "pretrained"
+    assert [line.split()[0] for line in lines[end + 2 :] if line[0] != " "] == gvit.list_models(
+        pretrained=True
+    )
+    tagged = [name for cost in costs for name in cost["pretrained"]]
+    assert tagged == gvit.list_models(pretrained=True)
+    assert [line.split()[0] for line in lines[2:end]] == gvit.list_models()
+    for line, cost in zip(lines[2:end], costs, strict=True):
         millions = [cost[f"{part}_parameters"] / 1e6 for part in ("encoder", "classifier", "head")]
         gmacs = [cost[f"{part}_gmacs"] for part in ("encoder", "classifier")]
         expected = [cost["img_size"], cost["tokens"], *millions, *gmacs]
@@ -300,7 +319,13 @@ def test_models_takes_patterns(capsys):
         *("gaussian_vit_tiny", "gaussian_vit_tiny_any"),
         *("gvit_tiny", "gvit_tiny_denoising", "vit_tiny_patch8"),
     ]
-    assert [line.split()[0] for line in lines[2:]] == names
+    assert [line.split()[0] for line in lines[2 : lines.index("")]] == names
+    assert main(["models", "gvit_tiny.*"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[0] == "gvit_tiny"
+    assert "gvit_tiny.digits" in lines[5]
+    assert main(["models", "vit_*"]) == 0
+    assert "pretrained" not in capsys.readouterr().out
     assert fails(capsys, "models", "gvit_tinny").startswith("unknown model 'gvit_tinny'; nearest: gvit_tiny")
     assert fails(capsys, "models", "resnet*").startswith("unknown model 'resnet*'; ")
 

@@ -7,7 +7,7 @@ from PIL import Image
 
 import gvit
 from gvit.cli import main
-from gvit.fitting.image_files import plan_targets
+from gvit.targets import plan_targets
 
 QUICK = ("--num-gaussians", 12, "--steps", 3)
 

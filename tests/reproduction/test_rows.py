@@ -62,6 +62,7 @@ BASE = TrainConfig(
         perceptual_epochs=2.0,
         classify_epochs=3.0,
         guide_epochs=4.0,
+        min_steps=5,
         guide_every=7,
         guided_steps="added",
         gamma=0.2,

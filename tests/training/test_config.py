@@ -49,6 +49,7 @@ RANGES = [
     (ScheduleConfig, "guide_epochs", "at least 0", 0.0, BIG, [-1.0]),
     (ScheduleConfig, "guide_every", "at least 1", 1, BIG, [0, -1]),
     (ScheduleConfig, "gamma", "at least 0", 0.0, BIG, [-0.1]),
+    (ScheduleConfig, "min_steps", "at least 1", 1, BIG, [0, -1]),
     (ScheduleConfig, "eval_every", "above 0", TINY, BIG, [0.0, -1.0]),
     (ObjectiveConfig, "perceptual_weight", "at least 0", 0.0, BIG, [-0.1]),
     (GuidanceConfig, "guide_ema", "at least 0 and at most 1", 0.0, 1.0, [-0.1, 1.1]),
@@ -143,7 +144,7 @@ def test_a_whole_number_stands_for_a_float_and_makes_the_same_configuration():
         (DataConfig, "hflip", "no", "hflip must be a valid boolean, got 'no'"),
         (DataConfig, "dataset", 3, "dataset must be a valid string, got 3"),
         (DataConfig, "data_dir", 3, "data_dir must be a path, got 3"),
-        (DataConfig, "batch_size", None, "batch_size must be a valid integer, got None"),
+        (ScheduleConfig, "guide_every", None, "guide_every must be a valid integer, got None"),
         (DataConfig, "bacht_size", 3, "unknown field 'bacht_size'; nearest: batch_size"),
     ],
 )

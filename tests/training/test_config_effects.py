@@ -34,6 +34,7 @@ from gvit.training.setup import Setup, set_up
 from gvit.training.train import train
 
 ELSEWHERE = {  # where a field's effect is shown with more than a test here would have
+    "schedule.min_steps": "test_scaling.py::test_a_run_on_few_images_is_scaled_and_says_so",
     "model.init": "test_loop.py::test_a_run_can_start_from_another_and_keep_what_fits",
     "model.looks": "test_any_number.py::test_a_batch_takes_as_many_optimizer_steps_as_looks_are_set",
     "objective.gaussians_range": "test_any_number.py::test_a_step_draws_a_number_of_its_range",

@@ -14,7 +14,7 @@ from gvit.errors import InputError, unknown_name
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # each is a module of this package with a function run(args) that returns the exit code
-_COMMANDS = ("train", "predict", "evaluate", "fit", "reproduce", "models")
+_COMMANDS = ("train", "predict", "encode", "evaluate", "fit", "reproduce", "models")
 
 _HELP = """\
 usage: gvit COMMAND [options]
@@ -25,10 +25,11 @@ from those alone.
 commands:
   train      train a model; with no argument, on handwritten digits
   predict    classify image files with a trained model
+  encode     draw image files as Gaussians with a trained encoder
   evaluate   measure a trained model on its test images
   fit        fit Gaussians to image files; with no argument, to a photograph
   reproduce  regenerate a table or figure of the paper
-  models     list the models that can be trained, with their size and cost
+  models     list the models, with their size and cost, and the pretrained ones
 
 options:
   -h, --help     this text; 'gvit COMMAND --help' tells a command's options

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from gvit.cli.devices import find_device
+from gvit.cli.encoders import left_to_do, load_encoder, photograph
 from gvit.cli.messages import print_error
 from gvit.cli.parsing import at_least_one, parse
 from gvit.errors import InputError
@@ -15,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from gvit.fitting.optimise import Fit
-    from gvit.models.gvit import GViT
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Options:
         num_gaussians: per image.
         steps: of the optimisation.
         init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
-        start: run folder, or a model.safetensors file, whose encoder draws where the fit begins; in place of init.
+        start: run, model.safetensors file or pretrained model whose encoder draws where the fit begins; not with init.
         adaptive: put half of the Gaussians where the error is largest.
         loss: mse, bce or psnr.
         ssim_weight: weight of 1 - SSIM in the loss.
@@ -57,7 +57,7 @@ class Options:
     num_gaussians: int = 1000
     steps: int = 500
     init: str = "gradient"
-    start: Path | None = None
+    start: str | None = None
     adaptive: bool = True
     loss: str = "mse"
     ssim_weight: float = 0.0
@@ -74,9 +74,10 @@ def run(args: list[str]) -> int:
 
     import torch
 
-    from gvit.fitting.image_files import fit_files, is_fitted, plan_targets, write_fit
+    from gvit.fitting.image_files import FIT_ENDINGS, fit_files, write_fit
     from gvit.fitting.optimise import FIRST_SHARE, check_settings, fit
     from gvit.progress import ProgressBar
+    from gvit.targets import plan_targets
 
     settings: dict[str, Any] = {
         name: getattr(options, name)
@@ -88,15 +89,10 @@ def run(args: list[str]) -> int:
         raise InputError(
             f"--init {options.init} and --start {options.start} are two places to begin; give one"
         )
-    model = None if options.start is None else _load_encoder(options.start).to(device)
+    model = None if options.start is None else load_encoder(options.start, "--start").to(device)
     drawn = max(1, round(options.num_gaussians * (FIRST_SHARE if options.adaptive else 1)))
-    targets = plan_targets(options.images or [_photograph()], options.out)
-    waiting = []
-    for target in targets:
-        if not options.overwrite and is_fitted(target, options.num_gaussians):
-            print(f"{target.source}  skipped: {target.gaussians_file} is there, --overwrite fits it again")
-        else:
-            waiting.append(target)
+    targets = plan_targets(options.images or [photograph()], options.out, FIT_ENDINGS)
+    waiting = targets if options.overwrite else left_to_do(targets, options.num_gaussians)
 
     def fit_images(images: "Tensor") -> "Fit":
         begin = {}
@@ -124,29 +120,3 @@ def run(args: list[str]) -> int:
                 flush=True,
             )
     return 2 if failed else 0
-
-
-def _load_encoder(path: Path) -> "GViT":
-    """A model that draws any number of Gaussians of any image.
-
-    Raises:
-        InputError: there is none, or it draws one number only, or none at all.
-    """
-    from gvit.models.weights import load_model
-
-    model: Any = load_model(path)
-    if model.encoder is None:
-        found = "the model has no encoder"
-    elif not model.encoder.any_number:
-        side = model.encoder.image_side
-        found = f"its encoder draws {model.encoder.num_gaussians} Gaussians of {side}x{side} pixels only"
-    else:
-        return model
-    raise InputError(f"--start {path}: {found}; one that draws any number of any image comes of 'gvit train'")
-
-
-def _photograph() -> Path:
-    """The one that comes with scikit-image: an astronaut, 512 x 512."""
-    from skimage.data import data_dir
-
-    return Path(data_dir) / "astronaut.png"

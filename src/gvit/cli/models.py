@@ -1,6 +1,7 @@
-"""gvit models: what can be trained."""
+"""gvit models: what can be trained, and what is trained already."""
 
 import json
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from gvit.errors import unknown_name
 
 @dataclass(frozen=True)
 class Options:
-    """List the models that can be trained, with their size and cost.
+    """List the models, with their size and cost, and the pretrained ones.
 
     Tokens: the Gaussians or patches that the classifier reads.
 
@@ -36,14 +37,18 @@ def run(args: list[str]) -> int:
     options = parse(Options, args, "gvit models")
 
     from gvit.models.complexity import model_complexity
+    from gvit.models.pretrained import shipped
     from gvit.models.registry import list_models
 
-    names = list_models(options.pattern)
+    # 'gvit_tiny.*' is for pretrained models, which have the size and cost of the model before the point
+    trained = [shipped()[name] for name in list_models(options.pattern, pretrained=True)]
+    names = sorted({*list_models(options.pattern), *(entry.model for entry in trained)} & {*list_models()})
     if not names:
-        raise unknown_name("model", options.pattern, list_models())
+        raise unknown_name("model", options.pattern, [*list_models(), *shipped()])
     costs = [model_complexity(name) for name in names]
     if options.json:
-        print(json.dumps([asdict(cost) for cost in costs], indent=2))
+        tags = {name: [entry.name for entry in trained if entry.model == name] for name in names}
+        print(json.dumps([asdict(cost) | {"pretrained": tags[cost.name]} for cost in costs], indent=2))
         return 0
     print(f"{'':34} {'million parameters':>25} {'GMACs':>19}")
     print(
@@ -56,4 +61,10 @@ def run(args: list[str]) -> int:
             f" {cost.classifier_parameters / 1e6:10.2f} {cost.head_parameters / 1e6:6.2f}"
             f" {cost.encoder_gmacs:8.3f} {cost.classifier_gmacs:10.3f}"
         )
+    if trained:
+        print("\npretrained")
+    for entry in trained:
+        where = "" if entry.hub is None else f", from hf-hub:{entry.hub}"
+        size = f"({entry.bytes / 1e6:.1f} MB{where})"
+        print(*textwrap.wrap(f"{entry.name}  {entry.about} {size}", 80, subsequent_indent="  "), sep="\n")
     return 0

@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated
 
 import tyro
@@ -17,10 +16,12 @@ from gvit.errors import InputError
 class Options:
     """Classify image files with a trained model.
 
+    Without training: gvit predict digits scans/
+
     Example: gvit predict runs/digits scans/ 'more/*.png' --top-k 1
 
     Attributes:
-        run: run folder, or a model.safetensors file.
+        run: run folder, model.safetensors file, or pretrained model.
         images: image files, folders (searched recursively) or quoted patterns.
         top_k: how many classes to show.
         num_gaussians: another number of Gaussians than the model's own, where its encoder draws any number.
@@ -30,7 +31,7 @@ class Options:
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
-    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     images: Annotated[
         tuple[str, ...],
         tyro.conf.Positional,

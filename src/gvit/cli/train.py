@@ -4,7 +4,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -19,8 +19,11 @@ from gvit.training.distributed import joined
 from gvit.training.dry_run import dry_run
 from gvit.training.observers import ConsoleObserver, Observer, TensorBoardObserver
 from gvit.training.run import Run
+from gvit.training.schedule import PHASES
 from gvit.training.setup import set_up
 from gvit.training.train import Interrupted, resume, train
+
+_PHASES = {f"--{phase}-epochs" for phase in PHASES}
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
     defaults = load_recipe(recipe)
     # tyro makes one line of a paragraph
     recipes = "\n\n".join(textwrap.wrap(f"Recipes: {', '.join(sorted(RECIPES))}.", 80))
+    flags = {arg.split("=")[0].replace("_", "-") for arg in args}
+    if flags & _PHASES and "--min-steps" not in flags:  # phases that are given are not stretched
+        defaults = replace(defaults, schedule=replace(defaults.schedule, min_steps=None))
     return recipe, parse(
         NewRun,
         args[1:] if named else args,

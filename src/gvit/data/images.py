@@ -7,7 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from gvit.errors import InputError
 
@@ -61,6 +63,11 @@ def open_image(path: str | Path) -> Image.Image:
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(f"{path}: cannot be read as an image ({reason})") from error
+
+
+def read_pixels(path: str | Path) -> Tensor:
+    """An image file as it is, [3, H, W] in [0, 1]; see ``open_image``."""
+    return torch.from_numpy(np.array(open_image(path))).permute(2, 0, 1).float() / 255
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -94,5 +94,5 @@ class ImageClassifier(Part, nn.Module):
         self.card = ModelCard(name, Preprocessing(self.img_size))
 
     def forget_classes(self) -> None:
-        """For a new head: its classes have no names yet."""
-        self.card = replace(self.card, class_names=())
+        """For a new head, which is there to be trained: its classes have no names yet."""
+        self.card = replace(self.card, class_names=(), encoder_only=False)

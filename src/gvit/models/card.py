@@ -32,8 +32,10 @@ class ModelCard:
         name: registered name; empty for a model that was built directly.
         preprocessing: how image files become inputs.
         class_names: in the order of the logits; empty where unknown.
+        encoder_only: the classifier has learned nothing; a file may leave it out.
     """
 
     name: str
     preprocessing: Preprocessing
     class_names: Sequence[str] = field(default_factory=tuple)
+    encoder_only: bool = False

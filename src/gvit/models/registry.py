@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
 
 from gvit.errors import InputError, first_line, option, unknown_name
 from gvit.models.architecture import Architecture
 from gvit.models.base import ImageClassifier
+from gvit.models.card import ModelCard
+from gvit.models.pretrained import find_pretrained, is_on_hub, list_pretrained, shipped
 from gvit.models.tokens import TOKENIZERS, CanonicalTokens, NeighbourTokens, PatchTokens, Tokenizer
+from gvit.models.weights import load_model
 
 
 @dataclass(frozen=True)
@@ -66,8 +70,15 @@ def register_model(
     _ENTRIES[name] = Entry(about, Architecture.default(tokens.kind, encoder, **arguments), patches, frozen)
 
 
-def list_models(pattern: str = "*") -> list[str]:
-    """Names for ``create_model`` that match a shell-style pattern."""
+def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
+    """Names for ``create_model`` that match a shell-style pattern.
+
+    Args:
+        pattern: ``*`` stands for anything.
+        pretrained: names of trained weights instead, ``MODEL.TAG``; a pattern may leave the tag out.
+    """
+    if pretrained:
+        return list_pretrained(pattern)
     return sorted(name for name in _ENTRIES if fnmatch(name, pattern))
 
 
@@ -78,7 +89,7 @@ def registered(name: str) -> Entry:
         InputError: nothing; the nearest names are given.
     """
     if name not in _ENTRIES:
-        raise unknown_name("model", name, _ENTRIES)
+        raise unknown_name("model", name, {*_ENTRIES, *(shipped() if "." in name else ())})
     return _ENTRIES[name]
 
 
@@ -109,19 +120,71 @@ def with_arguments(name: str, parts: Architecture, **kwargs: Any) -> Architectur
         raise InputError(f"model {name}: {error.args[0]}") from None
 
 
-def create_model(name: str, **kwargs: Any) -> ImageClassifier:
-    """A freshly initialised model.
+def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> ImageClassifier:
+    """A model by name, freshly initialised or with trained weights, in training mode.
 
     Args:
-        name: one of ``list_models()``.
+        name: one of ``list_models()`` or ``list_models(pretrained=True)``, or ``hf-hub:OWNER/NAME``. With a tag
+            (``gvit_tiny.digits``) the architecture is that of the trained weights.
+        pretrained: with trained weights: those of the tag, or the model's general encoder (``MODEL.photos``) where the
+            name has none. What the arguments make new is freshly initialised: the head, where ``num_classes`` is
+            another number, and the whole classifier above a general encoder.
         **kwargs: arguments of its parts (the encoder, the tokens, the transformer) that replace the named model's own,
             for example ``num_classes``, ``img_size``, ``num_gaussians``, ``drop_path_rate``; all of them are in
             ``gvit.models.registry.architecture(name).flat``.
 
     Raises:
-        ValueError: an unknown name (the nearest ones are given) or unusable arguments.
+        ValueError: an unknown name (the nearest ones are given), unusable arguments, or arguments that don't fit the
+            trained weights.
     """
-    return build(name, architecture(name, **kwargs))
+    named = is_on_hub(name) or find_pretrained(name) is not None
+    if not pretrained and (name in _ENTRIES or not named):
+        return build(name, architecture(name, **kwargs))
+    if not named:
+        raise _no_weights(name)
+    trained = load_model(name)
+    model = build(name, with_arguments(name, Architecture.of(trained), **kwargs))
+    class_names = trained.card.class_names if model.num_classes == trained.num_classes else ()
+    preprocessing = replace(trained.card.preprocessing, img_size=model.img_size)
+    model.card = ModelCard(trained.card.name, preprocessing, class_names)
+    if pretrained:
+        _take_over(name, model, trained, kwargs)
+    return model
+
+
+def _no_weights(name: str) -> InputError:
+    if name not in _ENTRIES:
+        return unknown_name("pretrained model", name, shipped())
+    return InputError(f"model {name} has no pretrained weights of its own; there are: {', '.join(shipped())}")
+
+
+# what no weight has the shape of, but an encoder has learned with
+_LEARNED_WITH = ("scale_factor", "noise_std", "noise_seed", "detail")
+
+
+def _take_over(name: str, model: ImageClassifier, trained: ImageClassifier, given: dict[str, Any]) -> None:
+    """Copy all weights, but those of a head of other classes, and of a classifier that has learned nothing.
+
+    Raises:
+        InputError: arguments that the weights don't fit with.
+    """
+
+    def learned(weight: str) -> bool:
+        if trained.card.encoder_only:
+            return weight.startswith("encoder.")
+        return model.num_classes == trained.num_classes or not re.match(r"(classifier\.)?head\.", weight)
+
+    theirs = {weight: value for weight, value in trained.state_dict().items() if learned(weight)}
+    ours = model.state_dict()
+    before, after = Architecture.of(trained).flat, Architecture.of(model).flat
+    changed = [argument for argument in given if before.get(argument) != after.get(argument)]
+    wrong = [argument for argument in changed if argument in _LEARNED_WITH]
+    if {w: v.shape for w, v in ours.items() if learned(w)} != {w: v.shape for w, v in theirs.items()}:
+        wrong = wrong or [argument for argument in changed if argument != "num_classes"]
+    if wrong:
+        arguments = ", ".join(option(argument, given[argument]) for argument in wrong)
+        raise InputError(f"model {name}: its pretrained weights don't go with {arguments}")
+    model.load_state_dict(ours | theirs)
 
 
 def build(name: str, parts: Architecture) -> ImageClassifier:

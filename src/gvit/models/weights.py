@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -18,28 +19,47 @@ from gvit.models.architecture import Architecture
 from gvit.models.base import ImageClassifier
 from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.formats import from_first_format
+from gvit.models.pretrained import WEIGHTS_NAME, locate
 
-WEIGHTS_NAME = "model.safetensors"
+__all__ = ["FORMAT", "WEIGHTS_NAME", "load_model", "save_model"]
+
 FORMAT = 2
 _METADATA_KEY = "gvit.model"
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def save_model(model: ImageClassifier, path: str | Path, weights: Mapping[str, Tensor] | None = None) -> None:
+def save_model(
+    model: ImageClassifier,
+    path: str | Path,
+    weights: Mapping[str, Tensor] | None = None,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> None:
     """Write weights, all arguments and ``model.card`` to one safetensors file, whole or not at all.
 
     Args:
         model: the model.
         path: of the file; ends in ``.safetensors``.
-        weights: its state where that is not ``model.state_dict()``, a moving average for example.
+        weights: its state where that is not ``model.state_dict()``, a moving average for example. Of a model whose
+            card says ``encoder_only`` the classifier may be left out.
+        dtype: of the weights in the file, ``torch.float32``, ``float16`` or ``bfloat16``; half precision halves the
+            file. Whatever it is, ``load_model`` gives a float32 model.
 
     Raises:
-        InputError: another suffix, the file cannot be written, or a part of the model has no registered kind.
+        InputError: another suffix or dtype, the file cannot be written, a part of the model has no registered kind, or
+            weights are too large for the dtype.
     """
+    if dtype not in _DTYPES:
+        raise InputError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
     if Path(path).suffix != ".safetensors":
         raise InputError(f"{path}: models are written as safetensors; name a file that ends in .safetensors")
     state = model.state_dict() if weights is None else weights
     # a run in double precision, too, leaves weights that load into a float32 model
-    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in state.items()}
+    tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in state.items()}
+    if dtype == torch.float16:  # finite in float32 only
+        large = [n for n, t in tensors.items() if t.isinf().any() and not state[n].isinf().any()]
+        if large:
+            raise InputError(f"{path}: {large[0]} holds numbers that {dtype} can't; save as torch.bfloat16")
     described = {
         "format": FORMAT,
         "architecture": Architecture.of(model).to_dict(),
@@ -51,20 +71,25 @@ def save_model(model: ImageClassifier, path: str | Path, weights: Mapping[str, T
 
 
 def load_model(path: str | Path) -> ImageClassifier:
-    """The model of a run folder or of a weights file written by gvit, in evaluation mode, on the CPU.
+    """The model of a run, a weights file or a name, in evaluation mode, on the CPU, in float32.
+
+    Args:
+        path: a run folder; a weights file written by gvit; a name out of ``gvit.list_models(pretrained=True)``, or
+            its tag alone (``digits`` is ``gvit_tiny.digits``); or ``hf-hub:OWNER/NAME``. A run or file wins over a
+            name that is written alike.
 
     Raises:
-        ValueError: there is no such run, or its weights are damaged, of a newer gvit, or not gvit's.
+        ValueError: there is no such run or name (the nearest are given); the Hub can't be reached; or the weights are
+            damaged, exchanged, of a newer gvit, or not gvit's.
     """
-    path = Path(path)
-    file = path / WEIGHTS_NAME if path.is_dir() else path
-    if not file.is_file():
-        raise InputError(f"{path}: no run here ({WEIGHTS_NAME} not found); 'gvit train' makes one")
+    file = locate(path)
     try:
         with safe_open(file, "pt") as opened:
             described = json.loads((opened.metadata() or {})[_METADATA_KEY])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         model = _describe(described)
+        if model.card.encoder_only:  # its classifier is what chance makes it
+            tensors = model.state_dict() | tensors
         model.load_state_dict(tensors)
     except InputError as error:
         raise InputError(f"{file}: {error.args[0]}") from error
@@ -84,6 +109,9 @@ def _describe(described: dict[str, Any]) -> ImageClassifier:
         raise InputError(f"format {described['format']}, which a newer gvit wrote")
     model = Architecture(**described["architecture"]).build()
     model.card = ModelCard(
-        described["name"], Preprocessing(**described["preprocessing"]), tuple(described["class_names"])
+        described["name"],
+        Preprocessing(**described["preprocessing"]),
+        tuple(described["class_names"]),
+        described.get("encoder_only", False),
     )
     return model

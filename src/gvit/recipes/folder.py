@@ -1,10 +1,14 @@
 """GViT on anyone's folder of photographs, small enough for a laptop's CPU: 64 px, 64 Gaussians.
 
+It starts from the pretrained encoder ``gvit_tiny.photos``, if gvit came with it. Batch and epochs follow the number of
+training images (``gvit.training.scaling``).
+
 Command: ``gvit train folder --data-dir FOLDER``, with ``FOLDER/CLASS/*.jpg`` or ``FOLDER/train/CLASS/*.jpg`` and
 ``FOLDER/val/CLASS/*.jpg``. Hardware, time and number: they depend on the folder.
 """
 
 from gvit.training.config import (
+    AUTO,
     DataConfig,
     ModelConfig,
     ObjectiveConfig,
@@ -17,10 +21,14 @@ from gvit.training.config import (
 def folder() -> TrainConfig:
     """The complete configuration."""
     return TrainConfig(
-        model=ModelConfig("gvit_tiny", img_size=64, num_gaussians=64),
-        data=DataConfig("folder", batch_size=64, min_crop=0.5),
+        model=ModelConfig("gvit_tiny", init=AUTO, img_size=64, num_gaussians=64),
+        data=DataConfig("folder", batch_size=None, min_crop=0.5),
         schedule=ScheduleConfig(
-            reconstruct_epochs=2.0, perceptual_epochs=0.0, classify_epochs=48.0, guide_epochs=10.0
+            reconstruct_epochs=2.0,
+            perceptual_epochs=0.0,
+            classify_epochs=48.0,
+            guide_epochs=10.0,
+            min_steps=600,
         ),
         objective=ObjectiveConfig(pixel_loss="psnr", perceptual_weight=0.0),
         optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=3.0, clip_grad=1.0),

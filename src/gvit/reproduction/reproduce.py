@@ -36,7 +36,7 @@ from gvit.reproduction.targets import (
     with_budget,
 )
 from gvit.reproduction.transfer import table2
-from gvit.training.config import TrainConfig
+from gvit.training.config import AUTO, TrainConfig
 from gvit.training.distributed import ALONE
 from gvit.training.dry_run import DryRun, dry_run
 from gvit.training.feed import Feed
@@ -78,6 +78,10 @@ def plan(
     if what not in TARGETS:
         raise unknown_name("target", what, TARGETS)
     config = load_recipe(recipe)
+    if config.model.init == AUTO:  # what is compared with the paper starts from nothing
+        config = change(config, model={"init": None})
+    # its jobs are planned by their epochs
+    config = change(config, schedule={"min_steps": None})
     if config.model.model is None or config.model.init is not None:
         raise InputError(
             f"recipe {recipe} starts from another run; name one that doesn't: digits_paper, imagenette_paper, ..."

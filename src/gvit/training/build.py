@@ -10,14 +10,15 @@ import torch
 from timm.optim import param_groups_layer_decay, param_groups_weight_decay
 from torch import nn
 
-from gvit.errors import InputError, option
+from gvit.errors import InputError, option, wording
 from gvit.gaussians import Gaussians
 from gvit.models.architecture import Architecture
 from gvit.models.base import ImageClassifier
 from gvit.models.card import Preprocessing
+from gvit.models.pretrained import find_pretrained, general_encoder, is_on_hub
 from gvit.models.registry import architecture, build, with_arguments
 from gvit.models.weights import load_model
-from gvit.training.config import ModelConfig, OptimizerConfig, TrainConfig
+from gvit.training.config import AUTO, ModelConfig, OptimizerConfig, TrainConfig
 
 Known = tuple[str, Architecture]
 
@@ -68,6 +69,45 @@ def build_model(
     if source is not None and initial is not None and initialize:
         notes += start_from(model, initial, source)
     return model, notes
+
+
+def settle_start(config: ModelConfig) -> tuple[ModelConfig, list[str]]:
+    """The configuration with ``init`` as the name of one file, for good, where it names pretrained weights.
+
+    Returns:
+        It, and a line where ``auto`` found an encoder, or one that does not fit.
+
+    Raises:
+        InputError: a name with a checksum that is another file's now.
+    """
+    if config.init is None:
+        return config, []
+    if config.init != AUTO:
+        name = config.init.as_posix()
+        entry = None if config.init.is_absolute() or is_on_hub(name) else find_pretrained(name)
+        return (config if entry is None else replace(config, init=Path(entry.pinned))), []
+    scratch, entry = replace(config, init=None), general_encoder(config.model)
+    if entry is None:
+        return scratch, []
+    if not _fits(scratch, load_model(entry.pinned)):
+        return scratch, [f"{entry.name} does not fit this encoder, which starts from random numbers"]
+    off = wording("init=None", "--init None")
+    return replace(config, init=Path(entry.pinned)), [
+        f"starts from {entry.name} ({off}: from random numbers)"
+    ]
+
+
+def _fits(config: ModelConfig, initial: ImageClassifier) -> bool:
+    """Whether the configured model's encoder can take over another's weights."""
+    name, parts = _named(config, None)
+    parts, wanted, _ = _settings(config, name, parts)
+    with torch.random.fork_rng(devices=[]):
+        model = build(name, with_arguments(name, parts, **wanted))
+    return _shapes(model.encoder) == _shapes(initial.encoder)
+
+
+def _shapes(network: nn.Module | None) -> dict[str, torch.Size] | None:
+    return None if network is None else {name: value.shape for name, value in network.state_dict().items()}
 
 
 def _named(config: ModelConfig, initial: ImageClassifier | None) -> tuple[str, Architecture]:
@@ -151,12 +191,13 @@ def start_from(model: ImageClassifier, initial: ImageClassifier, source: Path) -
         raise InputError(f"{start}: is {initial.card.name}, which {model.card.name} cannot start from")
     if model.encoder is None or initial.encoder is None:
         return [_start_classifier(model, initial, source, model.card.name, same_classes)]
-    ours, theirs = model.encoder.state_dict(), initial.encoder.state_dict()
-    if {n: t.shape for n, t in ours.items()} != {n: t.shape for n, t in theirs.items()}:
+    if _shapes(model.encoder) != _shapes(initial.encoder):
         raise InputError(
             f"{start}: its encoder ({_size(initial)}) does not fit this model's ({_size(model)})"
         )
-    model.encoder.load_state_dict(theirs)
+    model.encoder.load_state_dict(initial.encoder.state_dict())
+    if initial.card.encoder_only:
+        return [f"encoder from {source}, classifier new"]
     return [
         f"encoder from {source}",
         _start_classifier(model.classifier, initial.classifier, source, "classifier", same_classes),

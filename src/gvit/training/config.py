@@ -19,6 +19,7 @@ from pydantic.fields import FieldInfo
 
 from gvit.errors import InputError, option, unknown_name
 from gvit.losses import PixelLoss
+from gvit.models.pretrained import is_pretrained_name
 
 _Config = TypeVar("_Config")
 
@@ -27,6 +28,17 @@ _CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate
 
 # A run can be resumed and evaluated from elsewhere.
 _AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(Path.absolute)]
+
+# As ``ModelConfig.init``: the pretrained encoder MODEL.photos where there is one that fits.
+AUTO = Path("auto")
+
+
+def _start(place: Path) -> Path:
+    """A path, made absolute, or a name as it is."""
+    return place if place == AUTO or is_pretrained_name(place.as_posix()) else place.absolute()
+
+
+_Start = Annotated[Path, Field(strict=False), AfterValidator(_start)]
 
 
 def _raises_input_error(kind: type[_Config]) -> type[_Config]:
@@ -94,7 +106,8 @@ class ModelConfig:
 
     Attributes:
         model: a name that 'gvit models' gives; None takes that of --init.
-        init: run or weights file to start from: its encoder, and its classifier where that has the same size.
+        init: run, weights file or name of pretrained weights to start from: their encoder, and their classifier where
+            that has the same size; auto: the pretrained encoder MODEL.photos where there is one that fits.
         img_size: height and width of the input, pixels.
         num_gaussians: K, Gaussians per image.
         scale_factor: c, the largest standard deviation in units of the Gaussians' spacing.
@@ -108,7 +121,7 @@ class ModelConfig:
     """
 
     model: str | None = "gvit_small"
-    init: _AbsolutePath | None = None
+    init: _Start | None = None
     img_size: Annotated[int | None, Field(ge=11)] = None
     num_gaussians: Annotated[int | None, Field(ge=1)] = None
     scale_factor: Annotated[float | None, Field(gt=0)] = None
@@ -133,7 +146,7 @@ class DataConfig:
         dataset: digits, folder (class folders of image files), parquet (Hugging Face image convention) or gaussians
             (class folders of what gvit fit writes).
         data_dir: folder that holds the images; digits need none.
-        batch_size: images per step, over all processes.
+        batch_size: images per step, over all processes; None leaves it to the number of training images.
         workers: processes that load images; 0 loads them in the main one.
         crop_mode: for evaluation: center cuts a square, squash ignores the aspect ratio.
         crop_pct: for evaluation: share of the shorter side that the centre crop keeps.
@@ -146,7 +159,7 @@ class DataConfig:
 
     dataset: str = "digits"
     data_dir: _AbsolutePath | None = None
-    batch_size: Annotated[int, Field(ge=1)] = 256
+    batch_size: Annotated[int | None, Field(ge=1)] = 256
     workers: Annotated[int, Field(ge=0)] = 0
     crop_mode: Literal["center", "squash"] = "center"
     crop_pct: Annotated[float, Field(gt=0, le=1)] = 0.875
@@ -168,6 +181,7 @@ class ScheduleConfig:
         perceptual_epochs: the same with 1 - SSIM added.
         classify_epochs: the classifier learns to read the Gaussians; the encoder goes on.
         guide_epochs: the classifier's gradient steers the Gaussians.
+        min_steps: stretch the phases to so many steps, where few images make fewer and epochs is not given.
         guide_every: in the guided phase, one step in so many is guided.
         guided_steps: replacing: a guided step takes an ordinary one's place; added: its batch takes an ordinary step
             first; none: a guided phase without guidance, to compare with.
@@ -181,6 +195,7 @@ class ScheduleConfig:
     perceptual_epochs: Annotated[float, Field(ge=0)] = 50
     classify_epochs: Annotated[float, Field(ge=0)] = 150
     guide_epochs: Annotated[float, Field(ge=0)] = 50
+    min_steps: Annotated[int | None, Field(ge=1)] = None
     guide_every: Annotated[int, Field(ge=1)] = 10
     guided_steps: Literal["replacing", "added", "none"] = "replacing"
     gamma: Annotated[float, Field(ge=0)] = 0.1

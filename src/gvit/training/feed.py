@@ -22,6 +22,7 @@ from gvit.errors import InputError, option
 from gvit.models.base import ImageClassifier
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import World
+from gvit.training.scaling import fitting_batch
 
 
 class Feed:
@@ -58,7 +59,7 @@ class Feed:
             raise InputError(
                 f"data set {data.dataset!r} has other classes, or another order, to test than to train"
             )
-        self.batch_size = min(data.batch_size, len(self.train))
+        self.batch_size = min(data.batch_size or fitting_batch(len(self.train)), len(self.train))
         parts = world.size * config.compute.accumulate
         if self.batch_size % parts:
             raise InputError(

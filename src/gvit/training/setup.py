@@ -8,10 +8,11 @@ import torch
 
 from gvit.errors import InputError, Note, option
 from gvit.models.base import ImageClassifier
-from gvit.training.build import Known, build_model, resolved
+from gvit.training.build import Known, build_model, resolved, settle_start
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import ALONE, World
 from gvit.training.feed import Feed
+from gvit.training.scaling import MOST_BATCH, fitting_batch, stretched
 from gvit.training.schedule import Schedule, learning_rates
 from gvit.training.task import Task, make_task
 
@@ -76,7 +77,11 @@ def set_up(
         InputError: unusable configuration or data.
     """
     feed = Feed(config, world)
-    model, notes = build_model(config, list(feed.train.class_names), feed.train.example, known, initialize)
+    config, notes = _scaled(config, feed)
+    if known is None:
+        model_config, of_start = settle_start(config.model)
+        config, notes = replace(config, model=model_config), [*notes, *of_start]
+    model, of_model = build_model(config, list(feed.train.class_names), feed.train.example, known, initialize)
     _check_range(config, model)
     task = make_task(model, config, torch.device(device), world)
     schedule = Schedule.from_config(config.schedule, feed.steps_per_epoch)
@@ -86,7 +91,22 @@ def set_up(
     few = range(0, len(feed.tests), -(-len(feed.tests) // _NUM_PROBES))
     task.watch(lambda: torch.stack([feed.tests[i][0] for i in few]))
     setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
-    return replace(setup, notes=tuple(map(Note, (*notes, *_proportions(setup)))))
+    return replace(setup, notes=tuple(map(Note, (*notes, *of_model, *_proportions(setup)))))
+
+
+def _scaled(config: TrainConfig, feed: Feed) -> tuple[TrainConfig, list[str]]:
+    """What the configuration leaves to the number of training images, written out; and a line that says so."""
+    batch = config.data.batch_size or fitting_batch(len(feed.train))
+    schedule = stretched(config.schedule, feed.steps_per_epoch)
+    told = []
+    if config.data.batch_size is None and batch != MOST_BATCH:
+        told.append(f"batches of {feed.batch_size}")
+    if schedule != config.schedule:
+        usual, steps = sum(config.schedule.phase_epochs()), round(schedule.epochs or 0) * feed.steps_per_epoch
+        told.append(f"{schedule.epochs:g} epochs instead of {usual:g} ({steps} steps)")
+    else_ = f"{option('batch_size')} and {option('epochs')} decide otherwise"
+    notes = [f"{len(feed.train)} images to train on: {' and '.join(told)}; {else_}"] if told else []
+    return replace(config, data=replace(config.data, batch_size=batch), schedule=schedule), notes
 
 
 def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
@@ -102,7 +122,7 @@ def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
 def _proportions(setup: Setup) -> list[str]:
     """What is out of proportion in a run, though it can be done."""
     feed, schedule, notes = setup.feed, setup.schedule, []
-    if feed.batch_size < setup.config.data.batch_size:
+    if feed.batch_size < (setup.config.data.batch_size or 0):
         notes.append(
             f"{len(feed.train)} images to train on: a batch is all of them, not {setup.config.data.batch_size}"
         )

@@ -39,7 +39,7 @@ class ConsoleObserver(Observer):
 
     def start(self, start: Start) -> None:
         self.begun, self.first, self.total = time.perf_counter(), start.done, start.total
-        self.phase, self.losses, self.speed = "", "", 0.0
+        self.phase, self.losses, self.speed, self.classified = "", "", 0.0, False
         for note in start.notes:
             self.console.print(self.worded(note))
         if self.header:
@@ -51,6 +51,7 @@ class ConsoleObserver(Observer):
 
     def step(self, step: Step) -> None:
         self.phase = step.plan.phase
+        self.classified |= step.plan.classify
         self.losses = " ".join(
             f"{short} {step.measures[name]:.3f}" for name, short in _SHORT.items() if name in step.measures
         )
@@ -75,3 +76,7 @@ class ConsoleObserver(Observer):
             f"{clock(elapsed)} gone, {clock(left)} left",
         ]
         self.console.print("  ".join(part for part in parts if part))
+        # an encoder that is trained for itself classifies nothing
+        if evaluated.step == self.total and self.classified:
+            for concern in result.concerns():
+                self.console.print(self.worded(concern))

@@ -1,0 +1,60 @@
+"""What the commands that make files of Gaussians have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gvit.errors import InputError
+
+if TYPE_CHECKING:
+    from gvit.models.gvit import GViT
+    from gvit.targets import Target
+
+
+def left_to_do(targets: Sequence[Target], num_gaussians: int) -> list[Target]:
+    """Those without results; of the others a line tells that they are skipped.
+
+    Raises:
+        InputError: results of another number of Gaussians are there, or damaged ones.
+    """
+    from gvit.targets import is_done
+
+    waiting = []
+    for target in targets:
+        if is_done(target, num_gaussians):
+            print(f"{target.source}  skipped: {target.gaussians_file} is there, --overwrite makes it again")
+        else:
+            waiting.append(target)
+    return waiting
+
+
+def load_encoder(place: str, flag: str) -> GViT:
+    """A model that draws any number of Gaussians of any image.
+
+    Args:
+        place: run folder, weights file or name.
+        flag: what the user gave it to.
+
+    Raises:
+        InputError: there is none, or it draws one number only, or none at all.
+    """
+    from gvit.models.weights import load_model
+
+    model: Any = load_model(place)
+    if model.encoder is None:
+        found = "the model has no encoder"
+    elif not model.encoder.any_number:
+        side = model.encoder.image_side
+        found = f"its encoder draws {model.encoder.num_gaussians} Gaussians of {side}x{side} pixels only"
+    else:
+        return model
+    raise InputError(f"{flag} {place}: {found}; one that draws any number of any image comes of 'gvit train'")
+
+
+def photograph() -> Path:
+    """The one that comes with scikit-image: an astronaut, 512 x 512."""
+    from skimage.data import data_dir
+
+    return Path(data_dir) / "astronaut.png"

@@ -1,0 +1,141 @@
+"""Image files to files of results: what each is called, and which are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from jaxtyping import Float
+from torch import Tensor
+
+from gvit.data.images import find_images
+from gvit.errors import InputError, option, wording
+from gvit.files import check_writable
+from gvit.gaussians import Gaussians
+from gvit.viewing.figures import save_figure, save_picture
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Gaussians and their drawing; a fit has a figure, too
+ENDINGS = (".safetensors", ".png")
+
+
+@dataclass(frozen=True)
+class Target:
+    """An image file and the files that its results are written to.
+
+    Attributes:
+        source: the image file.
+        name: path without suffix, in the folder for results.
+        endings: what the names of those files add to it.
+    """
+
+    source: Path
+    name: Path
+    endings: tuple[str, ...] = ENDINGS
+
+    @property
+    def files(self) -> list[Path]:
+        return [self._file(ending) for ending in self.endings]
+
+    @property
+    def gaussians_file(self) -> Path:
+        return self._file(".safetensors")
+
+    @property
+    def picture_file(self) -> Path:
+        return self._file(".png")
+
+    @property
+    def figure_file(self) -> Path:
+        return self._file("-fit.png")
+
+    def _file(self, ending: str) -> Path:
+        return self.name.with_name(self.name.name + ending)
+
+
+def plan_targets(
+    sources: Sequence[str | Path], out: Path, endings: tuple[str, ...] = ENDINGS
+) -> list[Target]:
+    """Image files named by files, folders and patterns, each with its own files in ``out``.
+
+    Images of a folder keep their place in it: ``photos`` makes ``out/cat/1.png`` of ``photos/cat/1.jpg``.
+    Where ``out`` lies in that folder, what is in it is left alone.
+
+    Raises:
+        InputError: nothing is found, results would replace each other or an image, or cannot be written.
+    """
+    targets: dict[Path, Target] = {}
+    for source in sources:
+        folder = Path(source)
+        inside = folder.is_dir()
+        if inside and folder.resolve() == out.resolve():
+            raise InputError(f"{out} holds the images; choose another {option('out')} folder for the results")
+        for file in find_images([source]):
+            if inside and out.resolve() in file.resolve().parents:
+                continue
+            place = file.relative_to(folder) if inside else Path(file.name)
+            targets.setdefault(file.resolve(), Target(file, out / place.with_suffix(""), endings))
+    check_writable(out)
+    owners: dict[Path, Path] = {}
+    for target in targets.values():
+        for file in target.files:
+            if file.is_dir():
+                raise InputError(
+                    f"{file} is a folder, where a result has to go; choose another {option('out')} folder"
+                )
+            if file.resolve() in targets:
+                raise InputError(
+                    f"{file} is an image and would be replaced; choose another {option('out')} folder"
+                )
+            other = owners.setdefault(file, target.source)
+            if other != target.source:
+                raise InputError(
+                    f"{other} and {target.source} would both be written to {file}; "
+                    f"give them two {option('out')} folders"
+                )
+    return list(targets.values())
+
+
+def is_done(target: Target, num_gaussians: int) -> bool:
+    """Whether an image has its Gaussians already.
+
+    Raises:
+        InputError: with another number of Gaussians, or what is there is damaged.
+    """
+    file = target.gaussians_file
+    if not file.exists():
+        return False
+    again = f"{wording('overwrite=True', '--overwrite')} makes it again"
+    try:
+        count = len(Gaussians.load(file))
+    except ValueError as error:
+        raise InputError(f"{error}; {again}") from error
+    if count != num_gaussians:
+        raise InputError(
+            f"{file} has {count} Gaussians, not {num_gaussians}: {option('num_gaussians', count)} goes on, "
+            f"{again}, {option('out', 'FOLDER')} writes elsewhere"
+        )
+    return True
+
+
+def write_results(
+    target: Target, gaussians: Gaussians, picture: Float[Tensor, "3 h w"], figure: Figure | None = None
+) -> None:
+    """The files of one image: the picture with values in [0, 1], the figure if there is one, the Gaussians.
+
+    Raises:
+        InputError: they cannot be written.
+    """
+    try:
+        target.name.parent.mkdir(parents=True, exist_ok=True)
+        save_picture(picture, target.picture_file)
+        if figure is not None:
+            save_figure(figure, target.figure_file)
+        # the last one: where it is, the others are, too
+        gaussians.save(target.gaussians_file)
+    except OSError as error:
+        raise InputError(f"{target.name.parent}: cannot write results here ({error.strerror})") from error

@@ -1,0 +1,297 @@
+"""A run that is told nothing else fits its data: batch, epochs, where it starts, and what it says of itself."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gvit
+from gvit.cli import main
+from gvit.errors import InputError, for_command_line
+from gvit.evaluation import Evaluation
+from gvit.models import pretrained
+from gvit.models.pretrained import shipped
+from gvit.models.weights import save_model
+from gvit.recipes import folder as folder_recipe
+from gvit.recipes import load_recipe
+from gvit.reproduction.reproduce import plan
+from gvit.training.config import AUTO, DataConfig, ModelConfig, ScheduleConfig, TrainConfig
+from gvit.training.scaling import fitting_batch, stretched
+from gvit.training.setup import set_up
+from gvit.training.train import Interrupted, resume, train
+from pretrained_models import add, trained
+
+
+def test_the_batch_is_an_eighth_of_the_images_within_bounds():
+    found = {number: fitting_batch(number) for number in (1, 24, 64, 120, 160, 200, 400, 512, 10**6)}
+    assert found == {1: 8, 24: 8, 64: 8, 120: 16, 160: 16, 200: 32, 400: 64, 512: 64, 10**6: 64}
+    sizes = [fitting_batch(number) for number in range(1, 600)]
+    assert sizes == sorted(sizes)
+
+
+def test_few_steps_are_stretched_to_the_least_number_and_many_are_left_alone():
+    schedule = folder_recipe().schedule
+    least, usual = schedule.min_steps, sum(schedule.phase_epochs())
+    assert stretched(schedule, 10**4) == schedule
+    for steps_per_epoch in (1, 7, 8, 9):
+        longer = stretched(schedule, steps_per_epoch)
+        assert least <= longer.epochs * steps_per_epoch < least + steps_per_epoch
+        assert longer.epochs == round(longer.epochs) > usual
+        proportions = [length / longer.epochs for length in longer.phase_epochs()]
+        assert proportions == pytest.approx([length / usual for length in schedule.phase_epochs()])
+        assert stretched(longer, steps_per_epoch) == longer  # resumed, it is the same
+    for given in ({"epochs": 3.0}, {"min_steps": None}):
+        mine = replace(schedule, **given)
+        assert stretched(mine, 1) == mine
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Two classes of 15: 24 to train with."""
+    place = tmp_path_factory.mktemp("photos")
+    for number, name in enumerate(("cat", "dog")):
+        (place / name).mkdir()
+        for i in range(15):
+            pixels = np.random.default_rng(i).integers(0, 100, (3, 3, 3)) + 100 * number
+            picture = Image.fromarray(pixels.astype(np.uint8))
+            picture.resize((40, 30), Image.Resampling.BICUBIC).save(place / name / f"{i}.png")
+    return place
+
+
+def config(photos: Path, **model) -> TrainConfig:
+    recipe = folder_recipe()
+    settings = {"num_gaussians": 6, "looks": 1, "img_size": 16} | model
+    return replace(
+        recipe,
+        model=replace(recipe.model, **settings),
+        data=replace(recipe.data, data_dir=photos),
+    )
+
+
+def notes(setup) -> list[str]:
+    return [str(note) for note in setup.notes]
+
+
+def test_a_run_on_few_images_is_scaled_and_says_so(photos):
+    setup = set_up(config(photos))
+    told = (
+        "24 images to train on: batches of 8 and 200 epochs instead of 60 (600 steps); batch_size and epochs"
+    )
+    assert notes(setup)[0] == f"{told} decide otherwise"
+    assert (setup.config.data.batch_size, setup.config.schedule.epochs, setup.schedule.total) == (
+        8,
+        200,
+        600,
+    )
+    again = set_up(setup.config)
+    assert again.schedule == setup.schedule
+    assert not [note for note in notes(again) if "images to train on" in note]
+
+
+def test_what_is_given_wins(photos):
+    given = config(photos)
+    given = replace(
+        given, data=replace(given.data, batch_size=12), schedule=replace(given.schedule, epochs=2.0)
+    )
+    setup = set_up(given)
+    assert (setup.feed.batch_size, setup.schedule.total) == (12, 4)
+    assert not [note for note in notes(setup) if "images to train on" in note]
+
+
+def test_phases_given_on_the_command_line_are_not_stretched(photos, capsys):
+    small = [
+        "--data-dir",
+        str(photos),
+        "--num-gaussians",
+        "6",
+        "--looks",
+        "1",
+        "--img-size",
+        "16",
+        "--dry-run",
+    ]
+    for flags, epochs in (
+        ([], 200.0),
+        (["--classify-epochs", "3"], 15.0),
+        (["--classify_epochs=3"], 15.0),
+        (["--classify-epochs", "3", "--min-steps", "60"], 20.0),
+        (["--epochs", "2"], 2.0),
+        (["--min-steps", "None"], 60.0),
+    ):
+        assert main(["train", "folder", *small, *flags]) == 0
+        printed = capsys.readouterr().out
+        assert f"epochs={epochs} " in printed, flags
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    place = tmp_path / "package"
+    place.mkdir()
+    (place / "index.json").write_text("{}")
+    monkeypatch.setattr(pretrained, "FOLDER", place)
+    pretrained._read.cache_clear()
+    yield place
+    pretrained._read.cache_clear()
+
+
+@pytest.fixture
+def general(package):
+    """A general encoder among what is shipped."""
+    encoder = trained(seed=4, num_classes=0)
+    encoder.card = replace(encoder.card, encoder_only=True)
+    weights = {n: w for n, w in encoder.state_dict().items() if n.startswith("encoder.")}
+    return add(package, "gvit_tiny.photos", encoder, weights)
+
+
+def test_without_a_general_encoder_the_recipe_starts_from_random_numbers(photos, package):
+    setup = set_up(config(photos))
+    assert setup.config.model.init is None
+    assert not setup.task.model.encoder.head.weight.any()
+    assert not [note for note in notes(setup) if "encoder" in note]
+
+
+def test_the_folder_recipe_starts_from_the_general_encoder_and_says_so(photos, general):
+    setup = set_up(config(photos))
+    assert str(setup.config.model.init) == general.pinned
+    line = f"starts from {general.name} (init=None: from random numbers)"
+    assert line in notes(setup)
+    assert line.replace("init=None", "--init None") in map(for_command_line, setup.notes)
+    assert f"encoder from {general.pinned}, classifier new" in notes(setup)
+    theirs = gvit.load_model(general.name).encoder.state_dict()
+    assert all(torch.equal(theirs[n], w) for n, w in setup.task.model.encoder.state_dict().items())
+    without = set_up(config(photos, init=None))
+    ours = setup.task.model.classifier.state_dict()
+    assert all(torch.equal(ours[n], w) for n, w in without.task.model.classifier.state_dict().items())
+
+
+@pytest.mark.parametrize(
+    "model", [{"model": "vit_tiny_patch8", "num_gaussians": None}, {"model": "gvit_tiny_denoising"}]
+)
+def test_models_without_a_general_encoder_of_their_own_take_none(photos, general, model):
+    setup = set_up(config(photos, **{"looks": None, "img_size": 32} | model))
+    assert setup.config.model.init is None
+    assert not [note for note in notes(setup) if "photos" in note]
+
+
+def test_a_general_encoder_that_does_not_fit_is_not_taken(photos, package):
+    add(package, "gvit_tiny.photos", trained(num_classes=0, encoder_dim=48))
+    setup = set_up(config(photos))
+    assert setup.config.model.init is None
+    assert "gvit_tiny.photos does not fit this encoder, which starts from random numbers" in notes(setup)
+
+
+def test_an_interrupted_run_goes_on_with_the_encoder_that_it_began_with(photos, package, general, tmp_path):
+    """Whatever the package holds by then."""
+    short = config(photos)
+    short = replace(short, schedule=replace(short.schedule, epochs=2.0))
+    whole = train(short, tmp_path / "whole")
+    with pytest.raises(Interrupted):
+        train(short, tmp_path / "run", stop=lambda: True)
+    shutil.copytree(tmp_path / "run", tmp_path / "later")
+    add(package, general.name, trained(seed=9, num_classes=0))  # another one, of the same size
+    assert resume(tmp_path / "run") == whole
+    (package / "index.json").write_text("{}")
+    pretrained._read.cache_clear()
+    assert resume(tmp_path / "later") == whole
+    first, *others = (gvit.load_model(tmp_path / name).state_dict() for name in ("whole", "run", "later"))
+    assert all(torch.equal(first[n], other[n]) for n in first for other in others)
+    held = json.loads((tmp_path / "later" / "config.json").read_text())["model"]["init"]
+    assert held == general.pinned
+    # begun anew, it is the same encoder or none
+    (tmp_path / "later" / "checkpoint.pt").unlink()
+    (tmp_path / "later" / "model.safetensors").unlink()
+    with pytest.raises(InputError, match="this version of gvit has no such weights any more"):
+        resume(tmp_path / "later")
+
+
+def test_init_takes_names_and_paths(package, general, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert ModelConfig(init="auto").init == AUTO
+    assert ModelConfig(init="photos").init == Path("photos")
+    assert ModelConfig(init="hf-hub:a/b").init == Path("hf-hub:a/b")
+    assert ModelConfig(init="gone").init == tmp_path / "gone"
+    (tmp_path / "photos").mkdir()
+    assert ModelConfig(init="photos").init == Path("photos")  # a folder of images, perhaps
+    save_model(trained(), tmp_path / "photos" / "model.safetensors")
+    assert ModelConfig(init="photos").init == tmp_path / "photos"
+    for value in ("auto", "gvit_tiny.photos@0123456789ab", "hf-hub:a/b@v1"):
+        held = TrainConfig(ModelConfig(init=value), DataConfig())
+        assert TrainConfig.from_json(held.to_json()) == held
+
+
+def test_a_misspelt_name_gets_the_nearest(photos, general, capsys):
+    flags = ["--data-dir", str(photos), "--init", "gvit_tiny.fotos", "--dry-run"]
+    assert main(["train", "folder", *flags]) == 2
+    assert "nearest: gvit_tiny.photos" in capsys.readouterr().err
+
+
+def test_the_papers_comparisons_start_from_nothing(photos, general, tmp_path):
+    target = plan("table1b", "folder", 1, tmp_path / "store", data_dir=photos)
+    configs = [row.job.config for row in target.rows]
+    assert configs
+    assert {c.model.init for c in configs} == {None}
+    assert {c.schedule.min_steps for c in configs} == {None}
+
+
+def evaluation(confusion, psnr=None) -> Evaluation:
+    counts = np.array(confusion)
+    top1 = np.trace(counts) / counts.sum()
+    return Evaluation(int(counts.sum()), float(top1), None, psnr, psnr and 0.5, confusion)
+
+
+@pytest.mark.parametrize(
+    ("confusion", "concerned"),
+    [
+        (np.full((5, 5), 2).tolist(), True),  # 20 % of 50, five classes
+        ((2 * np.eye(5, dtype=int) + 1).tolist(), False),  # 43 % of 35
+        ((np.eye(5, dtype=int) + 1).tolist(), True),  # 33 % of 30: two standard deviations are 15 points
+        ((10 * np.eye(5, dtype=int) + 20).tolist(), False),  # 27 % of 550
+        ([[90, 0], [10, 0]], True),  # the larger class's name for all
+        ([[9, 0], [0, 9]], False),
+    ],
+)
+def test_a_result_that_chance_would_reach_is_named(confusion, concerned):
+    found = evaluation(confusion, 25.0).concerns()
+    assert bool(found) == concerned
+    if found:
+        assert "no better than chance (" in found[0]
+        assert "--batch-size" in for_command_line(found[0])
+
+
+def test_pictures_under_eighteen_decibels_are_named():
+    good = [[9, 0], [0, 9]]
+    assert not evaluation(good, 18.0).concerns()
+    assert not evaluation(good).concerns()
+    (line,) = evaluation(good, 14.7).concerns()
+    assert line.startswith("PSNR of 14.7 dB: ")
+    assert "--num-gaussians" in for_command_line(line)
+
+
+def test_a_run_that_learned_nothing_says_so_at_its_end_and_one_that_classifies_nothing_does_not(
+    photos, package, tmp_path, capsys
+):
+    small = ["--data-dir", str(photos), "--num-gaussians", "6", "--looks", "1", "--img-size", "16"]
+    assert (
+        main(["train", "folder", *small, "--base-lr", "1e-9", "--epochs", "2", "--out", str(tmp_path / "a")])
+        == 0
+    )
+    errors = capsys.readouterr().err
+    assert errors.count("is no better than chance (50.0 %, and 6 test images): try more --epochs") == 1
+    drawing = ["--classify-epochs", "0", "--guide-epochs", "0", "--reconstruct-epochs", "1"]
+    assert main(["train", "folder", *small, *drawing, "--out", str(tmp_path / "b")]) == 0
+    assert "chance" not in capsys.readouterr().err
+
+
+def test_only_the_folder_recipe_scales_and_starts_by_itself():
+    for name in ("digits", "cifar10", "imagenette", "imagenet1k"):
+        recipe = load_recipe(name)
+        assert recipe.model.init is None
+        assert recipe.data.batch_size is not None
+        assert recipe.schedule.min_steps is None
+    assert isinstance(folder_recipe().schedule, ScheduleConfig)
+    assert set(shipped()) >= {"gvit_tiny.digits"}
