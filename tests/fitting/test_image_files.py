@@ -83,7 +83,7 @@ def test_a_start_is_what_an_encoder_draws_of_each_image(tmp_path, encoder, capsy
             expected = gvit.fit(image, 12, 3, drawn, adaptive=not flags).gaussians[0]
             found = gvit.Gaussians.load(out / f"{file.stem}.safetensors")
             assert found.scale_factor == expected.scale_factor
-            torch.testing.assert_close(found.raw, expected.raw, rtol=1e-3, atol=1e-3)
+            torch.testing.assert_close(found.raw, expected.raw, rtol=1e-3, atol=5e-3)
     capsys.readouterr()
     assert run(*files, "--out", out, *QUICK, "--start", encoder) == 0
     assert capsys.readouterr().out.count("skipped") == 2

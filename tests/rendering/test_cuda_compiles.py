@@ -83,6 +83,8 @@ def draw(batch: int, count: int, height: int, width: int, channels: int) -> None
 def test_every_launch_compiles(compiled, size):
     draw(*size)
     assert compiled.keys() == KERNELS
+    # of the backend's warps, one does a tile: sums over its pixels pass through no shared memory
+    assert {kernel.metadata.shared for kernels in compiled.values() for kernel in kernels} == {0}
 
 
 def test_large_tiles_and_lists_of_known_length_compile(compiled, monkeypatch):

@@ -87,6 +87,11 @@ class _Scene(NamedTuple):
         return max(math.log2(alpha_min), _LOWEST) if alpha_min > 0 else _LOWEST
 
 
+def _scene(tensors: tuple[Tensor, ...], height: int, width: int, constants: Constants) -> _Scene:
+    centers, covariances, colors, opacities, background = (tensor.contiguous() for tensor in tensors)
+    return _Scene(centers, covariances, colors, opacities, background, height, width, constants)
+
+
 class _Entries(NamedTuple):
     """See ``cuda_kernels``."""
 
@@ -151,8 +156,7 @@ def _forward(
 ) -> Rendered | None:
     check_device(centers.device)
     kernels = _kernels()
-    inputs = (x.contiguous() for x in (centers, covariances, colors, opacities, background))
-    scene = _Scene(*inputs, height, width, constants)
+    scene = _scene((centers, covariances, colors, opacities, background), height, width, constants)
     batch, count, channels = scene.shape
     entries = _find_entries(scene, check=True)
     if entries is None or not (count or scene.background.isfinite().all()):
@@ -184,8 +188,8 @@ def _backward(
     constants: Constants,
 ) -> Gradients:
     kernels = _kernels()
-    inputs = tuple(x.contiguous() for x in (centers, covariances, colors, opacities, background))
-    scene = _Scene(*inputs, *transmittance.shape[-2:], constants)
+    height, width = transmittance.shape[-2:]
+    scene = _scene((centers, covariances, colors, opacities, background), height, width, constants)
     batch, count, channels = scene.shape
     if grad_image is None:
         grad_image = colors.new_zeros(batch, channels, scene.height, scene.width)
@@ -197,7 +201,7 @@ def _backward(
     places = len(entries.gaussians)
     sums = colors.new_empty(groups, places, kernels.NUM_FIELDS)
     grad_background = colors.new_zeros(batch, tiles, channels)
-    gradients = tuple(torch.empty_like(x) for x in inputs[:4])
+    gradients = tuple(torch.empty_like(x) for x in scene[:4])
     if batch:
         kernels.backward[(tiles, batch, groups)](
             *(entries.parameters, scene.colors, scene.background, *entries[1:]),

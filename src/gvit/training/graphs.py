@@ -31,22 +31,18 @@ class GraphedTurns(nn.Module):
         self, images: Tensor, noise: Tensor | None = None, state: Drawing | None = None, **drawing: int | None
     ) -> Tensor | Drawing:
         """As the encoder's own."""
-        graph = None
-        if (
-            state is not None
-            and torch.is_grad_enabled()
-            and not torch.is_autocast_enabled(images.device.type)
-        ):
-            key = (images.shape, state.raw.shape, images.dtype)
-            if key not in self.recorded and len(self.recorded) < _MOST:
-                # its inputs become the graph's own memory: none may be another's
-                inputs = tuple(tensor.detach().clone() for tensor in (images, *state))
-                self.recorded[key] = torch.cuda.make_graphed_callables(_Turn(self.encoder), inputs)
-            graph = self.recorded.get(key)
-        if graph is None:
+        if state is None or not torch.is_grad_enabled() or torch.is_autocast_enabled(images.device.type):
             return self.encoder(images, noise, state, **drawing)
-        # what comes back is the graph's own memory, which the next turn overwrites
-        return Drawing(*(tensor.clone() for tensor in graph(images, *state)))
+        key = (images.shape, state.raw.shape, images.dtype)
+        if key not in self.recorded:
+            if len(self.recorded) == _MOST:
+                return self.encoder(images, noise, state, **drawing)
+            # its inputs become the graph's own memory: none may be another's
+            inputs = tuple(tensor.detach().clone() for tensor in (images, *state))
+            self.recorded[key] = torch.cuda.make_graphed_callables(_Turn(self.encoder), inputs)
+        raw, *seen = self.recorded[key](images, *state)
+        # what comes back is the graph's own memory, which the next turn overwrites; all of it claims to have a gradient
+        return Drawing(raw.clone(), *(tensor.detach().clone() for tensor in seen))
 
 
 class _Turn(nn.Module):
@@ -57,4 +53,5 @@ class _Turn(nn.Module):
         self.encoder = encoder
 
     def forward(self, images: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.encoder(images, None, Drawing(*state)))
+        drawing: Drawing = self.encoder(images, None, Drawing(*state))
+        return tuple(drawing)

@@ -1,0 +1,112 @@
+"""CUDA graphs of an encoder's turns; without a GPU, by a stand-in that reuses memory as a graph does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gvit.data.loading import Batch
+from gvit.recipes import debug
+from gvit.training.graphs import _MOST, GraphedTurns
+from gvit.training.setup import set_up
+from gvit.training.task import GuidedTask
+
+
+class Replayed(torch.autograd.Function):
+    """Outputs in the same memory at every call, gradients of the module's parameters as a graph gives them."""
+
+    @staticmethod
+    def forward(ctx, record, *tensors):
+        turn, inputs, outputs, parameters = record
+        for own, given in zip(inputs, tensors[: len(inputs)], strict=True):
+            own.copy_(given)
+        with torch.enable_grad():
+            computed = turn(*inputs)
+        for own, found in zip(outputs, computed, strict=True):
+            own.copy_(found.detach())
+        ctx.computed, ctx.parameters, ctx.count = computed, parameters, len(inputs)
+        return tuple(output.detach() for output in outputs)
+
+    @staticmethod
+    def backward(ctx, grad, *_):
+        found = torch.autograd.grad(ctx.computed[0], ctx.parameters, grad)
+        return (None, *[None] * ctx.count, *found)
+
+
+def graphed(turn: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., tuple[Tensor, ...]]:
+    parameters = list(turn.parameters())
+    outputs = [torch.empty_like(tensor) for tensor in turn(*inputs)]
+    record = (turn, inputs, outputs, parameters)
+    return lambda *tensors: Replayed.apply(record, *tensors, *parameters)
+
+
+def task() -> GuidedTask:
+    config = debug()
+    config = replace(config, model=replace(config.model, encoder="refining", looks=3, tokens="neighbours"))
+    made = set_up(config).task
+    assert isinstance(made, GuidedTask)
+    return made
+
+
+def batch(size: int, seed: int) -> Batch:
+    random = torch.Generator().manual_seed(seed)
+    images = torch.rand(size, 3, 32, 32, generator=random)
+    return Batch(images, torch.randint(10, (size,), generator=random), torch.zeros(size, 16, 9))
+
+
+def train(made: GuidedTask, sizes: list[int]) -> dict[str, Tensor]:
+    setup = set_up(debug())
+    step = setup.schedule.steps_of("guide").start
+    plan = replace(setup.schedule.plan(step), added=True)  # the last turn again, from where it came from
+    for number, size in enumerate(sizes):
+        made.step(step + number, [batch(size, number)], plan, {"encoder": 1e-2, "classifier": 1e-2})
+    return made.model.state_dict()
+
+
+def test_replayed_turns_train_as_ever(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    ever, replayed = task(), task()
+    encoder = GraphedTurns(replayed.model.encoder)
+    replayed.objective.encoder = encoder
+    sizes = [4, 4, 3, 4]
+    expected, found = train(ever, sizes), train(replayed, sizes)
+    assert len(encoder.recorded) == 2  # one for each size of a batch
+    for name, weights in expected.items():
+        torch.testing.assert_close(found[name], weights, msg=name)
+
+
+def test_there_is_an_end_to_the_graphs(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    made = task()
+    encoder = GraphedTurns(made.model.encoder)
+    made.objective.encoder = encoder
+    train(made, list(range(2, 2 + _MOST + 2)))
+    assert len(encoder.recorded) == _MOST
+
+
+def test_a_prediction_is_not_recorded(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *args: pytest.fail("recorded"))
+    encoder = task().model.encoder
+    images = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = encoder(images)
+        assert torch.equal(GraphedTurns(encoder)(images), expected)
+        state = encoder.begin(images)
+        assert torch.equal(GraphedTurns(encoder)(images, None, state).raw, encoder(images, None, state).raw)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_graphs_on_a_gpu_train_as_ever():
+    config = debug()
+    config = replace(config, model=replace(config.model, encoder="refining", looks=3, tokens="neighbours"))
+    weights = []
+    for graphs in (False, True):
+        made = set_up(replace(config, compute=replace(config.compute, graphs=graphs)), "cuda").task
+        weights.append(train(made, [4, 4, 3, 4]))
+        assert isinstance(made.objective.encoder, GraphedTurns) == graphs
+    for name, one in weights[0].items():
+        torch.testing.assert_close(weights[1][name], one, rtol=1e-3, atol=1e-3, msg=name)
