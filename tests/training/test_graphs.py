@@ -99,6 +99,14 @@ def test_a_prediction_is_not_recorded(monkeypatch):
         assert torch.equal(GraphedTurns(encoder)(images, None, state).raw, encoder(images, None, state).raw)
 
 
+def test_a_run_on_the_cpu_says_that_graphs_have_no_effect():
+    config = debug()
+    assert not any("graphs" in note for note in set_up(config).notes)
+    setup = set_up(replace(config, compute=replace(config.compute, graphs=True)))
+    (note,) = (note for note in setup.notes if "graphs" in note)
+    assert "has no effect: it is for one GPU" in note
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_graphs_on_a_gpu_train_as_ever():
     config = debug()

@@ -91,7 +91,8 @@ def set_up(
     few = range(0, len(feed.tests), -(-len(feed.tests) // _NUM_PROBES))
     task.watch(lambda: torch.stack([feed.tests[i][0] for i in few]))
     setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
-    return replace(setup, notes=tuple(map(Note, (*notes, *of_model, *_proportions(setup)))))
+    notes = [*notes, *of_model, *_proportions(setup), *_left_out(setup)]
+    return replace(setup, notes=tuple(map(Note, notes)))
 
 
 def _scaled(config: TrainConfig, feed: Feed) -> tuple[TrainConfig, list[str]]:
@@ -117,6 +118,17 @@ def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
             raise InputError(
                 f"{option('gaussians_range')} needs {what} of any number of Gaussians, not {part.kind!r}"
             )
+
+
+def _left_out(setup: Setup) -> list[str]:
+    """What is asked for and has no effect."""
+    if not setup.config.compute.graphs or setup.task.graphs:
+        return []
+    return [
+        f"{option('graphs')} has no effect: it is for one GPU, {option('precision', 'float32')}, an encoder of several "
+        f"looks and one number of Gaussians, without {option('accumulate')}, {option('compile')} and "
+        f"{option('grad_checkpointing')}"
+    ]
 
 
 def _proportions(setup: Setup) -> list[str]:

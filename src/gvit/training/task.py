@@ -49,6 +49,7 @@ class Task:
 
     Attributes:
         networks: what learns, by name, each with its own optimizer.
+        graphs: those of them that are called as CUDA graphs.
         ema: the moving average that is evaluated and saved instead of the model; None for none.
         turns: how far the encoder has come with each part of the last batch.
     """
@@ -71,8 +72,8 @@ class Task:
             for network in self.networks.values():
                 network.compile()
         self.parallel = {name: distribute(net, world, compute.fsdp) for name, net in self.networks.items()}
-        if compute.graphs and device.type == "cuda" and world.size == 1 and compute.accumulate == 1:
-            self.parallel |= self.graphed()
+        self.graphs = self.graphed() if compute.graphs else {}
+        self.parallel |= self.graphs
         self.optimizers = {
             # the layer-wise decay is the classifier's: what an encoder learned to draw is not to be forgotten by layers
             name: build_optimizer(net, optimizer, optimizer.layer_decay if name == "classifier" else None)
@@ -85,7 +86,7 @@ class Task:
         return {"classifier": model}
 
     def graphed(self) -> dict[str, nn.Module]:
-        """Networks that are called as CUDA graphs."""
+        """Those of the networks that can be called as CUDA graphs, so called."""
         return {}
 
     def make_objective(self) -> Objective:
@@ -240,8 +241,10 @@ class GuidedTask(Task):
 
     def graphed(self) -> dict[str, nn.Module]:
         encoder, compute = self.model.encoder, self.config.compute
-        recordable = encoder.turns > 1 and not (compute.grad_checkpointing or compute.compile)
-        return {"encoder": GraphedTurns(encoder)} if recordable else {}
+        alone = self.device.type == "cuda" and self.world.size == 1 and compute.accumulate == 1
+        plain = compute.precision == "float32" and not (compute.grad_checkpointing or compute.compile)
+        alike = encoder.turns > 1 and self.config.objective.gaussians_range is None
+        return {"encoder": GraphedTurns(encoder)} if alone and plain and alike else {}
 
     def make_objective(self) -> Objective:
         self.motion: GaussianMotion | None = None
