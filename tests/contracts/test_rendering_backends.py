@@ -7,6 +7,7 @@ sizes.
 from __future__ import annotations
 
 import importlib.util
+import math
 import os
 import subprocess
 import sys
@@ -113,6 +114,28 @@ def test_constants(backend, constants):
     wanted = rasterize(*exact[:4], 14, 15, background=exact.background, backend="reference", **constants)
     for one, other in zip(got, wanted, strict=True):
         torch.testing.assert_close(one.double().cpu(), other, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_an_infinite_variance_is_refused(backend):
+    for variance in ([[math.inf, 0.0], [0.0, 1.0]], [[math.inf, 0.0], [0.0, math.inf]]):
+        scene = random_scene(1, 3, 6, 5)
+        scene.covariances[0, 1] = torch.tensor(variance)
+        with pytest.raises(ValueError, match=r"covariances must be finite, got inf at index \[0, 1, 0, 0\]"):
+            rasterize(*on_device(scene, backend)[:4], 6, 5, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_centres_whose_sum_is_infinite_lie_far_away(backend):
+    scene = random_scene(1, 3, 6, 5)
+    scene.centers[0, 1] = torch.tensor([3e38, 3e38])
+    far = on_device(scene, backend)
+    without = on_device(Scene(*(t[:, [0, 2]] for t in scene[:4]), scene.background), backend)
+    drawn, expected = (
+        rasterize(*inputs[:4], 6, 5, background=inputs.background, backend=backend)[0]
+        for inputs in (far, without)
+    )
+    torch.testing.assert_close(drawn, expected)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from gvit.cli import main
-from gvit.training.distributed import World
+from gvit.training.distributed import World, load_optimizer
 
 # 20 steps over all four phases, without what is random by place in the batch
 ARGUMENTS = ["train", "debug", "--drop-path-rate", "0", "--batch-size", "16", "--epochs", str(20 / 89)]
@@ -88,6 +88,23 @@ def test_two_processes_are_guided_as_one_is(tmp_path):
     assert_close(two, one, 1e-8)
     states = [checkpoint(folder)["guidance"] for folder in (one, two)]
     assert states[0]["multiplier"] == pytest.approx(states[1]["multiplier"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("saved", "ours"), [(None, True), (True, None), (False, True)])
+def test_an_optimizer_goes_on_on_another_device(saved, ours):
+    """A fused one counts its steps on the device (here one without numbers, in place of a GPU), others on the CPU."""
+    before = torch.nn.Linear(2, 2)
+    kept = torch.optim.AdamW(before.parameters())
+    before(torch.ones(1, 2)).sum().backward()
+    kept.step()
+    state = kept.state_dict()
+    state["param_groups"][0]["fused"] = saved
+    network = torch.nn.Linear(2, 2, device="meta")
+    optimizer = torch.optim.AdamW(network.parameters())
+    optimizer.param_groups[0]["fused"] = ours
+    load_optimizer(network, optimizer, state)
+    assert optimizer.param_groups[0]["fused"] is ours
+    assert {str(one["step"].device) for one in optimizer.state.values()} == {"meta" if ours else "cpu"}
 
 
 def test_images_that_came_round_again_are_dropped(monkeypatch):

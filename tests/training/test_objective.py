@@ -11,7 +11,7 @@ from gvit.data.loading import Batch
 from gvit.losses import pixel_loss, ssim
 from gvit.rendering import render
 from gvit.training.config import ObjectiveConfig
-from gvit.training.objective import ClassificationObjective, GuidedObjective, compare_gradients
+from gvit.training.objective import ClassificationObjective, GuidedObjective, Turn, compare_gradients
 from gvit.training.schedule import StepPlan
 
 DRAW = StepPlan("reconstruct", perceptual=False, classify=False, guided=False, gamma=0.0)
@@ -237,3 +237,16 @@ def test_parts_of_a_batch_add_up_to_the_whole_for_a_classifier_alone():
 
     halves = [Batch(*(field[rows] for field in whole)) for rows in (slice(2), slice(2, 4))]
     torch.testing.assert_close(gradient(*halves), gradient(whole))
+
+
+def test_an_encoder_that_cannot_draw_what_it_predicts_has_diverged():
+    """It draws within its own turn, before anybody else looks at the Gaussians."""
+    model = gvit.create_model("gvit_tiny", img_size=16, num_gaussians=4, num_classes=2)
+    torch.nn.init.constant_(model.encoder.head.bias, torch.nan)
+    objective = GuidedObjective(model, ObjectiveConfig(pixel_loss="psnr", perceptual_weight=0.0))
+    batch = Batch(torch.rand(2, 3, 16, 16), torch.tensor([0, 1]), torch.zeros(2, 4, 9))
+    plan = StepPlan(
+        "reconstruct", perceptual=False, classify=False, train_encoder=True, guided=False, gamma=0.0
+    )
+    with pytest.raises(FloatingPointError, match="the Gaussians cannot be drawn: centers must be finite"):
+        objective.backward(batch, plan, turn=Turn(of=2))

@@ -152,11 +152,12 @@ class EverySampler(Sampler[int]):
         return ((self.rank + i * self.world_size) % self.num_samples for i in range(len(self)))
 
 
-def training_loader(samples: TrainingSamples, sampler: StepSampler, workers: int = 0) -> DataLoader[Batch]:
-    """The sampler's batches."""
-    return DataLoader(
-        samples, batch_sampler=sampler, num_workers=workers, pin_memory=torch.cuda.is_available()
-    )
+def training_loader(
+    samples: TrainingSamples, sampler: StepSampler, workers: int = 0, pin: bool = True
+) -> DataLoader[Batch]:
+    """The sampler's batches; ``pin``: where there is a GPU, in memory that it reads by itself."""
+    pin = pin and torch.cuda.is_available()
+    return DataLoader(samples, batch_sampler=sampler, num_workers=workers, pin_memory=pin)
 
 
 def evaluation_loader(

@@ -115,7 +115,7 @@ def prepare(
             xx += blur
             yy += blur
             det = xx * yy - xy * xy
-            if not det > 0.0:
+            if not 0.0 < det < np.inf:
                 return
             rows[b, k, 0] = 0
             rows[b, k, 1] = 0

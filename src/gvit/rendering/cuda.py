@@ -9,8 +9,9 @@ from __future__ import annotations
 import functools
 import math
 import os
+from collections.abc import Callable
 from types import ModuleType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ _COLLECTED_PER_PROGRAM = 32
 _TILE, _SMALL_TILE, _FEW_TILES = 16, 8, 8192
 # Lists with a place for every Gaussian need no length, which the CPU would have to wait for; up to so many places.
 _ROOMY = 4_000_000
+_MOST_PLACES = 2**31 - 1
 # float32 has no smaller number than 2^-149, so alpha_min = 0 asks for no more than that
 _LOWEST = -149.0
 
@@ -109,7 +111,7 @@ def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
     parameters = torch.empty(batch, count, kernels.NUM_PARAMS, device=device)
     bad = torch.zeros(1, dtype=torch.int32, device=device)
     if batch and count:
-        kernels.prepare[(-(-count // _GAUSSIANS_PER_PROGRAM), batch)](
+        kernels.prepare[(-(-count // _GAUSSIANS_PER_PROGRAM) * batch,)](
             *scene[:5],
             *(parameters, bad, count, scene.constants.blur, channels, check, _GAUSSIANS_PER_PROGRAM),
             num_warps=1,
@@ -117,8 +119,8 @@ def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
 
     def list_entries(starts: Tensor, ends: Tensor, gaussians: Tensor, write: bool) -> None:
         if batch:
-            kernels.list_entries[(tiles, batch)](
-                *(parameters, starts, ends, gaussians, count, scene.tiles_x, scene.low),
+            kernels.list_entries[(tiles * batch,)](
+                *(parameters, starts, ends, gaussians, count, scene.tiles_x, tiles, scene.low),
                 *(scene.tile, write, _LISTED_AT_ONCE),
                 num_warps=1,
             )
@@ -133,12 +135,17 @@ def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
         starts = torch.arange(batch * tiles, dtype=torch.int32, device=device) * count
     else:
         list_entries(ends, ends, ends, write=False)
-        counts = ends
-        ends = counts.cumsum(0).int()
-        starts = ends - counts
-        found, places = torch.cat((bad, ends[-1:])).tolist()
+        counts, sums = ends, ends.cumsum(0)
+        found, places = torch.cat((bad, sums[-1:])).tolist()
         if check and found:
             return None
+        if places > _MOST_PLACES:
+            raise ValueError(
+                f"the Gaussians meet {places} tiles in all, and no more than {_MOST_PLACES} can be numbered: "
+                "draw fewer images at a time"
+            )
+        ends = sums.int()
+        starts = ends - counts
     gaussians = torch.empty(places, dtype=torch.int32, device=device)
     list_entries(starts, ends, gaussians, write=True)
     return _Entries(parameters, gaussians, starts, ends)
@@ -161,14 +168,15 @@ def _forward(
     entries = _find_entries(scene, check=True)
     if entries is None or not (count or scene.background.isfinite().all()):
         return None
+    tiles = scene.tiles_x * scene.tiles_y
     image = colors.new_empty(batch, channels, height, width)
     alpha, transmittance = (colors.new_empty(batch, height, width) for _ in range(2))
     stops = colors.new_empty(batch, height, width, dtype=torch.int32)
     if batch:
-        kernels.forward[(scene.tiles_x * scene.tiles_y, batch, -(-channels // kernels.GROUP))](
+        kernels.forward[(tiles * batch, -(-channels // kernels.GROUP))](
             *(entries.parameters, scene.colors, scene.background, *entries[1:]),
             *(image, alpha, transmittance, stops),
-            *(count, height, width, scene.tiles_x, *constants[1:]),
+            *(count, height, width, scene.tiles_x, tiles, *constants[1:]),
             *(scene.tile, channels),
             num_warps=1,
         )
@@ -203,16 +211,24 @@ def _backward(
     grad_background = colors.new_zeros(batch, tiles, channels)
     gradients = tuple(torch.empty_like(x) for x in scene[:4])
     if batch:
-        kernels.backward[(tiles, batch, groups)](
+        kernels.backward[(tiles * batch, groups)](
             *(entries.parameters, scene.colors, scene.background, *entries[1:]),
             *(grad_image.contiguous(), grad_alpha.contiguous()),
             *(transmittance.contiguous(), stops.contiguous(), sums, grad_background),
-            *(count, scene.height, scene.width, scene.tiles_x, constants.alpha_max, constants.alpha_min),
+            *(
+                count,
+                scene.height,
+                scene.width,
+                scene.tiles_x,
+                tiles,
+                constants.alpha_max,
+                constants.alpha_min,
+            ),
             *(places, scene.tile, channels),
             num_warps=1,
         )
     if batch and count:
-        kernels.collect[(-(-count // _COLLECTED_PER_PROGRAM), batch)](
+        kernels.collect[(-(-count // _COLLECTED_PER_PROGRAM) * batch,)](
             *(entries.parameters, scene.covariances, scene.opacities, *entries[1:], sums, *gradients),
             *(count, scene.tiles_x, scene.tiles_y, scene.low, places, count.bit_length()),
             *(constants.blur, scene.tile, channels, groups, _COLLECTED_PER_PROGRAM),
@@ -221,4 +237,15 @@ def _backward(
     return *gradients, grad_background.sum(1)  # type: ignore[return-value]
 
 
-rasterize = register("cuda", _forward, _backward)
+def _on_their_device(work: Callable[..., Any]) -> Callable[..., Any]:
+    """Triton starts kernels on the current device, which need not be the tensors' own."""
+
+    @functools.wraps(work)
+    def guarded(*arguments: Any) -> Any:
+        with torch.cuda.device_of(next(x for x in arguments if isinstance(x, Tensor))):
+            return work(*arguments)
+
+    return guarded
+
+
+rasterize = register("cuda", _on_their_device(_forward), _on_their_device(_backward))

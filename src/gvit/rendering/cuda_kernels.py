@@ -41,8 +41,9 @@ def prepare(
     BLOCK: tl.constexpr,
 ):
     """Parameters of each Gaussian, computed in float64; ``bad`` becomes 1 where a number can't be drawn."""
-    image = tl.program_id(1)
-    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    blocks = (count + BLOCK - 1) // BLOCK
+    image = tl.program_id(0) // blocks
+    k = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = k < count
     at = image * count + k
     cx, cy = tl.load(centers + 2 * at, inside, 0.0), tl.load(centers + 2 * at + 1, inside, 0.0)
@@ -57,8 +58,9 @@ def prepare(
     if CHECK:
         # as in values.py; what is not finite fails a comparison, or is no number when multiplied by 0
         product = plain_xx * plain_yy
-        good = (plain_xx >= 0) & (plain_yy >= 0) & (product - xy * xy >= -1e-6 * product - 1e-60) & (det > 0)
-        poison = (cx + cy + opacity) * 0
+        good = (plain_xx >= 0) & (plain_yy >= 0) & (product - xy * xy >= -1e-6 * product - 1e-60)
+        good = good & (det > 0) & (product < float("inf"))
+        poison = cx * 0 + cy * 0 + opacity * 0
         for channel in range(CHANNELS):
             poison += tl.load(colors + at * CHANNELS + channel, inside, 0.0) * 0
             poison += tl.load(background + image * CHANNELS + channel) * 0
@@ -96,6 +98,7 @@ def list_entries(
     entries,
     count,
     tiles_x,
+    tiles,
     low,
     TILE: tl.constexpr,
     WRITE: tl.constexpr,
@@ -105,8 +108,8 @@ def list_entries(
 
     Without ``WRITE``, ``ends`` gets their number only. The ellipse meets the tile where the least loss there is small.
     """
-    tile, image = tl.program_id(0), tl.program_id(1)
-    number = image * tl.num_programs(0) + tile
+    number = tl.program_id(0)
+    tile, image = number % tiles, number // tiles
     place = tl.load(starts + number) if WRITE else 0
     left, top_row = (tile % tiles_x) * TILE + 0.5, (tile // tiles_x) * TILE + 0.5
     first = 0
@@ -192,6 +195,7 @@ def forward(
     height,
     width,
     tiles_x,
+    tiles,
     alpha_max,
     alpha_min,
     minimum,
@@ -199,10 +203,10 @@ def forward(
     CHANNELS: tl.constexpr,
 ):
     """Draw one group of channels of one tile of one image."""
-    tile, image, channel = tl.program_id(0), tl.program_id(1), tl.program_id(2) * 4
+    number, channel = tl.program_id(0), tl.program_id(1) * 4
+    tile, image = number % tiles, number // tiles
     column, row, inside = _pixels(tile, tiles_x, height, width, TILE)
     x, y = column + 0.5, row + 0.5
-    number = image * tl.num_programs(0) + tile
     entry, end = tl.load(starts + number), tl.load(ends + number)
     transmittance = tl.full([TILE * TILE], 1.0, tl.float32)
     # a pixel off the image has stopped before the first Gaussian
@@ -245,7 +249,7 @@ def forward(
         tl.store(stops_out + plane, stops, inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_entries"])
 @no_type_check
 def backward(
     parameters,
@@ -264,6 +268,7 @@ def backward(
     height,
     width,
     tiles_x,
+    tiles,
     alpha_max,
     alpha_min,
     num_entries,
@@ -276,7 +281,8 @@ def backward(
     v*dy^2, v*u, v*dy*u, v*u^2, then the colours' gradients; ``grad_background`` [B, tiles, C] the tile's
     part.
     """
-    tile, image, group = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    number, group = tl.program_id(0), tl.program_id(1)
+    tile, image = number % tiles, number // tiles
     channel = group * 4
     column, row, inside = _pixels(tile, tiles_x, height, width, TILE)
     x, y = column + 0.5, row + 0.5
@@ -294,7 +300,6 @@ def backward(
     shine = transmittance * (grad0 * red + grad1 * green + grad2 * blue + grad3 * other)
     if group == 0:
         shine -= transmittance * tl.load(grad_alpha + image * size + at, inside, 0.0)
-    number = image * tl.num_programs(0) + tile
     through = grad_background + number.to(tl.int64) * CHANNELS + channel
     tl.store(through, tl.sum(transmittance * grad0))
     tl.store(through + 1, tl.sum(transmittance * grad1), channel + 1 < CHANNELS)
@@ -334,7 +339,7 @@ def backward(
         entry -= 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_entries"])
 @no_type_check
 def collect(
     parameters,
@@ -364,8 +369,9 @@ def collect(
 
     The tiles are those of the box around its ellipse, in each of which its entry is searched for by bisection.
     """
-    image = tl.program_id(1)
-    k = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    blocks = (count + BLOCK - 1) // BLOCK
+    image = tl.program_id(0) // blocks
+    k = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = k < count
     at = image * count + k
     own = parameters + at * 7
@@ -403,7 +409,7 @@ def collect(
             end = tl.load(ends + number, look, 0)
             bound, beyond = start, end
             for _ in range(STEPS):
-                middle = (bound + beyond) // 2
+                middle = bound + (beyond - bound) // 2
                 smaller = tl.load(entries + middle, look & (bound < beyond), 0) < k
                 bound, beyond = (
                     tl.where((bound < beyond) & smaller, middle + 1, bound),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from torch import Tensor
 
 
@@ -12,7 +14,10 @@ def degenerate(covariances: Tensor, blur: float) -> Tensor:
     """
     xx, yy = covariances[..., 0, 0].double(), covariances[..., 1, 1].double()
     xy = (covariances[..., 0, 1].double() + covariances[..., 1, 0].double()) / 2
-    semidefinite = (xx >= 0) & (yy >= 0) & (xx * yy - xy * xy >= -1e-6 * xx * yy - 1e-60)
+    product = xx * yy
+    semidefinite = (
+        (xx >= 0) & (yy >= 0) & (product - xy * xy >= -1e-6 * product - 1e-60) & (product < math.inf)
+    )
     return ~(semidefinite & ((xx + blur) * (yy + blur) - xy * xy > 0))
 
 

@@ -169,9 +169,9 @@ def load_optimizer(network: nn.Module, optimizer: torch.optim.Optimizer, state: 
     if not _is_sharded(network):
         # which kernels compute it is this machine's affair
         fused = [group["fused"] for group in optimizer.param_groups]
-        optimizer.load_state_dict(state)
-        for group, ours in zip(optimizer.param_groups, fused, strict=True):
-            group["fused"] = ours
+        # said before: it decides on which device the number of steps is kept
+        groups = [group | {"fused": ours} for group, ours in zip(state["param_groups"], fused, strict=True)]
+        optimizer.load_state_dict({**state, "param_groups": groups})
     elif state:
         set_optimizer_state_dict(network, optimizer, state, options=StateDictOptions(full_state_dict=True))
 

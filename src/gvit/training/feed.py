@@ -102,5 +102,6 @@ class Feed:
             world_size=self.world.size,
             parts=parts,
         )
-        loader = iter(training_loader(self.samples, sampler, workers))
+        # a thread that pins memory would disturb the recording of a graph
+        loader = iter(training_loader(self.samples, sampler, workers, pin=not self.config.compute.graphs))
         return zip(*[loader] * parts, strict=True)

@@ -15,8 +15,8 @@ _MOST = 4  # graphs; each keeps the memory of its forward and backward pass
 class GraphedTurns(nn.Module):
     """An encoder's turns, replayed as CUDA graphs: one for each size of the batch and number of Gaussians.
 
-    The first sizes that come are recorded, and all others computed as ever, as is what comes under autocast or without
-    gradients. A replay is not told of numbers that can't be drawn: the objective looks at the Gaussians first.
+    The first sizes that come are recorded, and all others computed as ever, as is what comes without gradients. A
+    replay is not told of numbers that can't be drawn: the objective looks at the Gaussians first.
 
     Args:
         encoder: on a GPU, of a kind that draws in turns.
@@ -31,9 +31,9 @@ class GraphedTurns(nn.Module):
         self, images: Tensor, noise: Tensor | None = None, state: Drawing | None = None, **drawing: int | None
     ) -> Tensor | Drawing:
         """As the encoder's own."""
-        if state is None or not torch.is_grad_enabled() or torch.is_autocast_enabled(images.device.type):
+        if state is None or not torch.is_grad_enabled():
             return self.encoder(images, noise, state, **drawing)
-        key = (images.shape, state.raw.shape, images.dtype)
+        key = (images.shape, state.raw.shape)
         if key not in self.recorded:
             if len(self.recorded) == _MOST:
                 return self.encoder(images, noise, state, **drawing)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvit.data.loading import Batch
-from gvit.errors import first_line
+from gvit.errors import InputError, first_line
 from gvit.losses import pixel_loss, psnr_loss, ssim
 from gvit.models.encoder import Drawing
 from gvit.models.gvit import GViT
@@ -234,7 +234,12 @@ class GuidedObjective:
         if turn.state is None:
             turn.state = self.model.encoder.begin(batch.inputs, batch.noise, turn.num_gaussians)
         turn.before = turn.state
-        state = self.encoder(batch.inputs, batch.noise, turn.state)
+        try:
+            state = self.encoder(batch.inputs, batch.noise, turn.state)
+        except InputError:
+            raise
+        except ValueError as error:  # it draws, and what it draws is not finite
+            raise FloatingPointError(f"the Gaussians cannot be drawn: {first_line(error)}") from error
         turn.state = state._replace(raw=state.raw.detach())
         return state.raw
 
