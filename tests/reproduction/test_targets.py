@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gvit.recipes import load_recipe
-from gvit.reproduction.jobs import CrossEvaluation, Training
+from gvit.reproduction.jobs import CrossEvaluation, Training, architecture_of
 from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.targets import Study, change, with_budget
 
@@ -39,6 +39,17 @@ def test_every_claim_is_about_rows_that_every_seed_has(what, recipe, tmp_path):
         assert claim.better in seeds
         assert claim.worse in seeds
         assert claim.better != claim.worse
+
+
+@pytest.mark.parametrize("recipe", ["digits", "digits_paper"])
+@pytest.mark.parametrize("what", sorted(TARGETS))
+def test_every_variation_of_the_recipes_model_can_be_built(what, recipe, tmp_path):
+    """An encoder of another kind may not fit the size of the recipe's."""
+    base = load_recipe(recipe)
+    target = TARGETS[what](Study(base, (0,), tmp_path))
+    varied = [t.config for t in trainings(target) if t.config.model.model == base.model.model]
+    for model in {config.model: config for config in varied}.values():
+        architecture_of(model).build()
 
 
 @pytest.mark.parametrize("what", sorted(set(TARGETS) - {"table2"}))
