@@ -114,3 +114,19 @@ def test_weights_that_half_precision_spoils_or_that_are_too_large_are_not_publis
     with pytest.raises(SystemExit, match="MB in the package"):
         publish.main([str(run), "gvit_tiny.half", *TEXTS])
     assert [file.name for file in pretrained.FOLDER.iterdir()] == ["index.json"]
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "said"),
+    [
+        ("gvit_tiny.x", ["--hub", "a/b"], "--hub and --out belong together"),
+        ("gvit_tiny.x", ["--out", "elsewhere"], "--hub and --out belong together"),
+        ("gvit_tiny.x", ["--num-gaussians", "5"], "--num-gaussians and --looks are for --images"),
+        ("vit_tiny_patch8.x", [], "vit_tiny_patch8.x: "),
+    ],
+)
+def test_entries_that_would_be_false_are_not_written(publish, run, capsys, name, flags, said):
+    with pytest.raises(SystemExit) as error:
+        publish.main([str(run), name, *TEXTS, *flags])
+    assert said in capsys.readouterr().err + str(error.value)
+    assert [file.name for file in pretrained.FOLDER.iterdir()] == ["index.json"]

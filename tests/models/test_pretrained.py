@@ -13,6 +13,7 @@ from huggingface_hub import errors
 from safetensors.torch import load_file
 
 import gvit
+from gvit.errors import InputError
 from gvit.models import pretrained, registry
 from gvit.models.architecture import Architecture
 from gvit.models.pretrained import list_pretrained, shipped
@@ -166,6 +167,26 @@ def test_a_tag_without_pretrained_is_its_architecture_with_fresh_weights(folder)
     assert model.encoder.num_gaussians == 48
     assert not model.encoder.head.weight.any()  # as it starts
     assert Architecture.of(model) == registry.architecture("gvit_tiny", num_gaussians=48, num_classes=2)
+
+
+def test_a_tag_is_no_value_of_pretrained(folder):
+    with pytest.raises(
+        InputError, match="pretrained must be True or False, got 'digits'; a tag stands in the name"
+    ):
+        gvit.create_model("gvit_tiny", pretrained="digits")
+
+
+def test_a_damaged_index_is_said_in_one_line(folder):
+    (folder / "index.json").write_text("{")
+    pretrained._read.cache_clear()
+    with pytest.raises(InputError, match=r"index.json: damaged .*; install gvit again"):
+        gvit.load_model("digits")
+
+
+def test_a_name_on_the_hub_without_its_owner_is_not_asked_for(monkeypatch):
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a, **k: pytest.fail("asked"))
+    with pytest.raises(InputError, match="hf-hub:foo: names on the Hub are OWNER/NAME"):
+        gvit.load_model("hf-hub:foo")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,10 @@ def shipped() -> dict[str, Pretrained]:
 
 @functools.cache
 def _read(index: Path) -> dict[str, Pretrained]:
-    return {name: Pretrained(name, **entry) for name, entry in json.loads(index.read_text()).items()}
+    try:
+        return {name: Pretrained(name, **entry) for name, entry in json.loads(index.read_text()).items()}
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise InputError(f"{index}: damaged ({first_line(error)}); install gvit again") from error
 
 
 def list_pretrained(pattern: str = "*") -> list[str]:
@@ -178,6 +181,8 @@ def _download(repository: str, file: str) -> Path:
 
     name, _, revision = repository.partition("@")
     shown = f"hf-hub:{repository}"
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise InputError(f"{shown}: names on the Hub are OWNER/NAME or OWNER/NAME@REVISION")
     try:
         return Path(huggingface_hub.hf_hub_download(name, file, revision=revision or None))
     except errors.HFValidationError as error:

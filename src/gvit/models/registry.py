@@ -137,6 +137,11 @@ def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> Image
         ValueError: an unknown name (the nearest ones are given), unusable arguments, or arguments that don't fit the
             trained weights.
     """
+    if not isinstance(pretrained, bool):
+        raise InputError(
+            f"pretrained must be True or False, got {pretrained!r}; a tag stands in the name: "
+            f"create_model('gvit_tiny.digits', pretrained=True)"
+        )
     named = is_on_hub(name) or find_pretrained(name) is not None
     if not pretrained and (name in _ENTRIES or not named):
         return build(name, architecture(name, **kwargs))

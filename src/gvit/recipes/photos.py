@@ -1,7 +1,7 @@
 """An encoder for photographs of any kind: 32 to 1,024 Gaussians, reconstruction only, so classes don't matter.
 
 Command: ``gvit train photos --data-dir FOLDER``, with ``FOLDER/train/CLASS/*.jpg`` and ``FOLDER/val/CLASS/*.jpg``.
-Hardware, time and number: see the entry of 2026-11-26 in ``docs/experiments.md``.
+Hardware, time and number: see the card of ``gvit_tiny.photos``.
 """
 
 from gvit.training.config import (
