@@ -120,7 +120,7 @@ def with_arguments(name: str, parts: Architecture, **kwargs: Any) -> Architectur
         raise InputError(f"model {name}: {error.args[0]}") from None
 
 
-def create_model(name: str, *, pretrained: bool = False, **kwargs: Any) -> ImageClassifier:
+def create_model(name: str, *, pretrained: object = False, **kwargs: Any) -> ImageClassifier:
     """A model by name, freshly initialised or with trained weights, in training mode.
 
     Args:
