@@ -12,7 +12,7 @@ from gvit.training.build import Known, build_model, resolved, settle_start
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import ALONE, World
 from gvit.training.feed import Feed
-from gvit.training.scaling import MOST_BATCH, fitting_batch, stretched
+from gvit.training.scaling import MOST_BATCH, fitting_batch, in_proportion, stretched
 from gvit.training.schedule import Schedule, learning_rates
 from gvit.training.task import Task, make_task
 
@@ -40,11 +40,15 @@ class Setup:
     @property
     def eval_steps(self) -> int:
         """Steps from one evaluation to the next."""
-        return max(1, round(self.config.schedule.eval_every * self.feed.steps_per_epoch))
+        epochs = self.config.schedule.eval_every
+        assert epochs is not None
+        return max(1, round(epochs * self.feed.steps_per_epoch))
 
     @property
     def warmup_steps(self) -> int:
-        return round(self.config.optimizer.warmup_epochs * self.feed.steps_per_epoch)
+        epochs = self.config.optimizer.warmup_epochs
+        assert epochs is not None
+        return round(epochs * self.feed.steps_per_epoch)
 
     def rates(self, step: int) -> dict[str, float]:
         """The learning rates of a step, of the networks that learn in it.
@@ -103,11 +107,13 @@ def _scaled(config: TrainConfig, feed: Feed) -> tuple[TrainConfig, list[str]]:
     if config.data.batch_size is None and batch != MOST_BATCH:
         told.append(f"batches of {feed.batch_size}")
     if schedule != config.schedule:
-        usual, steps = sum(config.schedule.phase_epochs()), round(schedule.epochs or 0) * feed.steps_per_epoch
-        told.append(f"{schedule.epochs:g} epochs instead of {usual:g} ({steps} steps)")
+        epochs, usual = (sum(phases.phase_epochs()) for phases in (schedule, config.schedule))
+        steps = round(epochs * feed.steps_per_epoch)
+        told.append(f"{epochs:g} epochs instead of {usual:g} ({steps} steps)")
     else_ = f"{option('batch_size')} and {option('epochs')} decide otherwise"
     notes = [f"{len(feed.train)} images to train on: {' and '.join(told)}; {else_}"] if told else []
-    return replace(config, data=replace(config.data, batch_size=batch), schedule=schedule), notes
+    scaled = replace(config, data=replace(config.data, batch_size=batch), schedule=schedule)
+    return in_proportion(scaled), notes
 
 
 def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
