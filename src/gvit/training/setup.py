@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from gvit.errors import InputError, Note, option
 from gvit.models.base import ImageClassifier
 from gvit.training.build import Known, build_model, resolved, settle_start
-from gvit.training.config import TrainConfig
+from gvit.training.config import GuidanceConfig, TrainConfig
 from gvit.training.distributed import ALONE, World
 from gvit.training.feed import Feed
 from gvit.training.scaling import MOST_BATCH, fitting_batch, in_proportion, stretched
@@ -112,6 +112,8 @@ def _scaled(config: TrainConfig, feed: Feed) -> tuple[TrainConfig, list[str]]:
         told.append(f"{epochs:g} epochs instead of {usual:g} ({steps} steps)")
     else_ = f"{option('batch_size')} and {option('epochs')} decide otherwise"
     notes = [f"{len(feed.train)} images to train on: {' and '.join(told)}; {else_}"] if told else []
+    if None not in (config.schedule.epochs, config.schedule.min_steps):
+        notes.append(f"{option('min_steps')} has no effect beside {option('epochs')}")
     scaled = replace(config, data=replace(config.data, batch_size=batch), schedule=schedule)
     return in_proportion(scaled), notes
 
@@ -128,12 +130,18 @@ def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
 
 def _left_out(setup: Setup) -> list[str]:
     """What is asked for and has no effect."""
+    notes, guided = [], setup.schedule.guided_steps != "none" and setup.schedule.steps_of("guide")
+    if setup.task.model.encoder is not None and not guided:  # a model without one has a line of its own
+        usual, given = GuidanceConfig(), setup.config.guidance
+        names = [f.name for f in fields(given) if getattr(given, f.name) != getattr(usual, f.name)]
+        notes += [f"{option(name)} has no effect: no step is guided" for name in names]
     if not setup.config.compute.graphs or setup.task.graphs:
-        return []
+        return notes
     return [
+        *notes,
         f"{option('graphs')} has no effect: it is for one GPU, {option('precision', 'float32')}, an encoder of several "
         f"looks and one number of Gaussians, without {option('accumulate')}, {option('compile')} and "
-        f"{option('grad_checkpointing')}"
+        f"{option('grad_checkpointing')}",
     ]
 
 
