@@ -56,6 +56,12 @@ def test_denoising_sees_the_image():
     assert (one - other).abs().max() > 1e-3
 
 
+def test_a_width_that_its_heads_cannot_share_is_refused_with_both_numbers():
+    told = "model gvit_tiny_denoising: encoder_dim=96 is no multiple of encoder_heads=5"
+    with pytest.raises(InputError, match=told):
+        gvit.create_model("gvit_tiny_denoising", encoder_heads=5)
+
+
 def test_queries_start_apart():
     raw = tiny_encoder(kind="queries")(torch.rand(1, 3, 16, 16))[0]
     assert torch.pdist(raw[:, :2]).min() > 1e-3

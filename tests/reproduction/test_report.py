@@ -124,6 +124,25 @@ def test_tables_give_what_both_networks_cost():
     assert found["patch ViT"][0] == found["frozen"][0] == "–"
 
 
+def test_a_named_model_is_the_one_of_when_it_was_trained():
+    # of docs/results, from before gvit_tiny became the refining one; and one of today, resolved
+    (old,) = [
+        row["settings"]
+        for row in json.loads((DOCS / "results/imagenette_paper/comparison.json").read_text())["rows"]
+        if row["label"] == "GViT, guided"
+    ]
+    assert "looks" not in old["model"]
+    assert (old["model"]["model"], old["model"]["img_size"]) == ("gvit_tiny", 128)
+    today = {"img_size": 128, "num_gaussians": 128, "looks": None}
+    found = cells(
+        ("old", old),
+        ("its name today", settings("gvit_tiny_denoising", **today)),
+        ("its old name today", settings("gvit_tiny", **today)),
+    )
+    assert found["old"] == found["its name today"] != found["its old name today"]
+    assert found["old"] == ["291 k, 176 M", "240 k, 38.4 M"]
+
+
 def test_a_transfer_costs_what_it_starts_from():
     found = cells(
         ("first", settings("gvit_tiny", num_gaussians=64)),

@@ -127,6 +127,17 @@ def test_a_recipe_whose_model_has_nothing_to_be_compared_with_is_refused(tmp_pat
         plan("comparison", "plain", 1, tmp_path)
 
 
+def test_a_recipe_without_the_phases_that_differ_is_refused(tmp_path, monkeypatch):
+    for what in ("guidance", "comparison", "table1a"):
+        with pytest.raises(InputError, match="recipe photos never classifies"):
+            plan(what, "photos", 1, tmp_path)
+    unguided = change(load_recipe("debug"), schedule={"guide_epochs": 0.0})
+    monkeypatch.setitem(RECIPES, "unguided", lambda: unguided)
+    with pytest.raises(InputError, match="recipe unguided has no guided phase"):
+        plan("guidance", "unguided", 1, tmp_path)
+    assert plan("table1a", "unguided", 1, tmp_path).rows
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [

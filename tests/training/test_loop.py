@@ -327,6 +327,23 @@ def test_what_a_model_without_gaussians_leaves_unused_is_pointed_out():
     )
 
 
+@pytest.mark.parametrize("unguided", [{"guided_steps": "none"}, {"guide_epochs": 0.0}])
+@pytest.mark.parametrize(
+    "setting", [{"gamma_unit": "image"}, {"projection": "image"}, {"guide_ema": 0.9}, {"psnr_budget": 1.0}]
+)
+def test_guidance_of_no_step_is_pointed_out(unguided, setting):
+    (name,) = setting
+    assert set_up(with_(guidance=setting)).notes == ()
+    (note,) = set_up(with_(guidance=setting, schedule=unguided)).notes
+    assert for_python(note) == f"{name} has no effect: no step is guided"
+
+
+def test_a_least_number_of_steps_beside_epochs_is_pointed_out():
+    setup = set_up(with_(schedule={"epochs": 5.0, "min_steps": 600}))
+    assert [for_python(note) for note in setup.notes] == ["min_steps has no effect beside epochs"]
+    assert set_up(setup.config).notes == ()  # as when it is resumed
+
+
 def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
     for split, message in (
         (with_(compute={"accumulate": 3}), "multiple of 3"),

@@ -21,7 +21,7 @@ from gvit.recipes import folder as folder_recipe
 from gvit.recipes import load_recipe
 from gvit.reproduction.reproduce import plan
 from gvit.training.config import AUTO, DataConfig, ModelConfig, ScheduleConfig, TrainConfig
-from gvit.training.scaling import fitting_batch, stretched
+from gvit.training.scaling import fitting_batch, in_proportion, stretched
 from gvit.training.setup import set_up
 from gvit.training.train import Interrupted, resume, train
 from pretrained_models import add, trained
@@ -122,10 +122,33 @@ def test_phases_given_on_the_command_line_are_not_stretched(photos, capsys):
         (["--classify-epochs", "3", "--min-steps", "60"], 20.0),
         (["--epochs", "2"], 2.0),
         (["--min-steps", "None"], 60.0),
+        (["--eval-every", "2", "--warmup-epochs", "4"], 200.0),
     ):
         assert main(["train", "folder", *small, *flags]) == 0
         printed = capsys.readouterr().out
         assert f"epochs={epochs} " in printed, flags
+    assert "eval_every=2.0\n" in printed
+    assert "warmup_epochs=4.0 " in printed
+
+
+def test_warm_up_and_evaluations_are_stretched_with_the_phases(photos):
+    given = config(photos)
+    usual = in_proportion(given)
+    assert (usual.schedule.eval_every, usual.optimizer.warmup_epochs) == (5, 3)
+    setup = set_up(given)  # 600 steps
+    assert (setup.eval_steps, setup.warmup_steps) == (50, 30)
+    again = set_up(setup.config)
+    assert (again.eval_steps, again.warmup_steps) == (50, 30)
+    mine = replace(
+        given,
+        schedule=replace(given.schedule, eval_every=2.0),
+        optimizer=replace(given.optimizer, warmup_epochs=4.0),
+    )
+    setup = set_up(mine)
+    assert (setup.schedule.total, setup.eval_steps, setup.warmup_steps) == (600, 6, 12)
+    # in short runs there is nothing to see in between
+    short = set_up(replace(given, schedule=replace(given.schedule, epochs=2.0)))
+    assert (short.schedule.total, short.eval_steps) == (6, 15)
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from gvit.training.schedule import PHASES
 from gvit.training.setup import set_up
 from gvit.training.train import Interrupted, resume, train
 
-_PHASES = {f"--{phase}-epochs" for phase in PHASES}
+_PHASES = {"--epochs", *(f"--{phase}-epochs" for phase in PHASES)}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """GViT on anyone's folder of photographs, small enough for a laptop's CPU: 64 px, 64 Gaussians.
 
-It starts from the pretrained encoder ``gvit_tiny.photos``, if gvit came with it. Batch and epochs follow the number of
-training images (``gvit.training.scaling``).
+It starts from the pretrained encoder ``gvit_tiny.photos``, if gvit came with it. Batch, epochs, warm-up and
+time between evaluations follow the number of training images (``gvit.training.scaling``).
 
 Command: ``gvit train folder --data-dir FOLDER``, with ``FOLDER/CLASS/*.jpg`` or ``FOLDER/train/CLASS/*.jpg`` and
 ``FOLDER/val/CLASS/*.jpg``. Hardware, time and number: they depend on the folder.
@@ -29,7 +29,8 @@ def folder() -> TrainConfig:
             classify_epochs=48.0,
             guide_epochs=10.0,
             min_steps=600,
+            eval_every=None,
         ),
         objective=ObjectiveConfig(pixel_loss="psnr", perceptual_weight=0.0),
-        optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=3.0, clip_grad=1.0),
+        optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=None, clip_grad=1.0),
     )

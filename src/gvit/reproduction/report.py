@@ -191,6 +191,7 @@ def _complexity(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Co
     if row.get("settings") is None:
         return None
     model = row["settings"]["model"]
+    first = "looks" not in model  # older than the refining encoder: what is named then was another model
     if model["model"] is None:  # a transfer has the model that it starts from, whose run is named after it
         name = model["init"].partition("-seed")[0]
         trained = (other["settings"]["model"] for other in rows if other.get("settings"))
@@ -199,8 +200,7 @@ def _complexity(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> Co
     if name not in list_models():
         return None
     given = {key: value for key, value in values.items() if value is not None}
-    # gvit's first version left to the named model of then what was not changed
-    if values["img_size"] is None:
+    if first:  # what was not changed is left to the named model of then
         given = first_arguments(name) | given
     # a patch ViT's settings name Gaussians, too, without effect
     parts = architecture(name)

@@ -96,6 +96,13 @@ def plan(
             f"recipe {recipe} trains {config.model.model}, which is registered without patches and frozen: there is "
             "nothing to compare it with"
         )
+    *_, classify, guide = config.schedule.phase_epochs()
+    if not classify + guide:
+        raise InputError(f"recipe {recipe} never classifies: there is nothing to compare")
+    if what == "guidance" and not guide:
+        raise InputError(
+            f"recipe {recipe} has no guided phase, in which all that {what} compares would differ"
+        )
     if full and epochs is not None:
         raise InputError(f"{option('full')} and {option('epochs')} contradict each other; give one of them")
     if transfer_dir is not None and not transfer_dir.is_dir():

@@ -187,8 +187,9 @@ def change(config: TrainConfig, **groups: dict[str, Any]) -> TrainConfig:
 def with_budget(config: TrainConfig, epochs: float) -> TrainConfig:
     """Phases and warm-up stretched or shrunk to ``epochs`` in all."""
     factor = epochs / sum(config.schedule.phase_epochs())
-    warmup = config.optimizer.warmup_epochs * factor
-    return change(config, schedule={"epochs": epochs}, optimizer={"warmup_epochs": warmup})
+    warmup = config.optimizer.warmup_epochs
+    optimizer = {"warmup_epochs": None if warmup is None else warmup * factor}
+    return change(config, schedule={"epochs": epochs}, optimizer=optimizer)
 
 
 def table1a(study: Study) -> Target:

@@ -129,7 +129,9 @@ def resolved(config: TrainConfig, model: ImageClassifier) -> TrainConfig:
         model=replace(config.model, model=name or None, **settings),
         # where they are given, phases are stretched from what they are: anything else would round otherwise
         schedule=replace(
-            config.schedule, epochs=config.schedule.epochs or sum(config.schedule.phase_epochs())
+            config.schedule,
+            epochs=config.schedule.epochs or sum(config.schedule.phase_epochs()),
+            min_steps=None,  # the epochs are as many as it takes
         ),
     )
 

@@ -187,7 +187,7 @@ class ScheduleConfig:
             first; none: a guided phase without guidance, to compare with.
         gamma: weight of the classifier's gradient on a guided step.
         freeze_encoder: the encoder stands still in the classify phase.
-        eval_every: epochs from one evaluation, and checkpoint, to the next.
+        eval_every: epochs from one evaluation, and checkpoint, to the next; None for a twelfth of all, 5 at least.
     """
 
     epochs: Annotated[float | None, Field(gt=0)] = None
@@ -200,7 +200,7 @@ class ScheduleConfig:
     guided_steps: Literal["replacing", "added", "none"] = "replacing"
     gamma: Annotated[float, Field(ge=0)] = 0.1
     freeze_encoder: bool = False
-    eval_every: Annotated[float, Field(gt=0)] = 5
+    eval_every: Annotated[float | None, Field(gt=0)] = 5
 
     def __post_init__(self) -> None:
         if sum(self.phase_epochs()) <= 0:
@@ -269,7 +269,8 @@ class OptimizerConfig:
 
     Attributes:
         base_lr: learning rate for a batch of 256; it is scaled linearly with the batch.
-        warmup_epochs: epochs from 0 to the full learning rate, for encoder and classifier from their first step.
+        warmup_epochs: epochs from 0 to the full learning rate, for encoder and classifier from their first step; None
+            for a twentieth of all.
         weight_decay: decoupled; biases, norms and position embeddings are left alone.
         layer_decay: factor on the learning rate from each layer of the classifier to the one before it.
         beta1: decay of the first moment.
@@ -279,7 +280,7 @@ class OptimizerConfig:
     """
 
     base_lr: Annotated[float, Field(gt=0)] = 1e-4
-    warmup_epochs: Annotated[float, Field(ge=0)] = 10
+    warmup_epochs: Annotated[float | None, Field(ge=0)] = 10
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     layer_decay: Annotated[float | None, Field(gt=0, le=1)] = None
     beta1: Annotated[float, Field(ge=0, le=1)] = 0.9

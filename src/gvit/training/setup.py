@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 
 from gvit.errors import InputError, Note, option
 from gvit.models.base import ImageClassifier
 from gvit.training.build import Known, build_model, resolved, settle_start
-from gvit.training.config import TrainConfig
+from gvit.training.config import GuidanceConfig, TrainConfig
 from gvit.training.distributed import ALONE, World
 from gvit.training.feed import Feed
-from gvit.training.scaling import MOST_BATCH, fitting_batch, stretched
+from gvit.training.scaling import MOST_BATCH, fitting_batch, in_proportion, stretched
 from gvit.training.schedule import Schedule, learning_rates
 from gvit.training.task import Task, make_task
 
@@ -40,11 +40,15 @@ class Setup:
     @property
     def eval_steps(self) -> int:
         """Steps from one evaluation to the next."""
-        return max(1, round(self.config.schedule.eval_every * self.feed.steps_per_epoch))
+        epochs = self.config.schedule.eval_every
+        assert epochs is not None
+        return max(1, round(epochs * self.feed.steps_per_epoch))
 
     @property
     def warmup_steps(self) -> int:
-        return round(self.config.optimizer.warmup_epochs * self.feed.steps_per_epoch)
+        epochs = self.config.optimizer.warmup_epochs
+        assert epochs is not None
+        return round(epochs * self.feed.steps_per_epoch)
 
     def rates(self, step: int) -> dict[str, float]:
         """The learning rates of a step, of the networks that learn in it.
@@ -103,11 +107,15 @@ def _scaled(config: TrainConfig, feed: Feed) -> tuple[TrainConfig, list[str]]:
     if config.data.batch_size is None and batch != MOST_BATCH:
         told.append(f"batches of {feed.batch_size}")
     if schedule != config.schedule:
-        usual, steps = sum(config.schedule.phase_epochs()), round(schedule.epochs or 0) * feed.steps_per_epoch
-        told.append(f"{schedule.epochs:g} epochs instead of {usual:g} ({steps} steps)")
+        epochs, usual = (sum(phases.phase_epochs()) for phases in (schedule, config.schedule))
+        steps = round(epochs * feed.steps_per_epoch)
+        told.append(f"{epochs:g} epochs instead of {usual:g} ({steps} steps)")
     else_ = f"{option('batch_size')} and {option('epochs')} decide otherwise"
     notes = [f"{len(feed.train)} images to train on: {' and '.join(told)}; {else_}"] if told else []
-    return replace(config, data=replace(config.data, batch_size=batch), schedule=schedule), notes
+    if None not in (config.schedule.epochs, config.schedule.min_steps):
+        notes.append(f"{option('min_steps')} has no effect beside {option('epochs')}")
+    scaled = replace(config, data=replace(config.data, batch_size=batch), schedule=schedule)
+    return in_proportion(scaled), notes
 
 
 def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
@@ -122,12 +130,18 @@ def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
 
 def _left_out(setup: Setup) -> list[str]:
     """What is asked for and has no effect."""
+    notes, guided = [], setup.schedule.guided_steps != "none" and setup.schedule.steps_of("guide")
+    if setup.task.model.encoder is not None and not guided:  # a model without one has a line of its own
+        usual, given = GuidanceConfig(), setup.config.guidance
+        names = [f.name for f in fields(given) if getattr(given, f.name) != getattr(usual, f.name)]
+        notes += [f"{option(name)} has no effect: no step is guided" for name in names]
     if not setup.config.compute.graphs or setup.task.graphs:
-        return []
+        return notes
     return [
+        *notes,
         f"{option('graphs')} has no effect: it is for one GPU, {option('precision', 'float32')}, an encoder of several "
         f"looks and one number of Gaussians, without {option('accumulate')}, {option('compile')} and "
-        f"{option('grad_checkpointing')}"
+        f"{option('grad_checkpointing')}",
     ]
 
 

@@ -45,6 +45,8 @@ class ViTEncoder(GaussianEncoder):
         mlp_ratio: float = 4.0,
     ) -> None:
         super().__init__()
+        if embed_dim % num_heads:  # said by the names that create_model takes, and by it of its model
+            raise ValueError(f"encoder_dim={embed_dim} is no multiple of encoder_heads={num_heads}")
         self.num_gaussians = num_gaussians
         self.scale_factor = scale_factor
         self.grad_checkpointing = False
