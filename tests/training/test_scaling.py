@@ -224,6 +224,16 @@ def test_init_takes_names_and_paths(package, general, tmp_path, monkeypatch):
         assert TrainConfig.from_json(held.to_json()) == held
 
 
+def test_a_general_encoder_whose_file_is_lost_is_named(photos, general, package, capsys):
+    (package / general.file).unlink()
+    assert main(["train", "folder", "--data-dir", str(photos), "--dry-run"]) == 2
+    line = (
+        f"gvit: error: gvit_tiny.photos: {general.file} is missing in this installation; install gvit again\n"
+    )
+    assert capsys.readouterr().err == line
+    assert set_up(config(photos, init=None)).config.model.init is None
+
+
 def test_a_misspelt_name_gets_the_nearest(photos, general, capsys):
     flags = ["--data-dir", str(photos), "--init", "gvit_tiny.fotos", "--dry-run"]
     assert main(["train", "folder", *flags]) == 2
