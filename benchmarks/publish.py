@@ -64,7 +64,8 @@ def measured(model: ImageClassifier, options: argparse.Namespace) -> dict[str, f
         model.reset_classifier(len(source.class_names))
     result = evaluate(model, evaluation_loader(EvaluationSamples(source, eval_input(model, source)), 64))
     rows: dict[str, float | None] = {"images": result.num_images, "psnr": result.psnr, "ssim": result.ssim}
-    rows |= {} if options.encoder_only else {"top1": 100 * result.top1}
+    if result.top1 is not None and not options.encoder_only:
+        rows["top1"] = 100 * result.top1
     return {name: value for name, value in rows.items() if value is not None}
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import gvit
+from gvit.evaluation import evaluate
 from gvit.models.card import Preprocessing
 
 
@@ -31,8 +32,23 @@ def test_no_more_classes_than_there_are_and_none_without_a_head():
     assert {guess.class_name for guess in guesses} == {"0", "1"}
     assert sum(guess.probability for guess in guesses) == pytest.approx(1)
     model.reset_classifier(0)
-    with pytest.raises(ValueError, match="no classes"):
+    with pytest.raises(ValueError, match="an encoder alone, without a classifier"):
         gvit.predict(model, torch.rand(1, 3, 32, 32))
+    features = gvit.create_model("vit_tiny_patch8", num_classes=0)
+    with pytest.raises(ValueError, match="no classes, only features"):
+        gvit.predict(features, torch.rand(1, 3, 32, 32))
+
+
+def test_a_classifier_that_has_learned_nothing_gives_no_answer():
+    model = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=7)
+    model.card = replace(model.card, encoder_only=True)
+    with pytest.raises(ValueError, match="an encoder alone, without a classifier"):
+        gvit.predict(model, torch.rand(1, 3, 32, 32))
+    result = evaluate(model, [(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))])
+    assert result.top1 is result.top5 is None
+    assert str(result).startswith("PSNR ")
+    assert str(result).count("of 2 test images") == 1
+    assert not [line for line in result.concerns() if "top-1" in line]
 
 
 def test_predictions_are_those_of_evaluation_mode():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +15,32 @@ from torchvision.transforms import v2
 from gvit.data.images import read_pixels
 from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
+from gvit.gaussians.storage import Origin
 from gvit.losses import psnr
 from gvit.models.base import evaluating
 from gvit.models.gvit import GViT
+from gvit.models.pretrained import locate
 from gvit.rendering import render
 from gvit.targets import Target
+
+
+def encoder_origin(place: str, model: GViT, looks: int | None, max_side: int) -> Origin:
+    """What decides, beside their number, which Gaussians an image gets; it is kept with them.
+
+    Args:
+        place: run folder, weights file or name that the model was loaded from.
+        model: the model; ``looks`` that are not given are its own.
+        looks: see ``encode_files``.
+        max_side: see ``encode_files``.
+    """
+    digest = hashlib.sha256(locate(place).read_bytes()).hexdigest()
+    own = getattr(model.encoder, "turns", None)
+    return {
+        "model": place,
+        "sha256": digest[:12],
+        "looks": own if looks is None else looks,
+        "max_side": max_side,
+    }
 
 
 @dataclass(frozen=True)

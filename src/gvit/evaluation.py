@@ -28,24 +28,26 @@ class Evaluation:
 
     Attributes:
         num_images: how many.
-        top1: share classified correctly.
-        top5: share with the true class among the five most probable; None with five classes or fewer.
+        top1: share classified correctly; None for an encoder alone, whose classifier has learned nothing.
+        top5: share with the true class among the five most probable; None with five classes or fewer,
+            and for an encoder alone.
         psnr: of the drawn Gaussians against the image, dB, mean over images, each at most 100; None for a model
             without an encoder.
         ssim: the same, structural similarity.
-        confusion: counts, ``confusion[true][predicted]``.
+        confusion: counts, ``confusion[true][predicted]``; empty for an encoder alone.
     """
 
     num_images: int
-    top1: float
+    top1: float | None
     top5: float | None
     psnr: float | None
     ssim: float | None
     confusion: list[list[int]]
 
     def __str__(self) -> str:
-        text = f"top-1 {100 * self.top1:.2f} % of {self.num_images} test images"
-        return text if self.psnr is None else f"{text}, PSNR {self.psnr:.2f} dB, SSIM {self.ssim:.3f}"
+        measures = [] if self.top1 is None else [f"top-1 {100 * self.top1:.2f} %"]
+        measures += [] if self.psnr is None else [f"PSNR {self.psnr:.2f} dB", f"SSIM {self.ssim:.3f}"]
+        return ", ".join([f"{measures[0]} of {self.num_images} test images", *measures[1:]])
 
     @property
     def chance(self) -> float:
@@ -58,8 +60,9 @@ class Evaluation:
         They are: accuracy within two standard deviations (binomial) of chance, and pictures under 18 dB. Settings are
         named by ``gvit.errors.option``.
         """
-        found, chance = [], self.chance
-        if self.top1 <= chance + 2 * math.sqrt(chance * (1 - chance) / self.num_images):
+        found = []
+        if self.top1 is not None and self.top1 <= self._likely_by_chance():
+            chance = self.chance
             found.append(
                 f"top-1 of {100 * self.top1:.1f} % is no better than chance ({100 * chance:.1f} %, and "
                 f"{self.num_images} test images): try more {option('epochs')}, a smaller {option('batch_size')}, more "
@@ -73,13 +76,16 @@ class Evaluation:
             )
         return found
 
+    def _likely_by_chance(self) -> float:
+        return self.chance + 2 * math.sqrt(self.chance * (1 - self.chance) / self.num_images)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def evaluate(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
     """Classify and redraw every image; the model comes back in the mode that it had."""
-    return summarize(measure(model, batches), model.num_classes)
+    return summarize(measure(model, batches), 0 if model.card.encoder_only else model.num_classes)
 
 
 @torch.no_grad()  # not inference_mode: FSDP keeps the buffers that it first makes here for training
@@ -131,16 +137,18 @@ def _in_top(
 
 
 def summarize(measured: Mapping[str, Tensor], num_classes: int) -> Evaluation:
-    """Means and counts over images; see ``measure``."""
+    """Means and counts over images; see ``measure``. Without classes (0) the answers are left out."""
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     label = measured["label"]
-    confusion = multiclass_confusion_matrix(measured["predicted"], label, num_classes)
     means = {
         name: measured[name].double().mean().item()
         for name in ("in_top5", "psnr", "ssim")
         if name in measured
     }
+    if not num_classes:
+        return Evaluation(len(label), None, None, means.get("psnr"), means.get("ssim"), [])
+    confusion = multiclass_confusion_matrix(measured["predicted"], label, num_classes)
     return Evaluation(
         num_images=len(label),
         top1=confusion.trace().item() / len(label),

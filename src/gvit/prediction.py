@@ -49,6 +49,22 @@ def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Te
     return torch.stack([transform(open_image(path)) for path in paths])
 
 
+def check_classifies(model: ImageClassifier) -> None:
+    """Refuse a model whose answers would mean nothing.
+
+    Raises:
+        InputError: it is an encoder alone, or has no classes (``num_classes=0``).
+    """
+    if model.num_classes and not model.card.encoder_only:
+        return
+    if model.encoder is None:
+        raise InputError("the model has no classes, only features (num_classes=0): nothing to predict")
+    raise InputError(
+        "an encoder alone, without a classifier: 'gvit encode' draws with it, 'gvit train folder --init RUN' trains "
+        "a classifier above it"
+    )
+
+
 @torch.inference_mode()
 def predict(
     model: ImageClassifier,
@@ -68,11 +84,10 @@ def predict(
         looks: see ``GViT.encode``; None for as many as in training.
 
     Raises:
-        InputError: the model has no classes (``num_classes=0``), only features; or it draws no other number of
-            Gaussians, or does not look at its picture.
+        InputError: the model has no classes (``num_classes=0``) or no trained classifier; or it draws no other number
+            of Gaussians, or does not look at its picture.
     """
-    if not model.num_classes:
-        raise InputError("the model has no classes, only features (num_classes=0): nothing to predict")
+    check_classifies(model)
     device = next(model.parameters()).device
     with evaluating(model):
         logits, _ = model.forward_with_gaussians(images.to(device), num_gaussians=num_gaussians, looks=looks)

@@ -14,6 +14,7 @@ from gvit.data.images import find_images
 from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.gaussians import Gaussians
+from gvit.gaussians.storage import Origin, read_origin
 from gvit.viewing.figures import save_figure, save_picture
 
 if TYPE_CHECKING:
@@ -100,11 +101,16 @@ def plan_targets(
     return list(targets.values())
 
 
-def is_done(target: Target, num_gaussians: int) -> bool:
+def is_done(target: Target, num_gaussians: int, origin: Origin | None = None) -> bool:
     """Whether an image has its Gaussians already.
 
+    Args:
+        target: the image.
+        num_gaussians: as many as it is to have.
+        origin: what is to make them; a file that does not say what made it, a fit or an older one, passes.
+
     Raises:
-        InputError: with another number of Gaussians, or what is there is damaged.
+        InputError: with another number of Gaussians, made by something else, or what is there is damaged.
     """
     file = target.gaussians_file
     if not file.exists():
@@ -119,13 +125,35 @@ def is_done(target: Target, num_gaussians: int) -> bool:
             f"{file} has {count} Gaussians, not {num_gaussians}: {option('num_gaussians', count)} goes on, "
             f"{again}, {option('out', 'FOLDER')} writes elsewhere"
         )
+    made = read_origin(file)
+    if made is not None and _compared(made) != _compared(origin):
+        raise InputError(
+            f"{file} was made by {_told(made)}, not by {_told(origin)}: {again}, {option('out', 'FOLDER')} writes "
+            "elsewhere"
+        )
     return True
 
 
+def _compared(origin: Origin | None) -> dict[str, str | int | None] | None:
+    """All but the name: the same weights may have another by now."""
+    return None if origin is None else {name: value for name, value in origin.items() if name != "model"}
+
+
+def _told(origin: Origin | None) -> str:
+    if origin is None:
+        return "a fit"
+    settings = " ".join(str(option(name, origin.get(name))) for name in ("looks", "max_side"))
+    return f"{origin.get('model')} ({origin.get('sha256')}) with {settings}"
+
+
 def write_results(
-    target: Target, gaussians: Gaussians, picture: Float[Tensor, "3 h w"], figure: Figure | None = None
+    target: Target,
+    gaussians: Gaussians,
+    picture: Float[Tensor, "3 h w"],
+    figure: Figure | None = None,
+    origin: Origin | None = None,
 ) -> None:
-    """The files of one image: the picture with values in [0, 1], the figure if there is one, the Gaussians.
+    """The files of one image: picture with values in [0, 1], figure if any, Gaussians, with what made them if known.
 
     Raises:
         InputError: they cannot be written.
@@ -136,6 +164,6 @@ def write_results(
         if figure is not None:
             save_figure(figure, target.figure_file)
         # the last one: where it is, the others are, too
-        gaussians.save(target.gaussians_file)
+        gaussians.save(target.gaussians_file, origin)
     except OSError as error:
         raise InputError(f"{target.name.parent}: cannot write results here ({error.strerror})") from error

@@ -149,6 +149,12 @@ def test_a_pretrained_name_classifies_right_after_installation(digit_files, caps
     assert "nearest: digits" in fails(capsys, "predict", "digts", digit_files)
 
 
+@pytest.mark.parametrize("name", ["photos", "gvit_tiny"])
+def test_an_encoder_alone_says_what_it_is_for(name, capsys):
+    line = fails(capsys, "predict", name, "gone.png")
+    assert line.startswith("an encoder alone, without a classifier: 'gvit encode' draws with it")
+
+
 def test_evaluate_agrees_with_training(run, capsys):
     assert main(["evaluate", str(run)]) == 0
     printed = capsys.readouterr().out

@@ -1,5 +1,6 @@
 """``gvit encode`` as a person meets it, with an encoder of a moment's training."""
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def test_what_is_encoded_is_skipped_unless_overwritten(tmp_path, encoder, capsys
     assert encode(file, "--out", out, "--model", encoder, *QUICK) == 0
     before = (out / "a.safetensors").read_bytes()
     capsys.readouterr()
-    assert encode(file, "--out", out, "--model", encoder, "--num-gaussians", 40) == 0
+    assert encode(file, "--out", out, "--model", encoder, *QUICK) == 0
     skipped = f"{file}  skipped: {out / 'a.safetensors'} is there, --overwrite makes it again"
     assert capsys.readouterr().out.splitlines() == [skipped]
     assert (out / "a.safetensors").read_bytes() == before
@@ -104,6 +105,37 @@ def test_what_is_encoded_is_skipped_unless_overwritten(tmp_path, encoder, capsys
     assert (
         "a.safetensors has 40 Gaussians, not 41: --num-gaussians 40 goes on, --overwrite makes it" in message
     )
+
+
+def test_what_something_else_has_made_is_refused_and_what_does_not_say_so_is_skipped(
+    tmp_path, encoder, capsys
+):
+    file, out = write(tmp_path / "a.png"), tmp_path / "out"
+    made = out / "a.safetensors"
+    assert encode(file, "--out", out, "--model", encoder, *QUICK) == 0
+    before = made.read_bytes()
+    capsys.readouterr()
+    other, copy = tmp_path / "other.safetensors", tmp_path / "copy.safetensors"
+    gvit.save_model(gvit.create_model("gvit_tiny"), other)
+    copy.write_bytes(encoder.read_bytes())
+    digest = hashlib.sha256(encoder.read_bytes()).hexdigest()[:12]
+    here = f"{made} was made by {encoder} ({digest}) with --looks 2 --max-side 768, not by "
+    again = ": --overwrite makes it again, --out FOLDER writes elsewhere"
+    for model, flags, named in (
+        (other, QUICK, f"{other} ("),
+        (encoder, (*QUICK[:2], "--looks", 3), "--looks 3 --max-side 768" + again),
+        (encoder, (*QUICK, "--max-side", 10), "--looks 2 --max-side 10" + again),
+    ):
+        message = fails(capsys, file, "--out", out, "--model", model, *flags)
+        assert message.startswith(here)
+        assert named in message
+    assert main(["fit", str(file), "--out", str(out), "--num-gaussians", "40"]) == 2
+    assert "not by a fit: --overwrite" in capsys.readouterr().err
+    assert made.read_bytes() == before
+    assert encode(file, "--out", out, "--model", copy, *QUICK) == 0
+    gvit.Gaussians.load(made).save(made)  # as a fit, or an older gvit, writes it
+    assert encode(file, "--out", out, "--model", other, *QUICK) == 0
+    assert capsys.readouterr().out.count("skipped") == 2
 
 
 def test_one_bad_file_does_not_cost_the_others(tmp_path, encoder, capsys):

@@ -211,6 +211,23 @@ def test_resuming_depends_on_no_default(finished, tmp_path, monkeypatch):
     assert_same_run(finished, folder)
 
 
+def test_a_run_that_trains_no_classifier_is_an_encoder_alone_from_its_start_and_goes_on(finished, tmp_path):
+    drawing = replace(CONFIG.schedule, classify_epochs=0, guide_epochs=0)
+    config = replace(CONFIG, schedule=drawing)
+    result = train(config, tmp_path / "whole")
+    assert result.top1 is None
+    assert "top1" not in {k for line in metrics(tmp_path / "whole") for k, v in line.items() if v is not None}
+    interrupt(config, tmp_path / "cut", 3)
+    assert gvit.load_model(tmp_path / "cut").card.encoder_only
+    assert str(resume(tmp_path / "cut")) == str(result)
+    assert_same_run(tmp_path / "whole", tmp_path / "cut")
+    assert write_report(Run(tmp_path / "whole")) is not None
+    above = set_up(replace(CONFIG, model=replace(CONFIG.model, init=tmp_path / "whole")))
+    assert any("classifier new" in note for note in above.notes)
+    assert not above.task.model.card.encoder_only
+    assert not gvit.load_model(finished).card.encoder_only
+
+
 def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
     before = {file.name: file.read_bytes() for file in finished.iterdir()}
     recorder = Recorder()

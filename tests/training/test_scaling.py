@@ -247,6 +247,16 @@ def test_init_takes_names_and_paths(package, general, tmp_path, monkeypatch):
         assert TrainConfig.from_json(held.to_json()) == held
 
 
+def test_a_general_encoder_whose_file_is_lost_is_named(photos, general, package, capsys):
+    (package / general.file).unlink()
+    assert main(["train", "folder", "--data-dir", str(photos), "--dry-run"]) == 2
+    line = (
+        f"gvit: error: gvit_tiny.photos: {general.file} is missing in this installation; install gvit again\n"
+    )
+    assert capsys.readouterr().err == line
+    assert set_up(config(photos, init=None)).config.model.init is None
+
+
 def test_a_misspelt_name_gets_the_nearest(photos, general, capsys):
     flags = ["--data-dir", str(photos), "--init", "gvit_tiny.fotos", "--dry-run"]
     assert main(["train", "folder", *flags]) == 2
@@ -307,7 +317,18 @@ def test_a_run_that_learned_nothing_says_so_at_its_end_and_one_that_classifies_n
     assert errors.count("is no better than chance (50.0 %, and 6 test images): try more --epochs") == 1
     drawing = ["--classify-epochs", "0", "--guide-epochs", "0", "--reconstruct-epochs", "1"]
     assert main(["train", "folder", *small, *drawing, "--out", str(tmp_path / "b")]) == 0
-    assert "chance" not in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "chance" not in printed.err
+    assert "top-1" not in printed.out + printed.err
+    image = next(photos.rglob("*.jpg"), None) or next(photos.rglob("*.png"))
+    for command in (["predict", str(tmp_path / "b"), str(image)], ["evaluate", str(tmp_path / "b")]):
+        assert main(command) == 2
+        printed = capsys.readouterr()
+        assert printed.err.startswith(
+            "gvit: error: an encoder alone, without a classifier: 'gvit encode' draws"
+        )
+        assert printed.err.count("\n") == 1
+        assert not printed.out
 
 
 def test_only_the_folder_recipe_scales_and_starts_by_itself():

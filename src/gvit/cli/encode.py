@@ -24,6 +24,8 @@ class Options:
 
     What is encoded already is skipped: after an interruption, it goes on.
 
+    What another model or other settings have encoded is refused.
+
     Example: gvit encode photos/ 'more/*.png' --out encoded
 
     Attributes:
@@ -60,7 +62,7 @@ def run(args: list[str]) -> int:
     if not options.images:
         raise InputError("no images given; name image files, folders or quoted patterns")
 
-    from gvit.encoding import encode_files
+    from gvit.encoding import encode_files, encoder_origin
     from gvit.models.pretrained import find_pretrained
     from gvit.targets import plan_targets, write_results
 
@@ -71,14 +73,15 @@ def run(args: list[str]) -> int:
         )
     model = load_encoder(options.model, "--model").to(device)
     targets = plan_targets(options.images, options.out)
-    waiting = targets if options.overwrite else left_to_do(targets, options.num_gaussians)
+    origin = encoder_origin(options.model, model, options.looks, options.max_side)
+    waiting = targets if options.overwrite else left_to_do(targets, options.num_gaussians, origin)
     failed, done = False, list[float]()
     for answer in encode_files(model, waiting, options.num_gaussians, options.looks, options.max_side):
         if isinstance(answer, InputError):
             failed = True
             print_error(answer)
             continue
-        write_results(answer.target, answer.gaussians, answer.picture)
+        write_results(answer.target, answer.gaussians, answer.picture, origin=origin)
         done.append(answer.psnr)
         print(_line(answer), flush=True)
     if done:

@@ -9,21 +9,22 @@ from typing import TYPE_CHECKING, Any
 from gvit.errors import InputError
 
 if TYPE_CHECKING:
+    from gvit.gaussians.storage import Origin
     from gvit.models.gvit import GViT
     from gvit.targets import Target
 
 
-def left_to_do(targets: Sequence[Target], num_gaussians: int) -> list[Target]:
+def left_to_do(targets: Sequence[Target], num_gaussians: int, origin: Origin | None = None) -> list[Target]:
     """Those without results; of the others a line tells that they are skipped.
 
     Raises:
-        InputError: results of another number of Gaussians are there, or damaged ones.
+        InputError: results of another number of Gaussians or another origin are there, or damaged ones.
     """
     from gvit.targets import is_done
 
     waiting = []
     for target in targets:
-        if is_done(target, num_gaussians):
+        if is_done(target, num_gaussians, origin):
             print(f"{target.source}  skipped: {target.gaussians_file} is there, --overwrite makes it again")
         else:
             waiting.append(target)

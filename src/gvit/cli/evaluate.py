@@ -39,7 +39,8 @@ def run(args: list[str]) -> int:
 
     result = evaluate_run(options.run, options.batch_size, find_device(options.device))
     print(f"images  {result.num_images}")
-    print(f"top-1   {100 * result.top1:.2f} %")
+    if result.top1 is not None:
+        print(f"top-1   {100 * result.top1:.2f} %")
     if result.top5 is not None:
         print(f"top-5   {100 * result.top5:.2f} %")
     if result.psnr is not None:

@@ -55,9 +55,10 @@ def run(args: list[str]) -> int:
     from gvit.data.images import EXTENSIONS, find_images
     from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS
     from gvit.models.weights import load_model
-    from gvit.prediction import predict_files
+    from gvit.prediction import check_classifies, predict_files
 
     model = load_model(options.run).to(find_device(options.device))
+    check_classifies(model)  # before anything is said of the files
     files = find_images(options.images, GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS)
     failed, rows = False, []
     drawing = {"num_gaussians": options.num_gaussians, "looks": options.looks}

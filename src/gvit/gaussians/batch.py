@@ -18,7 +18,7 @@ from gvit.gaussians.bounds import Bounds, rescale
 from gvit.gaussians.fields import ANGLE, CENTER, COLOR, COLUMNS, NUM_FIELDS, OPACITY, SCALE, pair
 from gvit.gaussians.shapes import build_covariances, map_axes
 from gvit.gaussians.slots import check_slots, reaches_gaussians, removed
-from gvit.gaussians.storage import read_fields, write_fields
+from gvit.gaussians.storage import Origin, read_fields, write_fields
 
 
 @dataclass(frozen=True)
@@ -411,18 +411,19 @@ class Gaussians:
         covariances = lifted.covariances * pixels.unsqueeze(-1) * pixels
         return centers, covariances, lifted.colors, lifted.opacities
 
-    def save(self, path: str | Path) -> None:
+    def save(self, path: str | Path, origin: Origin | None = None) -> None:
         """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all.
 
         Args:
             path: its name ends in ``.safetensors``.
+            origin: what made them, kept beside them for ``gvit.gaussians.storage.read_origin``.
 
         Raises:
             InputError: the name has another suffix.
         """
         tensors = {"raw": self.raw} | ({} if self.slots is None else {"slots": self.slots})
         meta = {name: getattr(self, name) for name in ("scale_factor", "nominal_count", "aspect")}
-        write_fields(path, tensors, meta)
+        write_fields(path, tensors, meta, origin)
 
     @classmethod
     def load(cls, path: str | Path) -> Gaussians:

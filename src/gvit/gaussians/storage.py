@@ -13,10 +13,14 @@ from gvit.errors import InputError
 from gvit.files import replacing
 
 _KEY = "gvit.gaussians"  # of the metadata
+_ORIGIN_KEY = "gvit.origin"  # apart from the fields: who reads those need not know it
+Origin = Mapping[str, str | int | None]
 T = TypeVar("T")
 
 
-def write_fields(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, float]) -> None:
+def write_fields(
+    path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, float], origin: Origin | None = None
+) -> None:
     """Write the file, whole or not at all; see ``Gaussians.save``."""
     from safetensors.torch import save
 
@@ -26,7 +30,7 @@ def write_fields(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[
         raise InputError(f"{path}: Gaussians are written as safetensors; name the file {name}")
     content = save(
         {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        {_KEY: json.dumps(meta)},
+        {_KEY: json.dumps(meta)} | ({} if origin is None else {_ORIGIN_KEY: json.dumps(dict(origin))}),
     )
     with replacing(path) as partial:
         # safetensors' own file would be for its owner's eyes only, whatever the umask
@@ -46,3 +50,16 @@ def read_fields(path: str | Path, make: Callable[..., T]) -> T:
             return make(file.get_tensor("raw"), **meta, slots=slots)
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError, InputError) as error:
         raise InputError(f"{path}: not a file of Gaussians written by gvit ({error})") from error
+
+
+def read_origin(path: str | Path) -> Origin | None:
+    """What made the Gaussians in a file that can be read; None where it does not say so."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        written = (file.metadata() or {}).get(_ORIGIN_KEY)
+    try:
+        origin = None if written is None else json.loads(written)
+    except json.JSONDecodeError:
+        return None
+    return origin if isinstance(origin, dict) else None

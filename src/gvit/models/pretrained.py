@@ -107,9 +107,16 @@ def list_pretrained(pattern: str = "*") -> list[str]:
 
 
 def general_encoder(model: str | None) -> Pretrained | None:
-    """The encoder for photographs that is installed for a named model; None where there is none."""
+    """The encoder for photographs that comes with gvit for a named model; None where there is none.
+
+    Raises:
+        InputError: it should be installed, and its file is missing or damaged.
+    """
     entry = shipped().get(f"{model}.{GENERAL_TAG}")
-    return entry if entry is not None and entry.installed else None
+    if entry is None or (entry.hub is not None and not entry.installed):  # nothing is downloaded unasked
+        return None
+    entry.path()
+    return entry
 
 
 def is_on_hub(name: str) -> bool:

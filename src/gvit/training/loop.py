@@ -133,7 +133,9 @@ class Loop:
             shard = self.setup.task.measure(feed.test_loader)
         except FloatingPointError as error:
             raise self._diverged("evaluation", error) from error
-        return summarize(self.world.interleave(shard, len(feed.tests)), self.setup.task.model.num_classes)
+        model = self.setup.task.model
+        classes = 0 if model.card.encoder_only else model.num_classes
+        return summarize(self.world.interleave(shard, len(feed.tests)), classes)
 
     def _diverged(self, where: str, error: Exception) -> InputError:
         return InputError(

@@ -17,6 +17,7 @@ from gvit.files import write_text
 from gvit.models.base import ImageClassifier
 from gvit.models.gvit import GViT
 from gvit.models.weights import load_model
+from gvit.prediction import check_classifies
 from gvit.training.run import Run
 from gvit.viewing.figures import confusion_figure, report_figure, save_figure
 
@@ -57,10 +58,11 @@ def evaluate_run(folder: str | Path, batch_size: int = 64, device: str = "cpu") 
     """A run's model on the test images of its data; ``evaluation.json`` and ``confusion.png`` go into its folder.
 
     Raises:
-        InputError: there is no run, or as ``load_with_test_images``.
+        InputError: there is no run, it has trained an encoder alone, or as ``load_with_test_images``.
     """
     run = Run.open(Path(folder))
     model, images = load_with_test_images(run)
+    check_classifies(model)
     result = evaluate(model.to(device), evaluation_loader(images, batch_size))
     names = list(model.card.class_names)
     write_text(run.evaluation_file, json.dumps(asdict(result) | {"class_names": names}) + "\n")

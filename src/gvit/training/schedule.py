@@ -88,6 +88,11 @@ class Schedule:
         """The first step that trains the classifier."""
         return self.ends[1]
 
+    @property
+    def encoder_only(self) -> bool:
+        """No step trains the classifier."""
+        return self.classify_start == self.total
+
     def plan(self, step: int) -> StepPlan:
         """What step ``step`` (from 0) does."""
         index = sum(step >= end for end in self.ends[:-1])

@@ -95,6 +95,8 @@ def set_up(
     few = range(0, len(feed.tests), -(-len(feed.tests) // _NUM_PROBES))
     task.watch(lambda: torch.stack([feed.tests[i][0] for i in few]))
     setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
+    # from the start: an interrupted run, too, is only what it is going to be
+    model.card = replace(model.card, encoder_only=setup.schedule.encoder_only)
     notes = [*notes, *of_model, *_proportions(setup), *_left_out(setup)]
     return replace(setup, notes=tuple(map(Note, notes)))
 

@@ -97,6 +97,8 @@ def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequenc
         wrong = int(predicted) != labels[column]
         axes[0].set_title(f"is {class_names[labels[column]]}", fontsize=8)
         axes[1].set_title(f"{quality[column]:.1f} dB", fontsize=8)
+        if model.card.encoder_only:  # nothing has learned to answer
+            continue
         axes[2].set_title(
             f"{class_names[int(predicted)]}: {100 * probability:.0f} %",
             fontsize=8,

@@ -68,7 +68,7 @@ class ConsoleObserver(Observer):
         parts = [
             f"epoch {evaluated.epoch:5.1f}",
             f"{self.phase:<11}",
-            f"top-1 {100 * result.top1:5.1f} %",
+            "" if result.top1 is None else f"top-1 {100 * result.top1:5.1f} %",
             "" if result.psnr is None else f"PSNR {result.psnr:5.2f} dB  SSIM {result.ssim:.3f}",
             self.losses,
             "" if moved is None else f"moved {100 * moved:.0f} %",
