@@ -86,7 +86,10 @@ BASE = TrainConfig(
 )
 # BASE cannot leave the default in these: a study starts from no run, its encoder does not look, rows change the rest,
 # an average needs no shards
-DEFAULTS_IN_BASE = {"model.init", "model.looks", "data.crop_mode", "objective.gradient", "compute.fsdp"}
+DEFAULTS_IN_BASE = {
+    *("model.init", "model.looks", "data.crop_mode", "objective.gradient"),
+    *("compute.fsdp", "compute.graphs"),
+}
 
 GUIDED: dict[str, Any] = {}
 PAPERS = {
