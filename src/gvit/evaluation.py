@@ -54,8 +54,11 @@ class Evaluation:
         """Share classified correctly by who always names the class that most of the images have."""
         return max(map(sum, self.confusion)) / self.num_images
 
-    def concerns(self) -> list[str]:
+    def concerns(self, initialized: bool = False) -> list[str]:
         """A line for each sign that nothing, or little, has been learned, with what to try; usually none.
+
+        Args:
+            initialized: training began with a trained encoder: to try one is no advice then.
 
         They are: accuracy within two standard deviations (binomial) of chance, and pictures under 18 dB. Settings are
         named by ``gvit.errors.option``.
@@ -69,10 +72,15 @@ class Evaluation:
                 "images of each class"
             )
         if self.psnr is not None and self.psnr < _POOR:
+            more = f"more {option('num_gaussians')}"
+            tries = (
+                f"{more} or more {option('epochs')}"
+                if initialized
+                else f"{more}, more {option('epochs')}, or {option('init')} with a trained encoder"
+            )
             found.append(
                 f"PSNR of {self.psnr:.1f} dB: the Gaussians show little of the images, so there is little to "
-                f"classify; try more {option('num_gaussians')}, more {option('epochs')}, or {option('init')} with "
-                "a trained encoder"
+                f"classify; try {tries}"
             )
         return found
 

@@ -206,6 +206,10 @@ def test_bad_runs(run, tmp_path, capsys):
     for command in (["predict", tmp_path / "gone", "x.png"], ["evaluate", tmp_path / "gone"]):
         assert "no run here" in fails(capsys, *command)
     assert "no run here" in fails(capsys, "train", "--resume", tmp_path / "gone")
+    for name in ("digits", "gvit_tiny.digits"):
+        assert fails(capsys, "evaluate", name).startswith(
+            f"{name}: pretrained weights, not a run with test images"
+        )
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for file in run.iterdir():
@@ -330,6 +334,10 @@ def test_models_takes_patterns(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split()[0] == "gvit_tiny"
     assert "gvit_tiny.digits" in lines[5]
+    assert main(["models", "digits"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2].split()[0] == "gvit_tiny"
+    assert lines[5].startswith("gvit_tiny.digits ")
     assert main(["models", "vit_*"]) == 0
     assert "pretrained" not in capsys.readouterr().out
     assert fails(capsys, "models", "gvit_tinny").startswith("unknown model 'gvit_tinny'; nearest: gvit_tiny")

@@ -1,3 +1,7 @@
+import pytest
+import torch
+
+from gvit.cli import main
 from gvit.cli.messages import print_error
 from gvit.errors import InputError, option
 
@@ -16,3 +20,41 @@ def test_one_line_of_what_a_data_loaders_worker_says(capsys):
     )
     print_error(InputError(wrapped))
     assert capsys.readouterr().err == "gvit: error: a.png: not an image file\n"
+
+
+class OutOfMemoryError(RuntimeError):
+    """What a GPU's is called."""
+
+
+def allocate_too_much():
+    torch.empty(2**60, dtype=torch.uint8)
+
+
+def raising(error):
+    def run(*_):
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "fail",
+    [
+        lambda *_: allocate_too_much(),
+        raising(OutOfMemoryError("CUDA out of memory. Tried to allocate 40.00 GiB.\nMore.")),
+        raising(torch.OutOfMemoryError("CUDA out of memory.")),
+        raising(MemoryError("Unable to allocate 37.3 GiB")),
+    ],
+)
+def test_too_little_memory_is_one_line(fail, capsys, monkeypatch):
+    monkeypatch.setattr("gvit.cli.models.run", fail)
+    assert main(["models"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("gvit: error: not enough memory (")
+    assert printed.count("\n") == 1
+
+
+def test_other_errors_of_torch_keep_their_traceback(monkeypatch):
+    monkeypatch.setattr("gvit.cli.models.run", raising(RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        main(["models"])

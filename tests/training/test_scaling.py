@@ -303,6 +303,22 @@ def test_pictures_under_eighteen_decibels_are_named():
     (line,) = evaluation(good, 14.7).concerns()
     assert line.startswith("PSNR of 14.7 dB: ")
     assert "--num-gaussians" in for_command_line(line)
+    assert "--init with a trained encoder" in for_command_line(line)
+    (line,) = evaluation(good, 14.7).concerns(initialized=True)
+    assert line.startswith("PSNR of 14.7 dB: ")
+    assert "init" not in line
+
+
+@pytest.mark.parametrize(("start", "advised"), [("auto", False), ("None", True)])
+def test_a_run_that_began_with_an_encoder_is_not_told_to_try_one(
+    start, advised, photos, general, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("gvit.evaluation._POOR", 99.0)  # six Gaussians are enough for these images
+    small = ["--data-dir", str(photos), "--num-gaussians", "6", "--looks", "1", "--img-size", "16"]
+    short = ["--epochs", "1", "--base-lr", "1e-9", "--init", start]
+    assert main(["train", "folder", *small, *short, "--out", str(tmp_path / "run")]) == 0
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("PSNR of")]
+    assert ("--init with a trained encoder" in line) == advised
 
 
 def test_a_run_that_learned_nothing_says_so_at_its_end_and_one_that_classifies_nothing_does_not(

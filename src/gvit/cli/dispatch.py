@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from gvit import __version__
 from gvit.cli.messages import print_error
-from gvit.errors import InputError, unknown_name
+from gvit.errors import InputError, first_line, unknown_name
 
 # OpenMP threads that wait by spinning take the cores from the renderer's threads, and from everybody else's.
 # It is read when torch is loaded, which is later.
@@ -67,8 +67,23 @@ def _run(args: list[str]) -> int:
     except InputError as error:
         print_error(error)
         return 2
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        print_error(
+            InputError(
+                f"not enough memory ({first_line(error)}): fewer Gaussians, smaller images or smaller batches need less"
+            )
+        )
+        return 2
     except KeyboardInterrupt:
         print("gvit: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # 'gvit predict ... | head'
         return 0
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """By name and text: torch may not be loaded yet, and of the CPU's memory it has no exception of its own."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(text in str(error) for text in ("can't allocate memory", "DefaultCPUAllocator"))

@@ -37,11 +37,13 @@ def run(args: list[str]) -> int:
     options = parse(Options, args, "gvit models")
 
     from gvit.models.complexity import model_complexity
-    from gvit.models.pretrained import shipped
+    from gvit.models.pretrained import find_pretrained, shipped
     from gvit.models.registry import list_models
 
     # 'gvit_tiny.*' is for pretrained models, which have the size and cost of the model before the point
     trained = [shipped()[name] for name in list_models(options.pattern, pretrained=True)]
+    if not trained and (entry := find_pretrained(options.pattern)):  # 'digits' is gvit_tiny.digits
+        trained = [entry]
     names = sorted({*list_models(options.pattern), *(entry.model for entry in trained)} & {*list_models()})
     if not names:
         raise unknown_name("model", options.pattern, [*list_models(), *shipped()])

@@ -83,7 +83,8 @@ class Loop:
         last = schedule.total if until is None else min(until, schedule.total)
         listening = self._listening()
         for observer in listening:
-            observer.start(Start(schedule.total, self.step, feed.steps_per_epoch, setup.notes))
+            initialized = setup.config.model.init is not None
+            observer.start(Start(schedule.total, self.step, feed.steps_per_epoch, setup.notes, initialized))
         setup.task.model.train()
         result = None
         started = time.perf_counter()

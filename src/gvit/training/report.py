@@ -12,10 +12,12 @@ import torch
 from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples, evaluation_loader
 from gvit.data.sources import load_source
+from gvit.errors import InputError
 from gvit.evaluation import Evaluation, evaluate
 from gvit.files import write_text
 from gvit.models.base import ImageClassifier
 from gvit.models.gvit import GViT
+from gvit.models.pretrained import is_pretrained_name
 from gvit.models.weights import load_model
 from gvit.prediction import check_classifies
 from gvit.training.run import Run
@@ -60,7 +62,13 @@ def evaluate_run(folder: str | Path, batch_size: int = 64, device: str = "cpu") 
     Raises:
         InputError: there is no run, it has trained an encoder alone, or as ``load_with_test_images``.
     """
-    run = Run.open(Path(folder))
+    run = Run(Path(folder))
+    if not run.config_file.is_file() and is_pretrained_name(Path(folder).as_posix()):
+        raise InputError(
+            f"{folder}: pretrained weights, not a run with test images of its own: 'gvit train --init {folder}' makes "
+            "one, 'gvit predict' needs none"
+        )
+    run = Run.open(run.folder)
     model, images = load_with_test_images(run)
     check_classifies(model)
     result = evaluate(model.to(device), evaluation_loader(images, batch_size))

@@ -18,12 +18,14 @@ class Start:
         done: steps done before.
         steps_per_epoch: images over batch size.
         notes: lines that the user should read.
+        initialized: it began with the weights of another.
     """
 
     total: int
     done: int
     steps_per_epoch: int
     notes: tuple[str, ...] = ()
+    initialized: bool = False
 
 
 @dataclass(frozen=True)

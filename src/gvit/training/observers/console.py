@@ -38,6 +38,7 @@ class ConsoleObserver(Observer):
         self.open.close()
 
     def start(self, start: Start) -> None:
+        self.initialized = start.initialized
         self.begun, self.first, self.total = time.perf_counter(), start.done, start.total
         self.phase, self.losses, self.speed, self.classified = "", "", 0.0, False
         for note in start.notes:
@@ -78,5 +79,5 @@ class ConsoleObserver(Observer):
         self.console.print("  ".join(part for part in parts if part))
         # an encoder that is trained for itself classifies nothing
         if evaluated.step == self.total and self.classified:
-            for concern in result.concerns():
+            for concern in result.concerns(self.initialized):
                 self.console.print(self.worded(concern))
