@@ -63,14 +63,9 @@ def run(args: list[str]) -> int:
         raise InputError("no images given; name image files, folders or quoted patterns")
 
     from gvit.encoding import encode_files, encoder_origin
-    from gvit.models.pretrained import find_pretrained
     from gvit.targets import plan_targets, write_results
 
     device = find_device(options.device)
-    if options.model == Options.model and find_pretrained(options.model) is None:
-        raise InputError(
-            f"{options.model} does not come with this version of gvit yet; --model RUN takes the encoder of a run"
-        )
     model = load_encoder(options.model, "--model").to(device)
     targets = plan_targets(options.images, options.out)
     origin = encoder_origin(options.model, model, options.looks, options.max_side)

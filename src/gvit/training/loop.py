@@ -82,9 +82,10 @@ class Loop:
         setup, feed, schedule = self.setup, self.setup.feed, self.setup.schedule
         last = schedule.total if until is None else min(until, schedule.total)
         listening = self._listening()
+        initialized = setup.config.model.init is not None
+        start = Start(schedule.total, self.step, feed.steps_per_epoch, setup.notes, initialized)
         for observer in listening:
-            initialized = setup.config.model.init is not None
-            observer.start(Start(schedule.total, self.step, feed.steps_per_epoch, setup.notes, initialized))
+            observer.start(start)
         setup.task.model.train()
         result = None
         started = time.perf_counter()
