@@ -12,7 +12,8 @@ parts are those of ``benchmarks/train_step.py``, with the GPU brought to rest be
 little more. The batch is halved until it fits.
 
 The small models' encoder looks at its own picture: a batch takes a step of the optimizer a look, and has no such parts.
-Its rows have the loop's time, and the share of it in which a kernel runs. ``--only`` runs the cases whose names contain
+Its rows have the loop's time, and the share of it in which a kernel runs; of
+the same with CUDA graphs, too. ``--only`` runs the cases whose names contain
 a text.
 """
 
@@ -65,17 +66,26 @@ def cases(dry: bool) -> dict[str, tuple[TrainConfig, int]]:
         large = replace(tiny, model=replace(tiny.model, img_size=48, num_gaussians=24))
         looking = replace(tiny, model=replace(tiny.model, encoder="refining", looks=2))
         cases = {"tiny, 32 px, K=16": (tiny, 4), "tiny, 48 px, K=24": (large, 2)}
-        return cases | {"tiny, two looks": (looking, 2)}
+        return cases | {"tiny, two looks": (looking, 2), "tiny, two looks, graphs": (with_graphs(looking), 2)}
     small = replace(gvit_small(), compute=ComputeConfig(precision="bf16", compile=True))
     eager = replace(small, compute=ComputeConfig(precision="bf16"))
     large = replace(small, model=replace(small.model, img_size=448, num_gaussians=1024))
+    looks = {
+        "cifar10, 8 looks": (without_files(cifar10()), 128),
+        "imagenette, 12 looks": (without_files(imagenette()), 64),
+    }
     return {
         "GViT-S, 224 px, K=512": (small, 256),
         "GViT-S, 448 px, K=1024": (large, 128),
         "GViT-S, 224 px, K=512, not compiled": (eager, 256),
-        "cifar10, 8 looks": (without_files(cifar10()), 256),
-        "imagenette, 12 looks": (without_files(imagenette()), 64),
+        **looks,
+        **{f"{name}, graphs": (with_graphs(config), batch) for name, (config, batch) in looks.items()},
     }
+
+
+def with_graphs(config: TrainConfig) -> TrainConfig:
+    """The same, a look's kernels started at once."""
+    return replace(config, compute=replace(config.compute, graphs=True))
 
 
 def without_files(config: TrainConfig) -> TrainConfig:

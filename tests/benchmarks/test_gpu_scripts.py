@@ -65,8 +65,9 @@ def test_renderer_speed(tmp_path):
 
 def test_train_step(tmp_path):
     content, printed = dry_run(tmp_path, "train_step")
-    *ordinary, looking = content["rows"]
-    assert looking["turn_ms"] == looking["loop_ms"] / 2
+    *ordinary, looking, graphed = content["rows"]
+    for row in (looking, graphed):
+        assert row["turn_ms"] == row["loop_ms"] / 2
     for row in ordinary:
         assert set(row["parts_ms"]) == {"encoder", "renderer", "losses", "classifier", "optimizer"}
         assert row["images_per_second"] > 0

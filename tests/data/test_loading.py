@@ -1,3 +1,8 @@
+import multiprocessing
+import os
+import signal
+from concurrent.futures import ProcessPoolExecutor
+
 import numpy as np
 import pytest
 import torch
@@ -22,6 +27,14 @@ def draw_noise() -> torch.Tensor:
 def samples(source: Source, seed: int = 0) -> TrainingSamples:
     transform = train_transform(Preprocessing(16), Augmentation(rotate=10, translate=0.1, zoom=0.1))
     return TrainingSamples(source, transform, draw_noise, seed)
+
+
+def count_batches() -> int:
+    """Two workers' batches, of a source that a spawned process could not be given."""
+    own = Source(lambda i: Image.new("RGB", (20, 30)), [0, 1], ("a", "b"))
+    return sum(
+        1 for _ in training_loader(samples(own), StepSampler(2, 1, seed=0, start=0, stop=2), workers=2)
+    )
 
 
 def same(one, other) -> bool:
@@ -70,6 +83,19 @@ def test_batches_are_a_pure_function_of_the_step(source, workers):
     assert len(rest) == 3
     for expected, batch in zip(whole[5:], rest, strict=True):
         assert same(batch, expected)
+
+
+def test_an_interruption_of_the_whole_group_leaves_loading_alone(source):
+    batches = iter(training_loader(samples(source), StepSampler(10, 3, seed=0, start=0, stop=40), workers=1))
+    next(batches)
+    for process in multiprocessing.active_children():
+        os.kill(process.pid, signal.SIGINT)
+    assert len(list(batches)) == 39
+
+
+def test_loading_works_in_a_process_that_was_spawned():
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert pool.submit(count_batches).result() == 2
 
 
 def test_an_epoch_shows_each_image_at_most_once_and_the_next_in_another_order():

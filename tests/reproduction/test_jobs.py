@@ -12,9 +12,11 @@ from gvit.gaussians import Gaussians
 from gvit.recipes import load_recipe
 from gvit.reproduction import execute, jobs
 from gvit.reproduction.execute import unfinished
-from gvit.reproduction.jobs import Collection, CrossEvaluation, Training, Trunk, share_trunks
+from gvit.reproduction.jobs import Collection, CrossEvaluation, Machine, Training, Trunk, share_trunks
 from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.targets import Study, change
+from gvit.training.run import Run
+from gvit.training.setup import set_up
 from gvit.training.train import Interrupted, train
 
 DEBUG = load_recipe("debug")  # 5 steps a phase
@@ -55,7 +57,7 @@ def test_a_way_to_guide_that_remembers_branches_to_the_weights_of_a_run_of_its_o
     jobs_ = {row.label: row.job for row in rows}
     chosen = [jobs_[label] for label in ("no guidance", "every step, averaged, at most 2 dB")]
     for job in unfinished(chosen):
-        job.run("cpu", silent)
+        job.run(Machine(), silent)
     for training in chosen:
         train(training.config, tmp_path / training.folder.name)
         assert_same_weights(tmp_path / training.folder.name, training.folder)
@@ -88,7 +90,7 @@ def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(tmp_path):
     study = Study(DEBUG, [0], tmp_path / "store")
     trainings = [study.train(study.unguided, 0), study.train(study.guided, 0)]
     for job in unfinished(trainings):
-        job.run("cpu", silent)
+        job.run(Machine(), silent)
     for training in trainings:
         assert training.done
         alone = tmp_path / training.folder.name
@@ -101,17 +103,38 @@ def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(tmp_path):
 def test_an_interrupted_job_goes_on_to_the_same_result(tmp_path):
     whole = Study(DEBUG, [0], tmp_path / "one")
     whole = whole.train(whole.guided, 0)
-    whole.run("cpu", silent)
+    whole.run(Machine(), silent)
     cut = Study(DEBUG, [0], tmp_path / "two")
     cut = cut.train(cut.guided, 0)
 
     shares: list[float] = []
     with pytest.raises(Interrupted):
-        cut.run("cpu", shares.append, lambda: shares[-1] > 0.3)
+        cut.run(Machine(), shares.append, lambda: shares[-1] > 0.3)
     assert shares == [step / 20 for step in range(1, 8)]
     assert not cut.done
-    cut.run("cpu", silent)
+    cut.run(Machine(), silent)
     assert_same_weights(whole.folder, cut.folder)
+
+
+def test_a_job_goes_on_on_another_machine_and_has_the_folder_it_had(tmp_path):
+    study = Study(DEBUG, [0], tmp_path)
+    job, shares = study.train(study.guided, 0), list[float]()
+    with pytest.raises(Interrupted):
+        job.run(Machine(workers=1), shares.append, lambda: shares[-1] > 0.3)
+    assert Run(job.folder).load_config().data.workers == 1
+    job.run(Machine(graphs=True), silent)
+    config = Run(job.folder).load_config()
+    assert (config.data.workers, config.compute.graphs) == (0, True)
+    assert study.train(study.guided, 0).done
+
+
+def test_branches_with_a_rate_of_their_own_leave_the_trunk_where_it_begins(tmp_path):
+    study = Study(DEBUG, [0], tmp_path)
+    own = change(study.unguided, schedule={"guide_lr": 0.01})
+    (trunk, *_) = unfinished([study.train(study.unguided, 0), study.train(own, 0)])
+    schedule = set_up(DEBUG).schedule
+    assert isinstance(trunk, Trunk)
+    assert trunk.steps == schedule.steps_of("guide").start
 
 
 def test_what_is_done_is_found_again_wherever_the_store_lies(tmp_path):
@@ -155,7 +178,7 @@ def test_a_frozen_set_is_what_the_encoder_makes_of_every_image(few, tmp_path):
     study = Study(few, [0], tmp_path)
     collection = study.collect(study.guided, 0)
     for job in unfinished([collection]):
-        job.run("cpu", silent)
+        job.run(Machine(), silent)
     model = gvit.load_model(collection.source.folder)
     for split, count in (("train", 30), ("test", 12)):
         frozen = load_source("gaussians", split, collection.data_dir)
@@ -176,12 +199,12 @@ def test_fits_go_on_where_they_stopped(few, tmp_path, monkeypatch):
 
     shares: list[float] = []
     with pytest.raises(Interrupted):
-        collection.run("cpu", shares.append, lambda: shares[-1] > 0.3)
+        collection.run(Machine(), shares.append, lambda: shares[-1] > 0.3)
     assert shares == [8 / 42, 16 / 42]
     before = {file: file.stat().st_mtime_ns for file in collection.data_dir.rglob("*.safetensors")}
     assert len(before) == 16
     assert not collection.done
-    collection.run("cpu", silent)
+    collection.run(Machine(), silent)
     assert {file: file.stat().st_mtime_ns for file in before} == before
     assert len(list(collection.data_dir.rglob("*.safetensors"))) == 42
     assert collection.result["psnr"] > 20
@@ -216,7 +239,7 @@ def test_crossed_with_its_own_set_a_classifier_is_as_good_as_it_was(few, tmp_pat
     training = study.read(own, 0)
     crossed = [CrossEvaluation.of(tmp_path, training, collection) for collection in (own, other)]
     for job in unfinished(crossed):
-        job.run("cpu", silent)
+        job.run(Machine(), silent)
     assert crossed[0].result["top1"] == training.result["top1"]
     assert crossed[1].result["num_images"] == 12
     assert crossed[0].folder != crossed[1].folder

@@ -19,7 +19,7 @@ from gvit.errors import InputError
 from gvit.recipes import RECIPES, load_recipe
 from gvit.reproduction import reproduce as module
 from gvit.reproduction.execute import unfinished
-from gvit.reproduction.jobs import Training, Trunk
+from gvit.reproduction.jobs import Machine, Training, Trunk
 from gvit.reproduction.reproduce import TARGETS, check, plan, try_out
 from gvit.reproduction.targets import Study, change
 from gvit.training.dry_run import DryRun, PhaseCost
@@ -103,7 +103,7 @@ def test_every_kind_of_training_is_tried_once_and_common_beginnings_count_once(t
     study = Study(load_recipe("debug"), (0, 1), tmp_path)
     weak = change(study.guided, schedule={"gamma": 0.01})
     wanted = [study.train(config, seed) for config in (study.guided, weak, study.queries) for seed in (0, 1)]
-    costs = try_out(unfinished(wanted), "cpu", 1)
+    costs = try_out(unfinished(wanted), Machine(), 1)
     assert len(tried) == 2  # neither gamma nor the seed makes a difference
     # phases of 5 steps of 1, 2, 3 and 4 s, and 20 s of evaluations
     expected = {Trunk: 5 + 10 + 15 + 15, Training: 20 + 5}

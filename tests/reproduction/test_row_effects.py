@@ -16,7 +16,7 @@ from gvit.fitting.optimise import fit
 from gvit.gaussians import Gaussians
 from gvit.rendering import render
 from gvit.reproduction import pictures
-from gvit.reproduction.jobs import Collection, Job, Training
+from gvit.reproduction.jobs import Collection, Job, Machine, Training
 from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.targets import Study, Target, change
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
@@ -43,7 +43,7 @@ def silent(share: float) -> None: ...
 
 
 def do(job: Job) -> Job:
-    job.run("cpu", silent)
+    job.run(Machine(), silent)
     return job
 
 

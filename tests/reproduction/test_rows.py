@@ -64,6 +64,7 @@ BASE = TrainConfig(
         guide_epochs=4.0,
         min_steps=5,
         guide_every=7,
+        guide_lr=1e-3,
         guided_steps="added",
         gamma=0.2,
         freeze_encoder=True,
@@ -419,12 +420,16 @@ def test_ways_to_guide_differ_in_nothing_else(study):
         "every step, averaged, at most 0.5 dB": averaged | {"guidance.psnr_budget": 0.5},
         "every step, averaged, at most 2 dB": averaged | {"guidance.psnr_budget": 2.0},
     }
-    expected = {("no guidance", seed): (None, run(seed, UNGUIDED)) for seed in SEEDS}
-    expected |= {
-        (label, seed): (None, run(seed, paper | way)) for label, way in ways.items() for seed in SEEDS
-    }
-    assert_rows(target, expected)
+    own, again = ", rate of its own", {"schedule.guide_lr": BASE.optimizer.base_lr / 4}
+    fresh = ("guided, the paper's", "added, every step", "share of the image's norm")
     guided = {(label, "no guidance") for label in ways.keys() - {more}}
+    guided |= {(label + own, f"no guidance{own}") for label in fresh}
+    ways |= {label + own: ways[label] | again for label in fresh}
+    without = {"no guidance": UNGUIDED, f"no guidance{own}": UNGUIDED | again}
+    rows = without | {label: paper | way for label, way in ways.items()}
+    assert_rows(
+        target, {(label, seed): (None, run(seed, what)) for label, what in rows.items() for seed in SEEDS}
+    )
     assert claims(target) == guided | {("added, every step", more)}
     assert target.against == "no guidance"
 

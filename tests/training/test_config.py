@@ -50,6 +50,7 @@ RANGES = [
     (ScheduleConfig, "guide_every", "at least 1", 1, BIG, [0, -1]),
     (ScheduleConfig, "gamma", "at least 0", 0.0, BIG, [-0.1]),
     (ScheduleConfig, "min_steps", "at least 1", 1, BIG, [0, -1]),
+    (ScheduleConfig, "guide_lr", "above 0", TINY, BIG, [0.0, -1.0]),
     (ScheduleConfig, "eval_every", "above 0", TINY, BIG, [0.0, -1.0]),
     (ObjectiveConfig, "perceptual_weight", "at least 0", 0.0, BIG, [-0.1]),
     (GuidanceConfig, "guide_ema", "at least 0 and at most 1", 0.0, 1.0, [-0.1, 1.1]),

@@ -344,6 +344,18 @@ def test_what_a_model_without_gaussians_leaves_unused_is_pointed_out():
     )
 
 
+def test_a_rate_of_its_own_for_the_guided_phase():
+    setup = set_up(with_(schedule={"guide_lr": 0.02}))
+    first = setup.schedule.steps_of("guide").start
+    assert setup.rates(first)["encoder"] == pytest.approx(0.02 * setup.feed.batch_size / 256)
+    assert setup.rates(first - 1) == set_up(CONFIG).rates(first - 1)
+
+
+def test_a_rate_for_a_guided_phase_that_there_is_not_is_pointed_out():
+    (note,) = set_up(with_(schedule={"guide_lr": 0.02, "guide_epochs": 0.0})).notes
+    assert for_python(note) == "guide_lr has no effect: there is no guided phase"
+
+
 @pytest.mark.parametrize("unguided", [{"guided_steps": "none"}, {"guide_epochs": 0.0}])
 @pytest.mark.parametrize(
     "setting", [{"gamma_unit": "image"}, {"projection": "image"}, {"guide_ema": 0.9}, {"psnr_budget": 1.0}]

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 
@@ -71,6 +72,21 @@ def test_learning_rate_warms_up_and_decays():
     assert rates == sorted(rates[:20]) + sorted(rates[20:], reverse=True)
     assert rates[60] == pytest.approx(1.0, abs=1e-9)
     assert 0 <= rates[-1] < 0.01
+
+
+def test_a_guided_phase_with_a_rate_of_its_own_begins_with_it_and_ends_with_nothing(schedule):
+    def rates(step, **own):
+        return learning_rates(schedule, step, peak=1.0, warmup=5, **own)
+
+    phase = schedule.steps_of("guide")
+    for step in range(phase.start):
+        assert rates(step, guide_peak=0.5) == rates(step)
+    found = [rates(step, guide_peak=0.5)["encoder"] for step in phase]
+    expected = [0.25 * (1 + math.cos(math.pi * done / len(phase))) for done in range(len(phase))]
+    assert found == pytest.approx(expected)
+    ordinary = phase.start + 1
+    assert rates(ordinary, guide_peak=0.5)["classifier"] == found[1]
+    assert "classifier" not in rates(phase.start, guide_peak=0.5)  # a guided step
 
 
 def test_what_stands_still_has_no_rate():

@@ -46,6 +46,8 @@ class Options:
         runs: folder for the runs.
         dry_run: tell what would be done, and how long it would take.
         device: cpu, cuda, or auto: cuda where there is one.
+        workers: processes that load images, of each run; 0 loads them in the run's own.
+        graphs: on a GPU, start the kernels of an encoder's turn all at once, as a CUDA graph.
     """
 
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
@@ -60,6 +62,8 @@ class Options:
     runs: Path = Path("runs/reproduce")
     dry_run: bool = False
     device: str = "auto"
+    workers: int = 0
+    graphs: bool = False
 
 
 def run(args: list[str]) -> int:
@@ -68,12 +72,15 @@ def run(args: list[str]) -> int:
     device = find_device(options.device)
     parallel = options.jobs if options.jobs is not None else 1 if device != "cpu" else os.cpu_count() or 1
     at_least_one(seeds=options.seeds, jobs=parallel)
+    if options.workers < 0:
+        raise InputError(f"--workers must be at least 0, got {options.workers}")
     if options.epochs is not None and not 0 < options.epochs < float("inf"):
         raise InputError(f"--epochs must be above 0 and finite, got {options.epochs:g}")
 
     from rich.console import Console
 
     from gvit.reproduction.execute import terminable
+    from gvit.reproduction.jobs import Machine
     from gvit.reproduction.reproduce import plan, reproduce
 
     shown = [f"--recipe {options.recipe}", f"--seeds {options.seeds}"]
@@ -97,7 +104,7 @@ def run(args: list[str]) -> int:
                 options.recipe,
                 f"gvit reproduce {options.what} {' '.join(shown)}",
                 options.out,
-                device=device,
+                machine=Machine(device, options.workers, options.graphs),
                 parallel=parallel,
                 dry_run=options.dry_run,
                 console=Console(file=sys.stderr, highlight=False, soft_wrap=True),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -157,7 +159,7 @@ def training_loader(
 ) -> DataLoader[Batch]:
     """The sampler's batches; ``pin``: where there is a GPU, in memory that it reads by itself."""
     pin = pin and torch.cuda.is_available()
-    return DataLoader(samples, batch_sampler=sampler, num_workers=workers, pin_memory=pin)
+    return DataLoader(samples, batch_sampler=sampler, pin_memory=pin, **_processes(workers))
 
 
 def evaluation_loader(
@@ -165,4 +167,23 @@ def evaluation_loader(
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """All samples in their order, or a process's share of them."""
     sampler = EverySampler(len(samples), rank, world_size)
-    return DataLoader(samples, batch_size=batch_size, sampler=sampler, num_workers=workers)
+    return DataLoader(samples, batch_size=batch_size, sampler=sampler, **_processes(workers))
+
+
+def _processes(workers: int) -> dict[str, Any]:
+    """Processes that load, and leave it to the main one to answer an interruption.
+
+    Forked on Linux, as they are by default unless the main process was itself spawned, or by Python 3.14.
+    """
+    if not workers:
+        return {}
+    context = "fork" if sys.platform == "linux" else None
+    return {
+        "num_workers": workers,
+        "multiprocessing_context": context,
+        "worker_init_fn": _ignore_interruption,
+    }
+
+
+def _ignore_interruption(worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from gvit.progress import ProgressBar
-from gvit.reproduction.jobs import Job, Training, share_trunks
+from gvit.reproduction.jobs import Job, Machine, Training, share_trunks
 from gvit.training.train import Interrupted
 
 _POLL_SECONDS = 0.5
@@ -47,7 +47,7 @@ def unfinished(jobs: Iterable[Job]) -> list[Job]:
     return list(found.values())
 
 
-def execute(jobs: Iterable[Job], parallel: int, device: str, console: Console) -> None:
+def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Console) -> None:
     """Do all that is not done, ``parallel`` jobs at a time, each on its share of the cores.
 
     The bar takes all jobs for equally long.
@@ -55,7 +55,7 @@ def execute(jobs: Iterable[Job], parallel: int, device: str, console: Console) -
     Args:
         jobs: what is wanted; what they need is done, too.
         parallel: at least 1.
-        device: where to compute.
+        machine: where to compute.
         console: where progress is shown.
 
     Raises:
@@ -81,7 +81,7 @@ def execute(jobs: Iterable[Job], parallel: int, device: str, console: Console) -
                 for job in [job for job in waiting if all(need.done for need in job.needs)]:
                     if len(running) < parallel:
                         waiting.remove(job)
-                        running[pool.submit(_work, job, device)] = job
+                        running[pool.submit(_work, job, machine)] = job
                 finished, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
                 while not reports.empty():
                     name, share = reports.get()
@@ -144,7 +144,7 @@ def _start_worker(stop: Event, reports: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process tells when to stop
 
 
-def _work(job: Job, device: str) -> None:
+def _work(job: Job, machine: Machine) -> None:
     latest, terminated = 0.0, False
 
     def progress(share: float) -> None:
@@ -161,7 +161,7 @@ def _work(job: Job, device: str) -> None:
     previous = signal.signal(signal.SIGTERM, terminate)
     try:
         with suppress(Interrupted):
-            job.run(device, progress, lambda: terminated or _stop.is_set())
+            job.run(machine, progress, lambda: terminated or _stop.is_set())
     finally:
         signal.signal(signal.SIGTERM, previous)
         if terminated:

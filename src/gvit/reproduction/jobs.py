@@ -46,6 +46,31 @@ from gvit.training.train import Interrupted, resume
 Progress = Callable[[float], None]  # is called with the share of a job that is done, from 0 to 1
 Stop = Callable[[], bool]  # is asked now and then whether to end early
 
+
+@dataclass(frozen=True)
+class Machine:
+    """What jobs run on; their results depend on it by rounding only.
+
+    Attributes:
+        device: where to compute.
+        workers: processes that load a training's images.
+        graphs: as ``ComputeConfig.graphs``.
+    """
+
+    device: str = "cpu"
+    workers: int = 0
+    graphs: bool = False
+
+    def set_up(self, config: TrainConfig) -> TrainConfig:
+        """A training's configuration here."""
+        data, compute = config.data, config.compute
+        return replace(
+            config,
+            data=replace(data, workers=self.workers),
+            compute=replace(compute, graphs=self.graphs),
+        )
+
+
 BATCH = 64  # images that are turned into Gaussians at a time
 _MEASURES = ("num_images", "top1", "psnr", "ssim", "moved")
 
@@ -75,7 +100,7 @@ class Job:
     def _result_file(self) -> Path:
         return self.folder / "result.json"
 
-    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
+    def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
         """Do it, or go on with it.
 
         Raises:
@@ -100,9 +125,11 @@ class Trunk(Job):
     config: TrainConfig
     steps: int
 
-    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
-        _begin(self.folder, self.config)
-        resume(self.folder, [_Share(progress, self.steps)], device=device, stop=stop, until=self.steps)
+    def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
+        _begin(self.folder, machine.set_up(self.config))
+        resume(
+            self.folder, [_Share(progress, self.steps)], device=machine.device, stop=stop, until=self.steps
+        )
         self.finish(steps=self.steps)
 
 
@@ -121,11 +148,11 @@ class Training(Job):
     @classmethod
     def of(cls, store: Path, config: TrainConfig, *needs: Job) -> Training:
         name = config.model.model or "transfer"
-        return cls(_folder(store, f"{name}-seed{config.seed}", config.to_json()), needs, config)
+        return cls(_folder(store, f"{name}-seed{config.seed}", config.identity()), needs, config)
 
-    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
-        _begin(self.folder, self.config, self.trunk)
-        resume(self.folder, [_Share(progress)], device=device, stop=stop)
+    def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
+        _begin(self.folder, machine.set_up(self.config), self.trunk)
+        resume(self.folder, [_Share(progress)], device=machine.device, stop=stop)
         lines = [json.loads(line) for line in Run(self.folder).metrics_file.read_text().splitlines()]
         last = next(line for line in reversed(lines) if line["kind"] == "evaluation")
         self.finish(**{name: last.get(name) for name in _MEASURES}, epochs=last["epoch"])
@@ -150,7 +177,7 @@ class Collection(Job):
         if source is not None:
             return cls(_folder(store, "gaussians", source.folder.name), (source,), config, source)
         alike = TrainConfig(model=config.model, data=replace(config.data, batch_size=1))
-        return cls(_folder(store, "fits", f"{alike.to_json()}{cls.fit_steps}"), (), alike)
+        return cls(_folder(store, "fits", f"{alike.identity()}{cls.fit_steps}"), (), alike)
 
     @property
     def data_dir(self) -> Path:
@@ -163,8 +190,8 @@ class Collection(Job):
         source = load_source(data.dataset, split, data.data_dir)
         return EvaluationSamples(source, eval_transform(Preprocessing(size, data.crop_mode, data.crop_pct)))
 
-    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
-        encode = self._encoder(device)
+    def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
+        encode = self._encoder(machine.device)
         train, test = self.images("train"), self.images("test")
         total = len(train) + len(test)
 
@@ -209,12 +236,12 @@ class CrossEvaluation(Job):
         names = training.folder.name + collection.folder.name
         return cls(_folder(store, "evaluation", names), (training, collection), training, collection)
 
-    def run(self, device: str, progress: Progress, stop: Stop = never) -> None:
+    def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
         self.folder.mkdir(exist_ok=True)
         model = load_model(self.training.folder)
         source = load_source("gaussians", "test", self.collection.data_dir)
         loader = evaluation_loader(EvaluationSamples(source, eval_input(model, source)), BATCH)
-        result = evaluate(model.to(device), loader)
+        result = evaluate(model.to(machine.device), loader)
         self.finish(top1=result.top1, num_images=result.num_images, epochs=self.training.result["epochs"])
 
 
@@ -262,6 +289,7 @@ def _folder(store: Path, name: str, identity: str) -> Path:
 def _begin(folder: Path, config: TrainConfig, trunk: Trunk | None = None) -> None:
     """A run folder to go on with: the one that is there, a copy of the trunk's, or a new one."""
     if (folder / "config.json").exists():
+        Run(folder).save_config(config)  # it may go on on another machine
         return
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # what an interruption left
@@ -295,10 +323,12 @@ def share_trunks(trainings: Sequence[Training]) -> list[Training]:
         steps_per_epoch = _steps_per_epoch(members[0].config.data)
         schedules = [Schedule.from_config(member.config.schedule, steps_per_epoch) for member in members]
         steps = _common_steps(schedules)
+        if len({member.config.schedule.guide_lr for member in members}) > 1:
+            steps = min(steps, *(schedule.steps_of("guide").start for schedule in schedules))
         if not steps:
             continue
         config, plans = members[0].config, [asdict(schedules[0].plan(step)) for step in range(steps)]
-        identity = _begins(config).to_json() + json.dumps(
+        identity = _begins(config).identity() + json.dumps(
             [schedules[0].total, schedules[0].classify_start, plans]
         )
         store = members[0].folder.parent

@@ -16,7 +16,7 @@ from gvit.models.registry import registered
 from gvit.progress import clock
 from gvit.recipes import load_recipe
 from gvit.reproduction.execute import execute, threads_per_job, unfinished
-from gvit.reproduction.jobs import Collection, Job, Training, Trunk
+from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk
 from gvit.reproduction.page import write_page
 from gvit.reproduction.pictures import figure4, figure5
 from gvit.reproduction.report import collect, read_contents, table, write_target
@@ -133,7 +133,7 @@ def check(jobs: Sequence[Job]) -> None:
             Feed(job.config, ALONE)
 
 
-def try_out(jobs: Sequence[Job], device: str, threads: int) -> dict[Job, float]:
+def try_out(jobs: Sequence[Job], machine: Machine, threads: int) -> dict[Job, float]:
     """Seconds of each training on its own, from two steps of every phase of every kind.
 
     It lacks jobs that are no trainings, and trainings that need another job's result first.
@@ -142,7 +142,7 @@ def try_out(jobs: Sequence[Job], device: str, threads: int) -> dict[Job, float]:
     torch.set_num_threads(threads)
     costs: dict[Job, float] = {}
     for config, members in _kinds(jobs).items():
-        trial = dry_run(set_up(config, device))
+        trial = dry_run(set_up(machine.set_up(config), machine.device))
         costs |= {job: _seconds(job, trial) for job in members}
     torch.set_num_threads(before)
     return costs
@@ -178,7 +178,7 @@ def reproduce(
     command: str,
     out: Path,
     *,
-    device: str,
+    machine: Machine,
     parallel: int,
     dry_run: bool,
     console: Console,
@@ -190,7 +190,7 @@ def reproduce(
         recipe: its name.
         command: stands beside the results.
         out: folder for the results; their page lies beside it.
-        device: where to compute.
+        machine: where to compute.
         parallel: jobs at a time.
         dry_run: tell the plan only.
         console: where progress is shown.
@@ -208,7 +208,7 @@ def reproduce(
         f"{len(jobs)} jobs left, {parallel} at a time"
     )
     if dry_run:
-        costs = try_out(jobs, device, threads_per_job(parallel))
+        costs = try_out(jobs, machine, threads_per_job(parallel))
         left = "" if len(costs) == len(jobs) else " and those marked ?, which can't be tried yet"
         console.print(f"{state}, about {clock(sum(costs.values()) / parallel)}{left}")
         return "\n".join(
@@ -219,8 +219,8 @@ def reproduce(
     if not out.absolute().name:
         raise InputError(f"{option('out', out)}: the page gets the folder's name, and this one has none")
     check_writable(out)
-    execute(jobs, parallel, device, console)
-    content, figure = collect(target, recipe, command, device)
+    execute(jobs, parallel, machine, console)
+    content, figure = collect(target, recipe, command, machine.device)
     try:
         name = write_target(content, figure, out)
         page = write_page(out, list(TARGETS))

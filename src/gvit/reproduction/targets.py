@@ -393,11 +393,17 @@ def guidance(study: Study) -> Target:
             "guidance": {"guide_ema": 0.99, "psnr_budget": 2.0},
         },
     }
+    again = {"schedule": {"guide_lr": study.base.optimizer.base_lr / 4}}
+    for label in ("guided, the paper's", "added, every step", "share of the image's norm"):
+        variants[f"{label}, rate of its own"] = {
+            group: variants[label].get(group, {}) | again.get(group, {}) for group in ("schedule", "guidance")
+        }
     rows = study.rows("no guidance", study.unguided)
+    rows += study.rows("no guidance, rate of its own", change(study.unguided, **again))
     for label, settings in variants.items():
         rows += study.rows(label, change(paper, **settings))
     claims = [
-        Claim(f"guidance helps: {label}", label, "no guidance")
+        Claim(f"guidance helps: {label}", label, "no guidance" + ", rate of its own" * label.endswith("own"))
         for label in variants
         if not label.startswith("no guidance")
     ]

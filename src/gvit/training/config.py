@@ -183,6 +183,8 @@ class ScheduleConfig:
         guide_epochs: the classifier's gradient steers the Gaussians.
         min_steps: stretch the phases to so many steps, where few images make fewer and epochs is not given.
         guide_every: in the guided phase, one step in so many is guided.
+        guide_lr: learning rate that the guided phase begins with, for a batch of 256 as base_lr is; from there half a
+            cosine to 0. None goes on with the run's own, which is small by then.
         guided_steps: replacing: a guided step takes an ordinary one's place; added: its batch takes an ordinary step
             first; none: a guided phase without guidance, to compare with.
         gamma: weight of the classifier's gradient on a guided step.
@@ -197,6 +199,7 @@ class ScheduleConfig:
     guide_epochs: Annotated[float, Field(ge=0)] = 50
     min_steps: Annotated[int | None, Field(ge=1)] = None
     guide_every: Annotated[int, Field(ge=1)] = 10
+    guide_lr: Annotated[float | None, Field(gt=0)] = None
     guided_steps: Literal["replacing", "added", "none"] = "replacing"
     gamma: Annotated[float, Field(ge=0)] = 0.1
     freeze_encoder: bool = False
@@ -311,6 +314,15 @@ class ComputeConfig:
     fsdp: bool = False
 
 
+def _differences(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        part = _differences(value, usual[name]) if isinstance(value, dict) else value
+        if part != ({} if isinstance(value, dict) else usual[name]):
+            found[name] = part
+    return found
+
+
 @_raises_input_error
 @dataclass(frozen=True, config=_CHECKED)
 class TrainConfig:
@@ -346,6 +358,10 @@ class TrainConfig:
         if self.compute.fsdp and kept is not None:
             fsdp = option("fsdp")
             raise InputError(f"{kept} needs whole weights: leave {fsdp} or {kept} out")
+
+    def identity(self) -> str:
+        """What tells it from others: its values that are not the default, so that fields to come change nothing."""
+        return json.dumps(_differences(asdict(self), asdict(type(self)())), default=str)
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), indent=2, default=str) + "\n"

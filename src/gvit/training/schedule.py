@@ -117,7 +117,9 @@ def learning_rate(peak: float, step: int, start: int, stop: int, warmup: int) ->
     return peak * 0.5 * (1 + math.cos(math.pi * (done - warmup) / max(1, stop - start - warmup)))
 
 
-def learning_rates(schedule: Schedule, step: int, peak: float, warmup: int) -> dict[str, float]:
+def learning_rates(
+    schedule: Schedule, step: int, peak: float, warmup: int, guide_peak: float | None = None
+) -> dict[str, float]:
     """Of a step, of the networks that learn in it: each warms up from its own first step.
 
     Args:
@@ -125,6 +127,7 @@ def learning_rates(schedule: Schedule, step: int, peak: float, warmup: int) -> d
         step: from 0.
         peak: the largest rate.
         warmup: steps from 0 to the peak.
+        guide_peak: what the guided phase begins with, to end with 0 by half a cosine of its own; None goes on.
     """
     plan = schedule.plan(step)
     starts = {}
@@ -132,4 +135,7 @@ def learning_rates(schedule: Schedule, step: int, peak: float, warmup: int) -> d
         starts["encoder"] = 0
     if plan.classify and (plan.added or not plan.guided):
         starts["classifier"] = schedule.classify_start
+    if guide_peak is not None and plan.phase == "guide":
+        peak, warmup = guide_peak, 0
+        starts = dict.fromkeys(starts, schedule.steps_of("guide").start)
     return {name: learning_rate(peak, step, first, schedule.total, warmup) for name, first in starts.items()}

@@ -55,8 +55,10 @@ class Setup:
 
         The peak is linear in the batch (GViT paper, Appendix A).
         """
-        peak = self.config.optimizer.base_lr * self.feed.batch_size / 256
-        rates = learning_rates(self.schedule, step, peak, self.warmup_steps)
+        scale, guide_lr = self.feed.batch_size / 256, self.config.schedule.guide_lr
+        guide_peak = None if guide_lr is None else scale * guide_lr
+        peak = self.config.optimizer.base_lr * scale
+        rates = learning_rates(self.schedule, step, peak, self.warmup_steps, guide_peak)
         return {name: rate for name, rate in rates.items() if name in self.task.networks}
 
 
@@ -137,6 +139,8 @@ def _left_out(setup: Setup) -> list[str]:
         usual, given = GuidanceConfig(), setup.config.guidance
         names = [f.name for f in fields(given) if getattr(given, f.name) != getattr(usual, f.name)]
         notes += [f"{option(name)} has no effect: no step is guided" for name in names]
+    if setup.config.schedule.guide_lr is not None and not setup.schedule.steps_of("guide"):
+        notes.append(f"{option('guide_lr')} has no effect: there is no guided phase")
     if not setup.config.compute.graphs or setup.task.graphs:
         return notes
     return [
