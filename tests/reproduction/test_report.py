@@ -74,9 +74,12 @@ def test_tables_give_what_moved_and_the_paired_differences_against_one_row():
     ]
     for row in made[:6]:
         row |= {"psnr": 20 + row["top1"] + row["seed"] % 2, "ssim": 0.5, "moved": 0.1 + row["seed"] / 100}
+        row |= {"drift": 1.0, "decision_distance": 4.0}
     text = table({"rows": made, "paper_data": "", "against": "two"}).splitlines()
     found = {line.split(" | ")[0].strip("| "): line.split(" | ") for line in text}
     places = [found[""].index(name) for name in ("moved %", "top-1 against two", "PSNR against two")]
+    lengths = [found[""].index(name) for name in ("drift", "decision distance")]
+    assert [found["one"][place] for place in lengths] == ["1.00 ± 0.00", "4.00 ± 0.00"]
     assert [found["one"][place] for place in places] == ["11.0 ± 1.0", "+10.00 ± 4.97", "+0.10 ± 0.05"]
     assert [found["two"][place] for place in places] == ["11.0 ± 1.0", "–", "–"]
     assert [found["three"][place] for place in places] == ["–", "+0.00 ± 0.01", "–"]

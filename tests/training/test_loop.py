@@ -1,6 +1,7 @@
 """Training runs end to end on a few digits with a model that fits a test."""
 
 import json
+import math
 import re
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -12,12 +13,13 @@ from safetensors.torch import save_file
 import gvit
 from gvit.data.sources import SOURCES, Source, digits
 from gvit.errors import InputError, for_command_line, for_python
+from gvit.gaussians import Gaussians
 from gvit.models import registry
 from gvit.training import objective
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from gvit.training.dry_run import dry_run
 from gvit.training.loop import Loop
-from gvit.training.motion import GaussianMotion
+from gvit.training.motion import GaussianMotion, decision_distance
 from gvit.training.observers import Evaluated, Observer, Start, Step, TensorBoardObserver
 from gvit.training.report import write_report
 from gvit.training.run import Run
@@ -599,6 +601,8 @@ def test_in_the_guided_phase_it_is_logged_how_far_gaussians_moved(finished):
     evaluations = {line["step"]: line for line in metrics(finished) if line["kind"] == "evaluation"}
     assert "moved" not in evaluations[8]
     assert 0 <= evaluations[20]["moved"] <= 1
+    assert evaluations[20]["drift"] > 0
+    assert evaluations[20]["decision_distance"] > 0
     guided = [line for line in metrics(finished) if line.get("gamma")]
     assert [line["step"] for line in guided] == [15, 18]
     assert all(-1 <= line["gradient_cosine"] <= 1 and 0 <= line["steered"] <= 1 for line in guided)
@@ -608,13 +612,31 @@ def test_gaussians_have_moved_when_they_lie_more_than_a_pixel_away():
     torch.manual_seed(0)
     model = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=2)
     motion = GaussianMotion(model, torch.rand(2, 3, 32, 32))
-    assert motion.moved() is None
+    assert motion.measure() is None
     motion.begin()
-    assert motion.moved() == 0
+    assert motion.measure()[:2] == (0, 0)
     with torch.no_grad():
         model.encoder.noise[0, 0] += 3.0  # some pixels to the right
         model.encoder.noise[1, 1] += 0.05  # a tenth of one
-    assert motion.moved() == 0.25
+    measured = motion.measure()
+    assert measured.moved == 0.25
+    assert measured.drift == pytest.approx(0.1 * math.hypot(3.0, 0.05), rel=0.05)
+
+
+def test_beyond_the_decision_distance_a_linear_classifier_decides_otherwise():
+    class Linear(torch.nn.Module):
+        weight = torch.randn(3, 36, generator=torch.Generator().manual_seed(0))
+
+        def classify(self, gaussians):
+            return gaussians.raw.flatten(1) @ self.weight.T
+
+    model, raw = Linear(), torch.randn(5, 4, 9, generator=torch.Generator().manual_seed(1))
+    distances = decision_distance(model, Gaussians(raw))
+    first, second = model.classify(Gaussians(raw)).topk(2).indices.unbind(-1)
+    away = torch.nn.functional.normalize(model.weight[second] - model.weight[first], dim=1)
+    for share, decided in ((0.99, first), (1.01, second)):
+        there = raw + share * (distances[:, None] * away).unflatten(1, (4, 9))
+        assert (model.classify(Gaussians(there)).topk(2).indices[:, 0] == decided).all()
 
 
 def test_tensorboard_gets_the_same_numbers(finished, tmp_path):

@@ -72,7 +72,7 @@ class Machine:
 
 
 BATCH = 64  # images that are turned into Gaussians at a time
-_MEASURES = ("num_images", "top1", "psnr", "ssim", "moved")
+_MEASURES = ("num_images", "top1", "psnr", "ssim", "moved", "drift", "decision_distance")
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,20 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _KEYS = {"target", "title", "recipe", "command", "axis", "paper_data", "claims", "measured", "rows"}
-_COLUMNS = ("label", "seed", "x", "top1", "psnr", "ssim", "num_images", "moved", "epochs", "paper")
+_COLUMNS = (
+    "label",
+    "seed",
+    "x",
+    "top1",
+    "psnr",
+    "ssim",
+    "num_images",
+    "moved",
+    "drift",
+    "decision_distance",
+    "epochs",
+    "paper",
+)
 
 
 def collect(target: Target, recipe: str, command: str, device: str) -> tuple[dict[str, Any], Figure]:
@@ -101,14 +114,15 @@ def read_contents(folder: Path, order: Sequence[str]) -> list[dict[str, Any]]:
 def table(content: Mapping[str, Any]) -> str:
     """Markdown: mean ± standard deviation over the seeds, the paper's number, and what the networks cost.
 
-    Where rows are compared with one of them, also how many Gaussians moved, and the paired differences.
+    Where rows are compared with one of them, also how far Gaussians moved, and the paired differences.
     """
     rows, against = content["rows"], content.get("against")
     data = content["paper_data"]
     has_paper, has_pictures = (any(row.get(key) is not None for row in rows) for key in ("paper", "psnr"))
     head = ["", "seeds", "top-1 %"]
     head += ["PSNR dB", "SSIM"] if has_pictures else []
-    head += ["moved %", f"top-1 against {against}", f"PSNR against {against}"] if against else []
+    head += ["moved %", "drift", "decision distance"] if against else []
+    head += [f"top-1 against {against}", f"PSNR against {against}"] if against else []
     head += [f"paper, {data}, top-1 %"] if has_paper else []
     head += [f"{network}: parameters, multiply-adds" for network in ("encoder", "classifier")]
     lines = [f"| {' | '.join(head)} |", "| " + " | ".join("---" for _ in head) + " |"]
@@ -120,6 +134,7 @@ def table(content: Mapping[str, Any]) -> str:
         if against:
             cells += [
                 spread([_percent(row.get("moved")) for row in mine], 1),
+                *(spread([row.get(name) for row in mine]) for name in ("drift", "decision_distance")),
                 *_against(label, against, rows),
             ]
         if has_paper:

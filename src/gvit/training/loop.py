@@ -97,9 +97,9 @@ class Loop:
                 observer.step(Step(number + 1, self._epoch, plan, rates, measures, speed))
             result = None
             if self.step % setup.eval_steps == 0 or self.step == schedule.total:
-                result, moved = self._evaluate(), setup.task.moved()
+                result, motion = self._evaluate(), setup.task.measure_motion()
                 for observer in listening:
-                    observer.evaluation(Evaluated(self.step, self._epoch, result, moved))
+                    observer.evaluation(Evaluated(self.step, self._epoch, result, motion))
             stopping = self.world.any(stop()) and self.step < last
             if result is not None or self.step == last or stopping:
                 self.save()

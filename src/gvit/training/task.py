@@ -30,7 +30,7 @@ from gvit.training.distributed import (
 )
 from gvit.training.graphs import GraphedTurns
 from gvit.training.guidance import Guidance
-from gvit.training.motion import GaussianMotion
+from gvit.training.motion import GaussianMotion, Motion
 from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
 from gvit.training.precision import autocast, keep_float32
 from gvit.training.schedule import Phase, Schedule, StepPlan
@@ -116,8 +116,8 @@ class Task:
     def begin(self, phase: Phase) -> None:
         """A phase begins."""
 
-    def moved(self) -> float | None:
-        """Share of the Gaussians that guidance has moved; None where there is nothing to tell."""
+    def measure_motion(self) -> Motion | None:
+        """How far guidance has moved the Gaussians; None where there is nothing to tell."""
         return None
 
     def step(
@@ -297,8 +297,8 @@ class GuidedTask(Task):
         if "classifier" in rates:
             self.guidance.follow(self.model.classifier)
 
-    def moved(self) -> float | None:
-        return None if self.motion is None else self.motion.moved()
+    def measure_motion(self) -> Motion | None:
+        return None if self.motion is None else self.motion.measure()
 
     def state(self) -> dict[str, Any]:
         motion = {} if self.motion is None else {"motion": self.motion.start}

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from gvit.evaluation import Evaluation
+from gvit.training.motion import Motion
 from gvit.training.schedule import StepPlan
 
 
@@ -57,13 +58,13 @@ class Evaluated:
         step: steps done so far.
         epoch: epochs done so far.
         result: what was measured.
-        moved: share of the Gaussians that guidance has moved; None where there is nothing to tell.
+        motion: how far guidance has moved the Gaussians; None where there is nothing to tell.
     """
 
     step: int
     epoch: float
     result: Evaluation
-    moved: float | None
+    motion: Motion | None
 
 
 class Observer:

@@ -65,14 +65,14 @@ class ConsoleObserver(Observer):
     def evaluation(self, evaluated: Evaluated) -> None:
         elapsed = time.perf_counter() - self.begun
         left = elapsed * (self.total - evaluated.step) / max(1, evaluated.step - self.first)
-        result, moved = evaluated.result, evaluated.moved
+        result, motion = evaluated.result, evaluated.motion
         parts = [
             f"epoch {evaluated.epoch:5.1f}",
             f"{self.phase:<11}",
             "" if result.top1 is None else f"top-1 {100 * result.top1:5.1f} %",
             "" if result.psnr is None else f"PSNR {result.psnr:5.2f} dB  SSIM {result.ssim:.3f}",
             self.losses,
-            "" if moved is None else f"moved {100 * moved:.0f} %",
+            "" if motion is None else f"moved {100 * motion.moved:.0f} %",
             f"{self.speed:.0f} img/s",
             f"{clock(elapsed)} gone, {clock(left)} left",
         ]

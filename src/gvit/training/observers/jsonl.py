@@ -56,8 +56,8 @@ class JsonlObserver(Observer):
     def evaluation(self, evaluated: Evaluated) -> None:
         record: dict[str, Any] = evaluated.result.to_dict()
         del record["confusion"]
-        if evaluated.moved is not None:
-            record["moved"] = evaluated.moved
+        if evaluated.motion is not None:
+            record |= evaluated.motion.known()
         self._append(kind="evaluation", step=evaluated.step, epoch=evaluated.epoch, **record)
 
     def _append(self, **record: Any) -> None:

@@ -46,7 +46,7 @@ class TensorBoardObserver(Observer):
             "top1": result.top1,
             "psnr": result.psnr,
             "ssim": result.ssim,
-            "moved": evaluated.moved,
+            **({} if evaluated.motion is None else evaluated.motion.known()),
         }
         known = {name: value for name, value in values.items() if value is not None}
         self._write("test", known, evaluated.step)
