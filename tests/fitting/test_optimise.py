@@ -132,7 +132,7 @@ def test_painted_pixels_add_up_to_what_is_covered():
 
 
 def test_what_draws_nothing_is_moved_to_the_error():
-    from gvit.fitting.optimise import _grow
+    from gvit.fitting.optimise import _Canvas, _grow
 
     image = torch.zeros(1, 3, 32, 32)
     image[:, :, 20:28, 4:12] = 1
@@ -142,7 +142,7 @@ def test_what_draws_nothing_is_moved_to_the_error():
         scale_factor=1.0,
         nominal_count=4,
     )
-    grown = _grow(dead, image, 3, [torch.Generator().manual_seed(0)])
+    grown = _grow(dead, _Canvas(image, None, None), 3, [torch.Generator().manual_seed(0)])
     centers, _, colors, opacities = grown[0].in_pixels(32, 32)
     assert len(grown[0]) == 3
     assert (
@@ -251,7 +251,7 @@ def test_progress_tells_each_step():
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
-        (torch.rand(3, 8, 8), {}, r"images must have shape \[B, 3, H, W\], got \[3, 8, 8\]"),
+        (torch.rand(1, 2, 8, 8), {}, r"images must have shape \[B, 3, H, W\], got \[1, 2, 8, 8\]"),
         (255 * torch.ones(1, 3, 8, 8), {}, r"values in \[0, 1\], got 255 to 255"),
         (torch.full((1, 3, 8, 8), torch.nan), {}, r"values in \[0, 1\], got nan"),
         (torch.rand(1, 3, 8, 8), {"num_gaussians": 0}, "at least 1"),

@@ -112,13 +112,13 @@ def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequenc
     return figure
 
 
-def fit_figure(image: Float[Tensor, "3 h w"], gaussians: Gaussians) -> Figure:
-    """Side by side: an image, its Gaussians (raw [K, 9]) drawn, and their ellipses at 2 standard deviations."""
+def fit_figure(
+    image: Float[Tensor, "3 h w"], gaussians: Gaussians, drawn: Float[Tensor, "3 h w"]
+) -> Figure:
+    """Side by side: an image, what its Gaussians (raw [K, 9]) draw, and their ellipses at 2 standard deviations."""
     from matplotlib.figure import Figure
 
     height, width = image.shape[-2:]
-    with torch.inference_mode():
-        drawn = render(gaussians, height, width)
     # panels as large as can be read, whatever the aspect
     panel = np.array((width, height)) * (5 / max(height, width))
     figure = Figure(figsize=(3 * panel[0] + 0.4, panel[1] + 0.5), layout="constrained", dpi=110)
