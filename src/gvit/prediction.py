@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -114,8 +115,8 @@ def predict(
         background: what transparent pixels lie over: a colour's name, its code, or three numbers in [0, 1].
 
     Raises:
-        InputError: an image can't be read, see ``load_images``; the model has no classes (``num_classes=0``) or no trained classifier; or it draws no other number
-            of Gaussians, or does not look at its picture.
+        InputError: an image can't be read, see ``load_images``; the model has no classes (``num_classes=0``) or no
+            trained classifier; or it draws no other number of Gaussians, or does not look at its picture.
     """
     check_classifies(model)
     inputs = _inputs(images, model, background).to(next(model.parameters()).device)
@@ -136,7 +137,7 @@ def predict_files(
     top_k: int = 3,
     batch_size: int = 32,
     background: Color = "black",
-    **drawing: int | None,
+    **drawing: Any,
 ) -> Iterator[tuple[Path, list[Guess] | InputError]]:
     """Each path, in order, with its most probable classes, or with what is wrong with the file; see ``predict``."""
     for first in range(0, len(paths), batch_size):

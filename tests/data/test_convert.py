@@ -46,7 +46,9 @@ def test_every_form_gives_the_same_pixels(tmp_path):
 def test_grey_becomes_three_equal_channels(image):
     expected = (torch.from_numpy(GREY) / 255).expand(3, -1, -1)
     torch.testing.assert_close(as_pixels(image).float(), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(as_pixels(GREY > 100), (torch.from_numpy(GREY) > 100).float().expand(3, -1, -1))
+    torch.testing.assert_close(
+        as_pixels(GREY > 100), (torch.from_numpy(GREY) > 100).float().expand(3, -1, -1)
+    )
 
 
 @pytest.mark.parametrize(

@@ -55,15 +55,17 @@ class NewRun:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with an interrupted run.
+    """Go on with an interrupted run, or extend one by --epochs.
 
     Attributes:
         resume: the run folder.
+        epochs: in all, more than the run has: its last phase lasts longer.
         tensorboard: write event files into the run folder, too.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
     resume: Path
+    epochs: float | None = None
     tensorboard: bool = False
     device: str = "auto"
 
@@ -73,7 +75,7 @@ def run(args: list[str]) -> int:
     if any(arg.split("=")[0] == "--resume" for arg in args):
         _refuse_settings(args)
         again = parse(Resume, args, "gvit train")
-        return _watch(partial(resume, again.resume), again.resume, "", again)
+        return _watch(partial(resume, again.resume, epochs=again.epochs), again.resume, "", again)
     recipe, new = _parse_new_run(args)
     output, config = new.output, new.config
     folder = output.out or Path("runs") / recipe

@@ -138,7 +138,9 @@ def _in_range(values: np.ndarray | Tensor) -> Tensor:
         raise InputError("an image has pixels that are NaN")
     low, high = (bound.item() for bound in values.aminmax())
     if low < 0 or high > 1:
-        hint = "; of numbers from 0 to 255, divide by 255 or give uint8" if 1 < high <= 255 and low >= 0 else ""
+        hint = (
+            "; of numbers from 0 to 255, divide by 255 or give uint8" if 1 < high <= 255 and low >= 0 else ""
+        )
         raise InputError(f"images must have values in [0, 1], got {low:.3g} to {high:.3g}{hint}")
     return values
 

@@ -31,6 +31,8 @@ def left_out(sources: Sequence[str | Path]) -> str | None:
     if not files:
         return None
     counts = Counter(file.suffix.lower() for file in files)
-    shown = ", ".join(f"{count} {suffix}" for suffix, count in sorted(counts.items(), key=lambda c: (-c[1], c[0])))
+    shown = ", ".join(
+        f"{count} {suffix}" for suffix, count in sorted(counts.items(), key=lambda c: (-c[1], c[0]))
+    )
     is_, them = ("is", "it") if len(files) == 1 else ("are", "them")
     return f"{shown} {is_} left out: gvit reads none of these, convert {them} to PNG or JPEG"

@@ -81,7 +81,9 @@ def fit_frames(
     later = max(1, round(LATER_SHARE * steps))
     for frame in frames:
         if previous is None:
-            found = fit(frame, num_gaussians, steps, init, adaptive=adaptive, background=background, **settings)
+            found = fit(
+                frame, num_gaussians, steps, init, adaptive=adaptive, background=background, **settings
+            )
         else:
             kept = {"adaptive": False, "scale_factor": previous.scale_factor, "background": background}
             found = fit(frame, len(previous), later, previous, **settings | kept)

@@ -134,7 +134,6 @@ def fit(
     images, alpha = composite(pixels, background), pixels[:, 3] if pixels.shape[1] == 4 else None
     below = torch.tensor(parse_color(background), device=images.device)
     canvas = _Canvas(images, alpha, below if below.any() else None)
-    height, width = images.shape[-2:]
     generators = [torch.Generator().manual_seed(seed) for _ in images]
     growth: dict[int, int] = {}
     if isinstance(init, str):
@@ -184,9 +183,12 @@ def stack_pixels(images: ImageLike | Sequence[ImageLike]) -> Tensor:
     Raises:
         InputError: images of different sizes, or as ``gvit.data.convert.as_pixels``.
     """
-    if isinstance(images, Tensor) and images.ndim == 4 and images.is_floating_point():
-        if images.shape[1] in (3, 4) or images.shape[-1] not in (1, 3, 4):
-            return images
+    if (
+        isinstance(images, Tensor)
+        and (images.ndim == 4 and images.is_floating_point())
+        and (images.shape[1] in (3, 4) or images.shape[-1] not in (1, 3, 4))
+    ):
+        return images
     pixels = [as_pixels(image) for image in list_images(images)]
     sizes = {tuple(image.shape[-2:]) for image in pixels}
     if len(sizes) > 1:
@@ -345,9 +347,7 @@ def painted_pixels(
     return shares.squeeze(-1)
 
 
-def _grow(
-    gaussians: Gaussians, canvas: _Canvas, count: int, generators: list[torch.Generator]
-) -> Gaussians:
+def _grow(gaussians: Gaussians, canvas: _Canvas, count: int, generators: list[torch.Generator]) -> Gaussians:
     """``count`` Gaussians: those that draw something, and before them new ones where the squared error is largest.
 
     A new Gaussian is in front, so that it is seen; in the image's colour, so that it helps; and small. What is drawn
