@@ -18,7 +18,6 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from gvit.errors import InputError, option, unknown_name
-from gvit.losses import PixelLoss
 from gvit.models.pretrained import is_pretrained_name
 
 _Config = TypeVar("_Config")
@@ -231,7 +230,7 @@ class ObjectiveConfig:
             than the mean of the classes; none: all count the same.
     """
 
-    pixel_loss: PixelLoss = "bce"
+    pixel_loss: Literal["bce", "mse", "psnr"] = "bce"  # gvit.losses.PixelLoss, without torch
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     gradient: Literal["cut", "joint"] = "cut"
     gaussians_range: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
