@@ -193,7 +193,9 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     steps = [record for record in records if record["kind"] == "train"]
     tests = [record for record in records if record["kind"] == "evaluation"]
     panels: list[tuple[str, Sequence[Mapping[str, Any]], tuple[str, ...], int]] = [
-        ("training loss", steps, ("class_loss", "pixel_loss", "perceptual_loss"), 1),
+        ("class loss", steps, ("class_loss",), 1),
+        ("pixel loss", steps, ("pixel_loss",), 1),
+        ("perceptual loss", steps, ("perceptual_loss",), 1),
         ("accuracy %", [*steps, *tests], ("accuracy", "top1"), 100),
         ("PSNR dB", tests, ("psnr",), 1),
         ("learning rate", steps, ("lr_encoder", "lr_classifier"), 1),
@@ -203,7 +205,7 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
         known = tuple(name for name in names if any(record.get(name) is not None for record in of))
         if known:
             shown.append((label, of, known, scale))
-    figure = Figure(figsize=(7, 2.1 * max(1, len(shown)) + 0.4), layout="constrained", dpi=110)
+    figure = Figure(figsize=(7, 1.5 * max(1, len(shown)) + 0.4), layout="constrained", dpi=110)
     grid: Any = figure.subplots(max(1, len(shown)), 1, sharex=True, squeeze=False)
     words = {"top1": "test top-1", "accuracy": "training batches"}
     for axes, (label, of, names, scale) in zip(grid[:, 0], shown, strict=False):
@@ -224,6 +226,7 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
             axes.legend(fontsize=7)
         _shade_phases(axes, steps)
     grid[-1, 0].set_xlabel("epoch", fontsize=8)
+    grid[-1, 0].set_xlim(left=0)
     return figure
 
 
