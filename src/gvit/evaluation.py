@@ -90,7 +90,7 @@ class Evaluation:
 
     def per_class(self, class_names: Sequence[str]) -> list[ClassResult]:
         """Precision and recall of each class, named; empty for an encoder alone."""
-        counts = torch.tensor(self.confusion).reshape(-1, len(self.confusion))
+        counts = torch.tensor(self.confusion).reshape(len(self.confusion), len(self.confusion))
         hits, called, are = counts.diagonal().tolist(), counts.sum(0).tolist(), counts.sum(1).tolist()
         return [
             ClassResult(

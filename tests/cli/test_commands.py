@@ -276,7 +276,7 @@ def test_bad_runs(run, tmp_path, capsys):
         )
     damaged = tmp_path / "damaged"
     damaged.mkdir()
-    for file in run.iterdir():
+    for file in filter(Path.is_file, run.iterdir()):
         (damaged / file.name).write_bytes(file.read_bytes()[:-50])
     assert "model.safetensors: damaged" in fails(capsys, "predict", damaged, "x.png")
     (damaged / "config.json").write_bytes((run / "config.json").read_bytes())
