@@ -10,10 +10,9 @@ from gvit.data.images import EXTENSIONS
 
 _KNOWN = frozenset(
     {
-        *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".jxr"),
+        *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jxr"),
         *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
-        *(".exr", ".hdr", ".dcm", ".fits", ".psd", ".xcf", ".tga", ".ico"),
-        *(".ai", ".eps", ".pdf", ".svg", ".svgz"),
+        *(".ai", ".dcm", ".exr", ".hdr", ".pdf", ".svg", ".svgz", ".xcf"),
         *(".avi", ".mkv", ".mov", ".mp4", ".webm"),
     }
 )
