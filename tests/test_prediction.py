@@ -95,7 +95,9 @@ def test_every_form_of_an_image_is_classified_alike(tmp_path):
     ]
     for form in forms:
         assert gvit.predict(model, form) == [expected]
-    assert [guesses[0].class_index for guesses in gvit.predict(model, forms[:4])] == [expected[0].class_index] * 4
+    assert [guesses[0].class_index for guesses in gvit.predict(model, forms[:4])] == [
+        expected[0].class_index
+    ] * 4
     with pytest.raises(ValueError, match="several images go in a list"):
         gvit.predict(model, np.zeros((60, 28, 28), np.uint8))
     with pytest.raises(ValueError, match="no images"):

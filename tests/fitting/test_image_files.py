@@ -166,8 +166,8 @@ def test_images_that_lie_on_their_side_or_have_alpha_share_no_batch(tmp_path):
     exif[0x0112] = 6
     Image.open(upright).save(tmp_path / "in" / "b.png", exif=exif)
     Image.open(upright).convert("RGBA").rotate(30).save(tmp_path / "in" / "c.png")
-    assert run(tmp_path / "in", "--out", tmp_path, *QUICK) == 0
-    aspects = {name: gvit.Gaussians.load(tmp_path / f"{name}.safetensors").aspect for name in "abc"}
+    assert run(tmp_path / "in", "--out", tmp_path / "out", *QUICK) == 0
+    aspects = {name: gvit.Gaussians.load(tmp_path / "out" / f"{name}.safetensors").aspect for name in "abc"}
     assert aspects == pytest.approx({"a": 0.7, "b": 1 / 0.7, "c": 0.7})
 
 
