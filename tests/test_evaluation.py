@@ -6,11 +6,16 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    precision_recall_fscore_support,
+    top_k_accuracy_score,
+)
 from torch import Tensor, nn
 
 import gvit
-from gvit.evaluation import evaluate, measure, summarize
+from gvit.evaluation import evaluate, measure, mistakes, summarize
 
 
 def answering(logits: Tensor, gaussians: gvit.Gaussians | None, monkeypatch) -> nn.Module:
@@ -97,3 +102,30 @@ def test_a_model_is_measured_in_evaluation_mode_and_comes_back_in_its_own(name):
     assert not model.training
     evaluation = evaluate(model, [(inputs, labels)])
     assert evaluation == replace(summarize(found, 7), psnr=evaluation.psnr, ssim=evaluation.ssim)
+
+
+def test_classes_are_scikit_learns_and_mistakes_are_listed_by_confidence(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, 5, generator=generator)
+    logits[:, 4] = -9  # no image is called so
+    labels = torch.randint(1, 5, (60,), generator=generator)  # no image is of class 0
+    model = answering(logits, None, monkeypatch)
+    measured = measure(model, zip(torch.zeros(60, 3, 8, 8).split(7), labels.split(7), strict=True))
+    found = summarize(measured, 5).per_class(list("abcde"))
+    precision, recall, _, counts = precision_recall_fscore_support(
+        labels, logits.argmax(1), labels=range(5), zero_division=np.nan
+    )
+    assert [result.class_name for result in found] == list("abcde")
+    assert [result.num_images for result in found] == counts.tolist()
+    for of, expected in (("precision", precision), ("recall", recall)):
+        values = [getattr(result, of) for result in found]
+        assert [value is None for value in values] == np.isnan(expected).tolist()
+        np.testing.assert_allclose([v for v in values if v is not None], expected[~np.isnan(expected)])
+    assert found[4].precision is None
+    assert found[0].recall is None
+    wrong = mistakes(measured)
+    assert {one.index for one in wrong} == set((logits.argmax(1) != labels).nonzero()[:, 0].tolist())
+    assert [one.confidence for one in wrong] == sorted((one.confidence for one in wrong), reverse=True)
+    for one in wrong:
+        assert (one.label, one.predicted) == (labels[one.index], logits[one.index].argmax())
+        assert one.confidence == pytest.approx(logits[one.index].softmax(0).max().item())

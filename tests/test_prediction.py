@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import gvit
 from gvit.evaluation import evaluate
@@ -71,3 +73,42 @@ def test_files_of_masked_and_reordered_gaussians_are_read_as_classify_reads_them
         changed[0].save(tmp_path / f"{name}.safetensors")
         inputs = gvit.load_images([tmp_path / f"{name}.safetensors"], model)
         torch.testing.assert_close(model(inputs), model.classify(changed), rtol=1e-4, atol=1e-5)
+
+
+def test_every_form_of_an_image_is_classified_alike(tmp_path):
+    torch.manual_seed(0)
+    model = gvit.create_model("vit_tiny_patch8", num_classes=3).eval()
+    torch.nn.init.normal_(model.head.weight)
+    array = np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)
+    Image.fromarray(array).save(tmp_path / "a.png")
+    images = gvit.load_images([tmp_path / "a.png"], model)
+    (expected,) = gvit.predict(model, images)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    forms = [
+        tmp_path / "a.png",
+        Image.fromarray(array),
+        array,
+        tensor,
+        tensor / 255,
+        tensor[None],
+        array / 255,
+    ]
+    for form in forms:
+        assert gvit.predict(model, form) == [expected]
+    assert [guesses[0].class_index for guesses in gvit.predict(model, forms[:4])] == [
+        expected[0].class_index
+    ] * 4
+    with pytest.raises(ValueError, match="several images go in a list"):
+        gvit.predict(model, np.zeros((60, 28, 28), np.uint8))
+    with pytest.raises(ValueError, match="no images"):
+        gvit.predict(model, [])
+
+
+def test_transparency_is_laid_over_the_background():
+    torch.manual_seed(0)
+    model = gvit.create_model("vit_tiny_patch8", num_classes=3).eval()
+    clear = np.zeros((32, 32, 4), np.uint8)
+    for background, value in (("black", 0.0), ("white", 1.0), ((1.0, 1.0, 1.0), 1.0)):
+        assert torch.all(gvit.load_images([clear], model, background) == value)
+        solid = torch.full((1, 3, 32, 32), value)
+        assert gvit.predict(model, clear, background=background) == gvit.predict(model, solid)

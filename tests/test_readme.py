@@ -77,6 +77,7 @@ def test_the_commands_run(folder, monkeypatch):
         elif "--resume" not in command:
             assert main([*command[1:], "--epochs", "0.2", "--num-gaussians", "4"]) == 0, command
     assert main(["train", "--resume", "runs/short"]) == 0
+    assert main(["train", "--resume", "runs/short", "--epochs", "0.3"]) == 0
 
 
 def test_the_commands_without_training_run(folder, tmp_path, monkeypatch, capsys):
@@ -179,6 +180,19 @@ def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):
     names["photograph"] = torch.rand(1, 3, 64, 96)
     exec(compile(any_number, "training.md", "exec"), names)
     assert len(names["gaussians"]) == 2000
+
+
+def test_the_examples_of_a_trained_model_run(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("3", "7"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        shutil.copy(folder / "digit.png", tmp_path / "photos" / name)
+    names = {"run": folder / "runs" / "digits", "photos": tmp_path / "photos"}
+    for example in blocks("python", (ROOT / "docs" / "trained.md").read_text()):
+        exec(compile(example, "trained.md", "exec"), names)
+    assert len(list((tmp_path / "measured").iterdir())) == 4
+    assert len(names["fitted"].gaussians) == 50
+    assert "mistakes" in capsys.readouterr().out
 
 
 def test_the_example_of_a_tokenizer_from_outside_runs(monkeypatch, capsys):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +20,40 @@ from gvit.rendering import render
 _TOP = 5
 _POOR = 18.0  # dB
 _EXACT = 100.0  # dB; one image redrawn without error must not make the mean infinite
+
+
+@dataclass(frozen=True)
+class ClassResult:
+    """How well one class is told from the others.
+
+    Attributes:
+        class_name: its name.
+        num_images: that are of it.
+        precision: share of the images called so that are; None where none is called so.
+        recall: share of its images that are called so; None where there are none.
+    """
+
+    class_name: str
+    num_images: int
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image that was taken for another class.
+
+    Attributes:
+        index: of the image.
+        label: its class.
+        predicted: the class that it was taken for.
+        confidence: probability of that class, by the model.
+    """
+
+    index: int
+    label: int
+    predicted: int
+    confidence: float
 
 
 @dataclass(frozen=True)
@@ -53,6 +87,20 @@ class Evaluation:
     def chance(self) -> float:
         """Share classified correctly by who always names the class that most of the images have."""
         return max(map(sum, self.confusion)) / self.num_images
+
+    def per_class(self, class_names: Sequence[str]) -> list[ClassResult]:
+        """Precision and recall of each class, named; empty for an encoder alone."""
+        counts = torch.tensor(self.confusion).reshape(len(self.confusion), len(self.confusion))
+        hits, called, are = counts.diagonal().tolist(), counts.sum(0).tolist(), counts.sum(1).tolist()
+        return [
+            ClassResult(
+                class_names[i],
+                are[i],
+                hits[i] / called[i] if called[i] else None,
+                hits[i] / are[i] if are[i] else None,
+            )
+            for i in range(len(self.confusion))
+        ]
 
     def concerns(self, initialized: bool = False) -> list[str]:
         """A line for each sign that nothing, or little, has been learned, with what to try; usually none.
@@ -101,8 +149,9 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
     """What ``summarize`` needs, image by image.
 
     Returns:
-        ``label`` and ``predicted`` [N]; with more than five classes ``in_top5`` [N], 1 where the true class is among
-        the five most probable, else 0; and for a model with an encoder ``psnr`` and ``ssim`` [N]; on the CPU.
+        ``label`` and ``predicted`` [N], and ``confidence`` [N], the probability of what is predicted; with more than
+        five classes ``in_top5`` [N], 1 where the true class is among the five most probable, else 0; and for a model
+        with an encoder ``psnr`` and ``ssim`` [N]; on the CPU.
 
     Raises:
         InputError: there are no images.
@@ -115,6 +164,7 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
             logits, gaussians = model.forward_with_gaussians(inputs)
             columns["label"].append(labels)
             columns["predicted"].append(logits.argmax(1).cpu())
+            columns["confidence"].append(logits.float().softmax(1).amax(1).cpu())
             if logits.shape[1] > _TOP:
                 columns["in_top5"].append(_in_top(_TOP, logits.cpu(), labels))
             if gaussians is not None:
@@ -165,3 +215,11 @@ def summarize(measured: Mapping[str, Tensor], num_classes: int) -> Evaluation:
         ssim=means.get("ssim"),
         confusion=confusion.tolist(),
     )
+
+
+def mistakes(measured: Mapping[str, Tensor]) -> list[Mistake]:
+    """The images that were taken for another class, the most confident first; see ``measure``."""
+    label, predicted, confidence = (measured[name] for name in ("label", "predicted", "confidence"))
+    wrong = (predicted != label).nonzero()[:, 0]
+    order = wrong[confidence[wrong].argsort(descending=True, stable=True)]
+    return [Mistake(i, int(label[i]), int(predicted[i]), float(confidence[i])) for i in order.tolist()]

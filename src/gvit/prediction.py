@@ -1,16 +1,17 @@
-"""Using a trained model on image files."""
+"""Using a trained model on images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gvit.data.images import open_image
+from gvit.data.convert import Color, ImageLike, as_rgb, list_images
 from gvit.data.inputs import read_gaussians
 from gvit.data.transforms import eval_transform
 from gvit.errors import InputError
@@ -26,27 +27,54 @@ class Guess:
     probability: float
 
 
-def load_images(paths: Sequence[str | Path], model: ImageClassifier) -> Float[Tensor, "n ..."]:
-    """Image files as the model wants them: [N, 3, H, W] in [0, 1], resized and cropped as in its evaluation.
+def load_images(
+    images: Sequence[ImageLike], model: ImageClassifier, background: Color = "black"
+) -> Float[Tensor, "n ..."]:
+    """Images as the model wants them: [N, 3, H, W] in [0, 1], resized and cropped as in its evaluation.
 
     For a model of given Gaussians, files of those: raw [N, K, 9].
 
+    Args:
+        images: files, Pillow images, arrays or tensors of any sizes; see ``gvit.data.convert``.
+        model: what they are for.
+        background: what transparent pixels lie over: a colour's name, its code, or three numbers in [0, 1].
+
     Raises:
-        InputError: a file is missing, is not an image (or holds no fitting Gaussians), or is damaged.
+        InputError: a file is missing, is not an image (or holds no fitting Gaussians), or is damaged; or an array has
+            a shape or numbers that are no image's.
     """
-    if isinstance(paths, (str, Path)):
-        raise InputError(f"paths must be a list of files: [{str(paths)!r}]")
-    if not paths:
+    if isinstance(images, (str, Path)):
+        raise InputError(f"paths must be a list of files: [{str(images)!r}]")
+    if not len(images):
         raise InputError("no files given")
     if model.reads == "gaussians":
-        found = [read_gaussians(path, model) for path in paths]
+        found = [read_gaussians(_path(image, model), model) for image in images]
         if len({len(raw) for raw in found}) > 1:
             raise InputError(
                 "the files hold different numbers of Gaussians: load those of one number at a time"
             )
         return torch.stack(found)
     transform = eval_transform(model.card.preprocessing)
-    return torch.stack([transform(open_image(path)) for path in paths])
+    return torch.stack([transform(as_rgb(image, background)) for image in images])
+
+
+def _path(image: ImageLike, model: ImageClassifier) -> str | Path:
+    if not isinstance(image, (str, Path)):
+        raise InputError(
+            f"{model.card.name} reads Gaussians: give files of those, or a tensor of raw numbers [N, K, 9]"
+        )
+    return image
+
+
+def _inputs(
+    images: ImageLike | Sequence[ImageLike], model: ImageClassifier, background: Color
+) -> Float[Tensor, "n ..."]:
+    """What is an input of the model stays so; whatever else is an image becomes one."""
+    if isinstance(images, Tensor) and images.is_floating_point():
+        side = model.img_size
+        if model.reads == "gaussians" or images.shape[1:] == (3, side, side):
+            return images
+    return load_images(list_images(images), model, background)
 
 
 def check_classifies(model: ImageClassifier) -> None:
@@ -68,29 +96,32 @@ def check_classifies(model: ImageClassifier) -> None:
 @torch.inference_mode()
 def predict(
     model: ImageClassifier,
-    images: Float[Tensor, "n ..."],
+    images: ImageLike | Sequence[ImageLike],
     top_k: int = 3,
     *,
     num_gaussians: int | None = None,
     looks: int | None = None,
+    background: Color = "black",
 ) -> list[list[Guess]]:
     """The most probable classes of each image, best first; fewer where the model has fewer classes.
 
     Args:
         model: with classes.
-        images: as ``load_images`` gives them.
+        images: as ``load_images`` gives them, which are classified as they are; or one image or several: files, Pillow
+            images, arrays or tensors as in ``gvit.data.convert``, which are resized and cropped as in its evaluation.
         top_k: how many classes.
         num_gaussians: see ``GViT.encode``; None for the model's own number.
         looks: see ``GViT.encode``; None for as many as in training.
+        background: what transparent pixels lie over: a colour's name, its code, or three numbers in [0, 1].
 
     Raises:
-        InputError: the model has no classes (``num_classes=0``) or no trained classifier; or it draws no other number
-            of Gaussians, or does not look at its picture.
+        InputError: an image can't be read, see ``load_images``; the model has no classes (``num_classes=0``) or no
+            trained classifier; or it draws no other number of Gaussians, or does not look at its picture.
     """
     check_classifies(model)
-    device = next(model.parameters()).device
+    inputs = _inputs(images, model, background).to(next(model.parameters()).device)
     with evaluating(model):
-        logits, _ = model.forward_with_gaussians(images.to(device), num_gaussians=num_gaussians, looks=looks)
+        logits, _ = model.forward_with_gaussians(inputs, num_gaussians=num_gaussians, looks=looks)
         probabilities = logits.float().softmax(-1).cpu()
     best = probabilities.topk(min(top_k, probabilities.shape[1]))
     names = model.card.class_names or [str(index) for index in range(probabilities.shape[1])]
@@ -101,7 +132,12 @@ def predict(
 
 
 def predict_files(
-    model: ImageClassifier, paths: Sequence[Path], top_k: int = 3, batch_size: int = 32, **drawing: int | None
+    model: ImageClassifier,
+    paths: Sequence[Path],
+    top_k: int = 3,
+    batch_size: int = 32,
+    background: Color = "black",
+    **drawing: Any,
 ) -> Iterator[tuple[Path, list[Guess] | InputError]]:
     """Each path, in order, with its most probable classes, or with what is wrong with the file; see ``predict``."""
     for first in range(0, len(paths), batch_size):
@@ -109,7 +145,7 @@ def predict_files(
         readable: dict[Path, Tensor] = {}
         for path in paths[first : first + batch_size]:
             try:
-                readable[path] = load_images([path], model)
+                readable[path] = load_images([path], model, background)
             except InputError as error:
                 answers[path] = error
         # files of Gaussians may hold different numbers, where a model reads any

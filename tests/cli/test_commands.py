@@ -1,6 +1,8 @@
 """The command line as a person meets it: one trained run, then every verb on it, right and wrong."""
 
+import csv
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from PIL import Image
 
 import gvit
 from gvit.cli import main
+from gvit.cli.parsing import flags_of
+from gvit.cli.train import NewRun
 from gvit.data.loading import EvaluationSamples
 from gvit.data.sources import load_source
 from gvit.data.transforms import eval_transform
@@ -55,6 +59,7 @@ def predictions(capsys, *args: object) -> list[dict]:
 
 def test_train_leaves_a_whole_run(run):
     names = {"config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "report.png"}
+    names |= {"best.safetensors", "curves.png"}
     assert {file.name for file in run.iterdir()} == names
     with Image.open(run / "report.png") as picture:
         assert picture.width > 800
@@ -171,6 +176,65 @@ def test_evaluate_agrees_with_training(run, capsys):
     assert (run / "confusion.png").stat().st_size > 1000
 
 
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory) -> Path:
+    """The test digits as class folders."""
+    folder = tmp_path_factory.mktemp("labelled") / "set"
+    test = load_source("digits", "test")
+    for row, label in enumerate(test.labels):
+        (folder / str(label)).mkdir(parents=True, exist_ok=True)
+        test.load(row).save(folder / str(label) / f"{row:03}.png")
+    return folder
+
+
+def test_evaluate_on_other_images(run, labelled, capsys):
+    """The run's own test images as files: the same answers, and each mistake is what 'predict' says."""
+    assert main(["evaluate", str(run)]) == 0
+    own = json.loads((run / "evaluation.json").read_text())
+    capsys.readouterr()
+    assert main(["evaluate", str(run), "--data-dir", str(labelled), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    folder = run / "evaluation-set"
+    assert result == json.loads((folder / "evaluation.json").read_text())
+    assert result["per_class"] == own["per_class"]
+    assert (result["num_images"], result["top1"], result["confusion"]) == (360, own["top1"], own["confusion"])
+    rows = list(csv.DictReader((folder / "mistakes.csv").open()))
+    assert len(rows) == 360 - round(360 * own["top1"])
+    assert [row["confidence"] for row in rows] == sorted((row["confidence"] for row in rows), reverse=True)
+    for row in rows[:5]:
+        assert row["image"].startswith(f"{row['true']}/")
+        (answer,) = predictions(capsys, run, labelled / row["image"], "--top-k", 1)
+        (best,) = answer["predictions"]
+        assert best["class_name"] == row["predicted"] != row["true"]
+        assert best["probability"] == pytest.approx(float(row["confidence"]), abs=1e-3)
+    for name in ("mistakes.png", "confusion.png"):
+        assert (folder / name).stat().st_size > 5000
+
+
+def test_evaluate_takes_weights_files_and_names(run, labelled, tmp_path, capsys):
+    out = tmp_path / "out"
+    for place in ("digits", run / "best.safetensors"):
+        assert main(["evaluate", str(place), "--data-dir", str(labelled), "--out", str(out)]) == 0
+        printed = capsys.readouterr().out
+        assert str(out / "mistakes.csv") in printed.splitlines()
+        share = json.loads((out / "evaluation.json").read_text())["top1"]
+        assert f"top-1   {100 * share:.2f} %" in printed
+    assert main(["evaluate", "digits", "--dataset", "digits", "--out", str(out)]) == 0
+    assert json.loads((out / "evaluation.json").read_text())["top1"] > 0.9
+    assert main(["evaluate", str(run / "best.safetensors")]) == 0  # on the run's own
+    assert (run / "evaluation-best" / "evaluation.json").exists()
+
+
+def test_evaluate_needs_classes_that_the_model_knows(run, labelled, tmp_path, capsys):
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "0").symlink_to(labelled / "0")
+    (tmp_path / "set" / "zero").symlink_to(labelled / "1")
+    line = fails(capsys, "evaluate", run, "--data-dir", tmp_path / "set", "--out", tmp_path / "out")
+    assert line.startswith("classes that the model does not know: zero; its 10 classes: 0, 1, 2")
+    assert not (tmp_path / "out").exists()
+    assert "no such folder" in fails(capsys, "evaluate", run, "--data-dir", tmp_path / "gone")
+
+
 def test_bad_images(run, tmp_path, capsys):
     text = tmp_path / "text.png"
     text.write_text("text")
@@ -212,7 +276,7 @@ def test_bad_runs(run, tmp_path, capsys):
         )
     damaged = tmp_path / "damaged"
     damaged.mkdir()
-    for file in run.iterdir():
+    for file in filter(Path.is_file, run.iterdir()):
         (damaged / file.name).write_bytes(file.read_bytes()[:-50])
     assert "model.safetensors: damaged" in fails(capsys, "predict", damaged, "x.png")
     (damaged / "config.json").write_bytes((run / "config.json").read_bytes())
@@ -221,7 +285,10 @@ def test_bad_runs(run, tmp_path, capsys):
 
 def test_a_run_that_goes_on_keeps_its_settings(run, capsys):
     told = "cannot be given with --resume: a run goes on with its own settings"
-    assert fails(capsys, "train", "--resume", run, "--epochs", 3) == f"--epochs {told}"
+    assert fails(capsys, "train", "--resume", run, "--base-lr", 3) == f"--base-lr {told}"
+    assert fails(capsys, "train", "--resume", run, "--epochs", 2).startswith(
+        "--epochs 2: the run has 3 epochs"
+    )
     assert fails(capsys, "train", "--resume", run, "--overwrite") == f"--overwrite {told}"
     assert fails(capsys, "train", "digits", "--resume", run) == f"the recipe digits {told}"
 
@@ -401,12 +468,27 @@ def test_nothing_heavy_at_import_time(before):
     assert not heavy & set(loaded)
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if command != "train"])
-def test_the_help_of_a_command_does_not_wait_for_torch(command):
-    """Training's does: it shows the values of a recipe."""
-    code = f"import sys, gvit.cli.{command} as verb\ntry: verb.run(['--help'])\nfinally: print('torch' in sys.modules)"
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_a_command_waits_for_nothing_heavy(command):
+    heavy = ("torch", "torchvision", "timm", "numba", "sklearn", "skimage", "matplotlib", "PIL", "numpy")
+    code = (
+        f"import sys, gvit.cli.{command} as verb\ntry: verb.run(['--help'])\n"
+        f"finally: print([name for name in {heavy} if name in sys.modules])"
+    )
     printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=_environment())
-    assert printed.stdout.splitlines()[-1] == "False"
+    assert printed.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_help_of_training_begins_with_the_flags_that_people_use(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "folder", "--help"])
+    printed = capsys.readouterr().out
+    listed = re.findall(r"^[│ ] (--[a-z][\w-]*)", printed, re.MULTILINE)
+    assert listed[:4] == ["--data-dir", "--out", "--overwrite", "--epochs"]
+    assert len(listed) == len(set(listed))
+    assert set(re.findall(r"(?:, )(--no-[\w-]+)", printed)) | set(listed) == set(flags_of(NewRun))
+    # with the recipe's own values
+    assert "(default: 64)" in printed[printed.index("--img-size") : printed.index("--num-gaussians")]
 
 
 def test_every_public_name_is_there():

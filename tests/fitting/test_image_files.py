@@ -1,5 +1,7 @@
 """``gvit fit`` as a person meets it."""
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,10 @@ from PIL import Image
 
 import gvit
 from gvit.cli import main
-from gvit.targets import plan_targets
+from gvit.data.convert import as_pixels
+from gvit.fitting.image_files import fit_files
+from gvit.fitting.optimise import Fit
+from gvit.targets import Target, plan_targets
 
 QUICK = ("--num-gaussians", 12, "--steps", 3)
 
@@ -128,6 +133,68 @@ def test_what_is_fitted_is_skipped_unless_overwritten(tmp_path, capsys):
     assert run(first, third, "--out", out, *QUICK) == 2
     assert "a.safetensors: not a file of Gaussians" in capsys.readouterr().err
     assert not (out / "c.safetensors").exists()
+
+
+def test_no_more_images_than_a_batch_are_held(tmp_path, monkeypatch):
+    """Of forty sizes, three images each; counted while they are alive."""
+    targets = [
+        Target(write(tmp_path / f"{size}-{seed}.png", (12 + size, 12), seed), tmp_path / f"{size}-{seed}")
+        for seed in range(3)
+        for size in range(40)
+    ]
+    alive, most = weakref.WeakSet(), []
+
+    def read(path):
+        pixels = as_pixels(path)
+        alive.add(pixels)
+        most.append(len(alive))
+        return pixels
+
+    def fit_images(images):
+        return Fit(gvit.Gaussians(torch.zeros(len(images), 1, 9)), torch.zeros(len(images)))
+
+    monkeypatch.setattr("gvit.fitting.image_files.as_pixels", read)
+    done = [fitted.target.name for fitted in fit_files(targets, fit_images, batch_size=2)]
+    assert sorted(done) == sorted(target.name for target in targets)
+    assert max(most) <= 3  # a batch, and the last one of the batch before, which its user still has
+
+
+def test_images_that_lie_on_their_side_or_have_alpha_share_no_batch(tmp_path):
+    """The header has the same size for all of them."""
+    upright = write(tmp_path / "in" / "a.png", (20, 14))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(upright).save(tmp_path / "in" / "b.png", exif=exif)
+    Image.open(upright).convert("RGBA").rotate(30).save(tmp_path / "in" / "c.png")
+    assert run(tmp_path / "in", "--out", tmp_path / "out", *QUICK) == 0
+    aspects = {name: gvit.Gaussians.load(tmp_path / "out" / f"{name}.safetensors").aspect for name in "abc"}
+    assert aspects == pytest.approx({"a": 0.7, "b": 1 / 0.7, "c": 0.7})
+
+
+def test_transparency_lies_over_the_background(tmp_path, capsys):
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[4:12, 4:12] = (255, 0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "logo.png")
+    flags = ("--num-gaussians", 30, "--steps", 60, "--background", "white")
+    assert run(tmp_path / "logo.png", "--out", tmp_path / "out", *flags) == 0
+    drawn = np.asarray(Image.open(tmp_path / "out" / "logo.png"))
+    assert drawn[0, 0].min() > 240
+    assert drawn[8, 8, 0] > 200
+    assert drawn[8, 8, 1] < 60
+    flags = (*QUICK, "--background", "whit")
+    assert "--background must be a colour's name" in fails(capsys, tmp_path / "logo.png", *flags)
+
+
+def test_what_nobody_can_read_is_counted_once(tmp_path, capsys):
+    write(tmp_path / "in" / "a.png")
+    for name in ("b.heic", "c.HEIC", "d.pdf", "e.txt"):
+        (tmp_path / "in" / name).touch()
+    assert run(tmp_path / "in", "--out", tmp_path / "out", *QUICK) == 0
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gvit: warning: 2 .heic, 1 .pdf are left out: ")
+    (tmp_path / "in" / "a.png").unlink()
+    assert run(tmp_path / "in", "--out", tmp_path / "out", *QUICK) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 2
 
 
 def test_a_fit_without_its_gaussians_was_interrupted_and_is_done_again(tmp_path):

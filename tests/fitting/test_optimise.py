@@ -4,9 +4,11 @@ import math
 
 import pytest
 import torch
+from PIL import Image
 from torch.nn import functional as F
 
 import gvit
+from gvit.data.convert import parse_color
 from gvit.errors import InputError
 from gvit.fitting.optimise import INITIALISERS, default_scale_factor, painted_pixels
 from gvit.gaussians import Gaussians
@@ -132,7 +134,7 @@ def test_painted_pixels_add_up_to_what_is_covered():
 
 
 def test_what_draws_nothing_is_moved_to_the_error():
-    from gvit.fitting.optimise import _grow
+    from gvit.fitting.optimise import _Canvas, _grow
 
     image = torch.zeros(1, 3, 32, 32)
     image[:, :, 20:28, 4:12] = 1
@@ -142,7 +144,7 @@ def test_what_draws_nothing_is_moved_to_the_error():
         scale_factor=1.0,
         nominal_count=4,
     )
-    grown = _grow(dead, image, 3, [torch.Generator().manual_seed(0)])
+    grown = _grow(dead, _Canvas(image, None, None), 3, [torch.Generator().manual_seed(0)])
     centers, _, colors, opacities = grown[0].in_pixels(32, 32)
     assert len(grown[0]) == 3
     assert (
@@ -251,7 +253,7 @@ def test_progress_tells_each_step():
 @pytest.mark.parametrize(
     ("images", "options", "message"),
     [
-        (torch.rand(3, 8, 8), {}, r"images must have shape \[B, 3, H, W\], got \[3, 8, 8\]"),
+        (torch.rand(1, 2, 8, 8), {}, r"images must have shape \[B, 3, H, W\], got \[1, 2, 8, 8\]"),
         (255 * torch.ones(1, 3, 8, 8), {}, r"values in \[0, 1\], got 255 to 255"),
         (torch.full((1, 3, 8, 8), torch.nan), {}, r"values in \[0, 1\], got nan"),
         (torch.rand(1, 3, 8, 8), {"num_gaussians": 0}, "at least 1"),
@@ -271,3 +273,46 @@ def test_progress_tells_each_step():
 def test_errors_say_what_would_be_right(images, options, message):
     with pytest.raises(InputError, match=message):
         gvit.fit(images, **options)
+
+
+def test_every_form_of_an_image_is_fitted_alike(tmp_path):
+    pixels = (known(16, 12) * 255).round().byte()
+    expected = gvit.fit(pixels[None] / 255, 8, 5).gaussians.raw
+    array = pixels.permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(tmp_path / "a.png")
+    forms = [
+        tmp_path / "a.png",
+        Image.fromarray(array),
+        array,
+        array[None],
+        pixels,
+        pixels[None],
+        pixels / 255,
+    ]
+    for form in forms:
+        torch.testing.assert_close(gvit.fit(form, 8, 5).gaussians.raw, expected, rtol=1e-4, atol=1e-4)
+    assert gvit.fit([array, str(tmp_path / "a.png")], 8, 5).gaussians.raw.shape == (2, 8, 9)
+    with pytest.raises(InputError, match=r"images of different sizes \(12x16, 16x12\)"):
+        gvit.fit([array, array.transpose(1, 0, 2)], 8, 5)
+
+
+@pytest.mark.parametrize("background", ["black", "white"])
+def test_no_gaussian_is_spent_on_transparency(background):
+    """Where it is adaptive; the picture is as good as one without alpha."""
+    image = torch.zeros(1, 4, 32, 32)
+    image[0, :3, 8:20, 4:16] = known(12, 12)
+    image[0, 3, 8:20, 4:16] = 1
+    fitted = gvit.fit(image, 60, 100, background=background)
+    below = torch.tensor(parse_color(background))
+    solid = image[:, :3] + (1 - image[:, 3:]) * below[:, None, None]
+    drawn = gvit.render(fitted.gaussians, 32, 32, background=below)
+    assert psnr(drawn, solid).item() == pytest.approx(fitted.psnr.item())
+    plain = gvit.fit(solid, 60, 100, background=background)
+    assert fitted.psnr > plain.psnr - 1
+
+    def outside(gaussians: Gaussians) -> float:
+        x, y = gaussians.in_pixels(32, 32)[0][0].unbind(-1)
+        return ((x < 2) | (x > 18) | (y < 6) | (y > 22)).float().mean().item()
+
+    assert outside(fitted.gaussians) < 0.05
+    assert outside(fitted.gaussians) < outside(plain.gaussians)

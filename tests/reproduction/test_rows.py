@@ -88,7 +88,7 @@ BASE = TrainConfig(
 # BASE cannot leave the default in these: a study starts from no run, its encoder does not look, rows change the rest,
 # an average needs no shards
 DEFAULTS_IN_BASE = {
-    *("model.init", "model.looks", "data.crop_mode", "objective.gradient"),
+    *("model.init", "model.looks", "data.crop_mode", "objective.gradient", "objective.class_weights"),
     *("compute.fsdp", "compute.graphs"),
 }
 

@@ -37,6 +37,7 @@ ELSEWHERE = {  # where a field's effect is shown with more than a test here woul
     "schedule.min_steps": "test_scaling.py::test_a_run_on_few_images_is_scaled_and_says_so",
     "model.init": "test_loop.py::test_a_run_can_start_from_another_and_keep_what_fits",
     "model.looks": "test_any_number.py::test_a_batch_takes_as_many_optimizer_steps_as_looks_are_set",
+    "objective.class_weights": "test_class_weights.py::test_every_class_counts_the_same_in_all",
     "objective.gaussians_range": "test_any_number.py::test_a_step_draws_a_number_of_its_range",
     "schedule.guide_lr": "test_loop.py::test_a_rate_of_its_own_for_the_guided_phase",
     "schedule.guided_steps": "test_guidance.py::test_how_many_optimizer_steps_ten_batches_take",

@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 import gvit
 from gvit.data.sources import SOURCES, Source, digits
 from gvit.errors import InputError, for_command_line, for_python
+from gvit.evaluation import Evaluation
 from gvit.gaussians import Gaussians
 from gvit.models import registry
 from gvit.training import objective
@@ -21,11 +23,12 @@ from gvit.training.dry_run import dry_run
 from gvit.training.loop import Loop
 from gvit.training.motion import GaussianMotion, decision_distance
 from gvit.training.observers import Evaluated, Observer, Start, Step, TensorBoardObserver
-from gvit.training.report import write_report
+from gvit.training.report import assess, write_report
 from gvit.training.run import Run
 from gvit.training.schedule import Schedule
 from gvit.training.setup import Setup, set_up
 from gvit.training.train import Interrupted, resume, train
+from gvit.viewing.figures import curves_figure
 
 # 4 steps an epoch; phases end at 4, 8, 14 and 20; guided steps are 14 and 17
 CONFIG = TrainConfig(
@@ -127,6 +130,87 @@ def test_a_run_holds_what_it_promises(finished):
     assert list(model.card.class_names) == list("0123456789")
     assert model.card.preprocessing.crop_mode == "squash"
     assert not list(finished.glob("*.partial"))
+
+
+def test_the_best_weights_stay_and_begin_with_the_classifier(tmp_path, monkeypatch):
+    """By top-1, the first of equals; a resumed run remembers what was best before."""
+    scores = {8: 0.9, 12: 0.25, 16: 0.5, 20: 0.5}
+    monkeypatch.setattr(
+        Loop, "_evaluate", lambda loop: Evaluation(12, scores.get(loop.step, 0.0), None, 10.0, 0.1, [])
+    )
+    config, run = with_(schedule={"eval_every": 1.0}), Run(tmp_path / "run")
+    kept = {}
+
+    class Keep(Observer):
+        def step(self, step: Step) -> None:
+            kept[step.number - 1] = run.weights_file.read_bytes() if run.weights_file.exists() else b""
+
+    interrupted = Recorder(18)
+    with pytest.raises(Interrupted):
+        train(config, run.folder, [Keep(), interrupted], stop=interrupted.stop)
+    assert kept[11] != b""
+    # up to step 8 the classifier has not learned: its 90 % are chance's
+    assert run.best_file.read_bytes() == kept[16]
+    assert run.best_file.read_bytes() != run.weights_file.read_bytes()
+    resume(run.folder)
+    assert run.best_file.read_bytes() == kept[16]
+    assert gvit.load_model(run.best_file).card == gvit.load_model(run.folder).card
+
+
+def test_the_best_encoder_draws_best(tmp_path):
+    encoder = with_(
+        schedule={"classify_epochs": 0, "guide_epochs": 0, "perceptual_epochs": 3, "eval_every": 1.0}
+    )
+    train(encoder, tmp_path)
+    drawn = [line["psnr"] for line in metrics(tmp_path) if line["kind"] == "evaluation"]
+    assert assess(Run(tmp_path).best_file).evaluation.psnr == pytest.approx(max(drawn), abs=1e-6)
+
+
+def test_an_extended_run_goes_on_with_its_last_phase(finished, tmp_path):
+    """The phases before stay; rates are those of a run that was planned as long; a repeated command changes nothing."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    Run(folder).folder.joinpath("evaluation.json").write_text("{}")
+    recorder = Recorder(24)
+    with pytest.raises(Interrupted):
+        resume(folder, [recorder], stop=recorder.stop, epochs=7)
+    assert recorder.steps == [21, 22, 23, 24]
+    assert set(recorder.phases) == {"guide"}
+    assert not (folder / "evaluation.json").exists()
+    again = Recorder()
+    resume(folder, [again], epochs=7)
+    assert again.steps == [25, 26, 27, 28]
+    assert metrics(folder)[: len(metrics(finished)) - 1] == metrics(finished)[:-1]
+    planned = set_up(with_(schedule={"guide_epochs": 3.5}))
+    assert Run(folder).load_config() == planned.config
+    last = [line for line in metrics(folder) if line["kind"] == "train" and line["step"] > 20]
+    for line in last:
+        rates = planned.rates(line["step"] - 1)
+        assert line["lr_encoder"] == rates["encoder"]
+    straight = Recorder()
+    shutil.copytree(finished, tmp_path / "straight")
+    resume(tmp_path / "straight", [straight], epochs=7)
+    assert_same_run(tmp_path / "straight", folder)
+
+
+@pytest.mark.parametrize("epochs", [3, float("inf"), float("nan")])
+def test_a_run_is_not_made_shorter(finished, epochs):
+    before = Run(finished).config_file.read_bytes()
+    with pytest.raises(InputError, match=r"epochs=.*: the run has 5 epochs; more extend it"):
+        resume(finished, epochs=epochs)
+    assert Run(finished).config_file.read_bytes() == before
+
+
+def test_curves_tell_phases_losses_and_results(finished):
+    figure = curves_figure([*metrics(finished)])
+    labels = [axes.get_ylabel() for axes in figure.axes]
+    assert labels == ["class loss", "pixel loss", "perceptual loss", "accuracy %", "PSNR dB", "learning rate"]
+    psnr = figure.axes[4].lines[0].get_xydata().tolist()
+    tests = [line for line in metrics(finished) if line["kind"] == "evaluation"]
+    assert psnr == [[line["epoch"], line["psnr"]] for line in tests]
+    phases = [text.get_text().strip() for text in figure.axes[0].texts]
+    assert phases == ["classify", "guide"]  # the first logged step is the tenth
+    assert Run(finished).curves_file.stat().st_size > 10_000
 
 
 def test_the_observer_sees_every_step(finished, tmp_path):

@@ -8,7 +8,7 @@ import tyro
 
 from gvit.cli.devices import find_device
 from gvit.cli.encoders import left_to_do, load_encoder
-from gvit.cli.messages import print_error
+from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
 from gvit.errors import InputError
 
@@ -67,6 +67,7 @@ def run(args: list[str]) -> int:
 
     device = find_device(options.device)
     model = load_encoder(options.model, "--model").to(device)
+    warn_of_left_out(options.images)
     targets = plan_targets(options.images, options.out)
     origin = encoder_origin(options.model, model, options.looks, options.max_side)
     waiting = targets if options.overwrite else left_to_do(targets, options.num_gaussians, origin)

@@ -1,43 +1,71 @@
-"""gvit evaluate: a trained model on its test images."""
+"""gvit evaluate: a trained model on labelled images."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
 from gvit.cli.devices import find_device
 from gvit.cli.parsing import at_least_one, parse
 
+if TYPE_CHECKING:
+    from gvit.training.report import Assessment
+
+_MOST_ROWS = 20  # of the table of classes
+
 
 @dataclass(frozen=True)
 class Options:
-    """Measure a trained model on the test images of its data set.
+    """Measure a trained model on the test images of its data set, or on others.
 
-    evaluation.json and confusion.png go into the run folder.
+    Without --data-dir on its own test images, and the files go into the run folder:
 
-    Example: gvit evaluate runs/digits
+    evaluation.json (all measures), confusion.png, mistakes.csv and mistakes.png
+
+    (the images that were taken for another class, the most confident first).
+
+    Example: gvit evaluate runs/photos --data-dir new/
 
     Attributes:
-        run: run folder.
+        run: run folder, weights file of one (RUN/best.safetensors), or pretrained model.
+        data_dir: labelled images: a folder for each class, called as in training, or val/ (test/) with such folders.
+        out: folder for the files; RUN/evaluation-NAME for other images when not given.
+        json: print JSON.
+        dataset: how the images lie in data_dir (parquet, gaussians, ...), or a data set that needs none (digits).
         batch_size: images at a time.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    data_dir: Path | None = None
+    out: Path | None = None
+    json: bool = False
+    dataset: str | None = None
     batch_size: int = 64
     device: str = "auto"
 
 
 def run(args: list[str]) -> int:
-    """Print the measures; the library writes them into the run."""
+    """Print the measures; the library writes them into files."""
     options = parse(Options, args, "gvit evaluate")
     at_least_one(batch_size=options.batch_size)
 
-    from gvit.training.report import evaluate_run
-    from gvit.training.run import Run
+    from gvit.training.report import assess
 
-    result = evaluate_run(options.run, options.batch_size, find_device(options.device))
+    assessed = assess(
+        options.run,
+        options.batch_size,
+        find_device(options.device),
+        data_dir=options.data_dir,
+        dataset=options.dataset,
+        out=options.out,
+    )
+    if options.json:
+        print(json.dumps(assessed.to_dict(), indent=2))
+        return 0
+    result = assessed.evaluation
     print(f"images  {result.num_images}")
     if result.top1 is not None:
         print(f"top-1   {100 * result.top1:.2f} %")
@@ -46,6 +74,22 @@ def run(args: list[str]) -> int:
     if result.psnr is not None:
         print(f"PSNR    {result.psnr:.2f} dB")
         print(f"SSIM    {result.ssim:.4f}")
-    files = Run(options.run)
-    print(f"confusion matrix: {files.evaluation_file} and {files.confusion_file}")
+    print(_table(assessed), end="")
+    for file in assessed.files:
+        print(file)
     return 0
+
+
+def _table(assessed: "Assessment") -> str:
+    """A line for each class that there are images of, if these are not too many."""
+    classes = [c for c in assessed.evaluation.per_class(assessed.class_names) if c.num_images]
+    if not 0 < len(classes) <= _MOST_ROWS:
+        return ""
+    width = max(len("class"), *(len(c.class_name) for c in classes))
+    lines = [f"{'class':<{width}}  {'images':>6}  precision  recall"]
+    for one in classes:
+        precision, recall = (
+            "-" if share is None else f"{100 * share:.1f} %" for share in (one.precision, one.recall)
+        )
+        lines.append(f"{one.class_name:<{width}}  {one.num_images:>6}  {precision:>9}  {recall:>7}")
+    return "\n".join(lines) + "\n"

@@ -1,6 +1,8 @@
 """gvit fit: Gaussians of image files, without a model."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,14 +10,17 @@ import tyro
 
 from gvit.cli.devices import find_device
 from gvit.cli.encoders import left_to_do, load_encoder, photograph
-from gvit.cli.messages import print_error
+from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
 from gvit.errors import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from gvit.fitting.image_files import FittedFile
     from gvit.fitting.optimise import Fit
+    from gvit.gaussians import Gaussians
+    from gvit.targets import Target
 
 
 @dataclass(frozen=True)
@@ -37,13 +42,15 @@ class Options:
         out: folder for the results.
         num_gaussians: per image.
         steps: of the optimisation.
-        init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
+        overwrite: fit again what is fitted already.
+        background: what transparent pixels lie over, and the Gaussians: a name (white) or code (#ff8800).
+        frames: every frame of animated files, each from the one before: NAME-frames/00000 and so on.
         start: run, model.safetensors file or pretrained model whose encoder draws where the fit begins; not with init.
+        init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
         adaptive: put half of the Gaussians where the error is largest.
         loss: mse, bce or psnr.
         ssim_weight: weight of 1 - SSIM in the loss.
         seed: of everything that is random.
-        overwrite: fit again what is fitted already.
         batch_size: images of equal size at a time.
         device: cpu, cuda, or auto: cuda where there is one.
     """
@@ -56,13 +63,15 @@ class Options:
     out: Path = Path("fits")
     num_gaussians: int = 1000
     steps: int = 500
-    init: str = "gradient"
+    overwrite: bool = False
+    background: str = "black"
+    frames: bool = False
     start: str | None = None
+    init: str = "gradient"
     adaptive: bool = True
     loss: str = "mse"
     ssim_weight: float = 0.0
     seed: int = 0
-    overwrite: bool = False
     batch_size: int = 4
     device: str = "auto"
 
@@ -74,6 +83,7 @@ def run(args: list[str]) -> int:
 
     import torch
 
+    from gvit.data.convert import composite, parse_color
     from gvit.fitting.image_files import FIT_ENDINGS, fit_files, write_fit
     from gvit.fitting.optimise import FIRST_SHARE, check_settings, fit
     from gvit.progress import ProgressBar
@@ -84,6 +94,7 @@ def run(args: list[str]) -> int:
         for name in ("num_gaussians", "steps", "init", "loss", "ssim_weight", "seed")
     }
     check_settings(**settings)
+    parse_color(options.background)
     device, steps = find_device(options.device), options.steps
     if options.start is not None and options.init != Options.init:
         raise InputError(
@@ -91,32 +102,70 @@ def run(args: list[str]) -> int:
         )
     model = None if options.start is None else load_encoder(options.start, "--start").to(device)
     drawn = max(1, round(options.num_gaussians * (FIRST_SHARE if options.adaptive else 1)))
+    warn_of_left_out(options.images)
     targets = plan_targets(options.images or [photograph()], options.out, FIT_ENDINGS)
+    targets, animations = _split(targets, options.frames)
     waiting = targets if options.overwrite else left_to_do(targets, options.num_gaussians)
+    settings |= {"adaptive": options.adaptive, "background": options.background}
+
+    def start(images: "Tensor") -> "dict[str, Gaussians]":
+        if model is None:
+            return {}
+        with torch.no_grad():
+            return {"init": model.encode(composite(images, options.background), num_gaussians=drawn)}
 
     def fit_images(images: "Tensor") -> "Fit":
-        begin = {}
-        if model is not None:
-            with torch.no_grad():
-                begin["init"] = model.encode(images, num_gaussians=drawn)
         with ProgressBar("fitting", steps) as bar:
             return fit(
                 images,
-                **settings | begin,
-                adaptive=options.adaptive,
+                **settings | start(images),
                 progress=lambda done, psnr: bar.update(done, f"{done}/{steps} {psnr:.2f} dB"),
             )
 
     failed = False
-    for answer in fit_files(waiting, fit_images, options.batch_size, device):
+    answers = [fit_files(waiting, fit_images, options.batch_size, device, options.background)]
+    answers += [_fit_animation(frames, options, device, settings, start) for frames in animations]
+    for answer in chain.from_iterable(answers):
         if isinstance(answer, InputError):
             failed = True
             print_error(answer)
         else:
-            write_fit(answer)
+            write_fit(answer, options.background)
             print(
                 f"{answer.target.source}  {answer.psnr:.2f} dB  {answer.seconds:.1f} s"
                 f"  {answer.target.gaussians_file}",
                 flush=True,
             )
     return 2 if failed else 0
+
+
+def _split(targets: "list[Target]", frames: bool) -> "tuple[list[Target], list[list[Target]]]":
+    """Those with one frame, and those of each frame of the others."""
+    from gvit.fitting.frames import count_frames, frame_targets
+
+    counts = [count_frames(target.source) if frames else 1 for target in targets]
+    still = [target for target, count in zip(targets, counts, strict=True) if count == 1]
+    moving = [frame_targets(t, count) for t, count in zip(targets, counts, strict=True) if count > 1]
+    return still, moving
+
+
+def _fit_animation(
+    targets: "list[Target]",
+    options: Options,
+    device: str,
+    settings: dict[str, Any],
+    start: "Callable[[Tensor], dict[str, Gaussians]]",
+) -> "Iterator[FittedFile | InputError]":
+    """Those frames that are not done, from the last one that is."""
+    from gvit.fitting.frames import fit_animation, open_frames
+    from gvit.fitting.optimise import stack_pixels
+
+    try:
+        waiting = targets if options.overwrite else left_to_do(targets, options.num_gaussians)
+        # what comes after the first that is missing may have come from another one
+        done = targets.index(waiting[0]) if waiting else len(targets)
+        if done < len(targets):
+            first = {} if done else start(stack_pixels(next(open_frames(targets[0].source))).to(device))
+            yield from fit_animation(targets, done, device, **settings | first)
+    except InputError as error:
+        yield error

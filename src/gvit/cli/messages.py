@@ -1,6 +1,8 @@
 """What the command line says when something is wrong."""
 
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from gvit.errors import InputError
 
@@ -10,3 +12,12 @@ def print_error(error: InputError) -> None:
     # a data loader's worker wraps its traceback around what went wrong
     message = error.for_command_line().rpartition("gvit.errors.InputError: ")[2].strip()
     print(f"gvit: error: {message}", file=sys.stderr)
+
+
+def warn_of_left_out(sources: Sequence[str | Path]) -> None:
+    """One line on standard error where folders hold images that nobody here can read."""
+    from gvit.data.unread import left_out
+
+    line = left_out(sources)
+    if line is not None:
+        print(f"gvit: warning: {line}", file=sys.stderr)

@@ -7,7 +7,7 @@ from typing import Annotated
 import tyro
 
 from gvit.cli.devices import find_device
-from gvit.cli.messages import print_error
+from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
 from gvit.errors import InputError
 
@@ -24,9 +24,10 @@ class Options:
         run: run folder, model.safetensors file, or pretrained model.
         images: image files, folders (searched recursively) or quoted patterns.
         top_k: how many classes to show.
+        json: print JSON.
+        background: what transparent pixels lie over: a name (white) or code (#ff8800).
         num_gaussians: another number of Gaussians than the model's own, where its encoder draws any number.
         looks: how often an encoder that looks at its own picture does; as often as in training when not given.
-        json: print JSON.
         batch_size: images at a time.
         device: cpu, cuda, or auto: cuda where there is one.
     """
@@ -38,9 +39,10 @@ class Options:
         tyro.conf.arg(metavar="IMAGE...", help_behavior_hint="(at least one)"),
     ]
     top_k: int = 3
+    json: bool = False
+    background: str = "black"
     num_gaussians: int | None = None
     looks: int | None = None
-    json: bool = False
     batch_size: int = 32
     device: str = "auto"
 
@@ -52,17 +54,22 @@ def run(args: list[str]) -> int:
     if not options.images:
         raise InputError("no images given; name image files, folders or quoted patterns after the run")
 
+    from gvit.data.convert import parse_color
     from gvit.data.images import EXTENSIONS, find_images
     from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS
     from gvit.models.weights import load_model
     from gvit.prediction import check_classifies, predict_files
 
+    parse_color(options.background)
     model = load_model(options.run).to(find_device(options.device))
     check_classifies(model)  # before anything is said of the files
+    warn_of_left_out(options.images)
     files = find_images(options.images, GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS)
     failed, rows = False, []
     drawing = {"num_gaussians": options.num_gaussians, "looks": options.looks}
-    for file, answer in predict_files(model, files, options.top_k, options.batch_size, **drawing):
+    for file, answer in predict_files(
+        model, files, options.top_k, options.batch_size, options.background, **drawing
+    ):
         if isinstance(answer, InputError):
             failed = True
             print_error(answer)

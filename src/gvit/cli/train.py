@@ -7,23 +7,27 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gvit.cli.devices import find_device
+from gvit.cli.grouping import grouped, regrouped
 from gvit.cli.parsing import flags_of, parse
 from gvit.cli.signals import stop_requests
 from gvit.errors import InputError, for_command_line
-from gvit.evaluation import Evaluation
 from gvit.recipes import RECIPES, load_recipe
 from gvit.training.config import TrainConfig
-from gvit.training.distributed import joined
-from gvit.training.dry_run import dry_run
-from gvit.training.observers import ConsoleObserver, Observer, TensorBoardObserver
-from gvit.training.run import Run
 from gvit.training.schedule import PHASES
-from gvit.training.setup import set_up
-from gvit.training.train import Interrupted, resume, train
+
+if TYPE_CHECKING:
+    from gvit.evaluation import Evaluation
+    from gvit.training.observers import Observer
 
 _PHASES = {"--epochs", *(f"--{phase}-epochs" for phase in PHASES)}
+# what the help begins with
+_COMMON = (
+    *("data_dir", "out", "overwrite", "epochs", "batch_size", "base_lr", "model", "init"),
+    *("img_size", "num_gaussians", "dataset", "seed", "device", "dry_run"),
+)
 
 
 @dataclass(frozen=True)
@@ -55,15 +59,17 @@ class NewRun:
 
 @dataclass(frozen=True)
 class Resume:
-    """Go on with an interrupted run.
+    """Go on with an interrupted run, or extend one by --epochs.
 
     Attributes:
         resume: the run folder.
+        epochs: in all, more than the run has: its last phase lasts longer.
         tensorboard: write event files into the run folder, too.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
     resume: Path
+    epochs: float | None = None
     tensorboard: bool = False
     device: str = "auto"
 
@@ -73,12 +79,16 @@ def run(args: list[str]) -> int:
     if any(arg.split("=")[0] == "--resume" for arg in args):
         _refuse_settings(args)
         again = parse(Resume, args, "gvit train")
-        return _watch(partial(resume, again.resume), again.resume, "", again)
+        from gvit.training.train import resume
+
+        return _watch(partial(resume, again.resume, epochs=again.epochs), again.resume, "", again)
     recipe, new = _parse_new_run(args)
     output, config = new.output, new.config
     folder = output.out or Path("runs") / recipe
     if output.dry_run:
         return _dry_run(config, output.device)
+    from gvit.training.train import train
+
     start = partial(train, config, folder, overwrite=output.overwrite)
     return _watch(start, folder, _describe(config), output)
 
@@ -102,23 +112,35 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
     flags = {arg.split("=")[0].replace("_", "-") for arg in args}
     if flags & _PHASES and "--min-steps" not in flags:  # phases that are given are not stretched
         defaults = replace(defaults, schedule=replace(defaults.schedule, min_steps=None))
-    return recipe, parse(
-        NewRun,
+    usual, prog = NewRun(Output(), defaults), f"gvit train {recipe}"
+    form = grouped(usual, _COMMON)
+    parsed = parse(
+        type(form),
         args[1:] if named else args,
-        f"gvit train {recipe}",
+        prog,
         also=flags_of(Resume),
-        default=NewRun(Output(), defaults),
+        default=form,
         description=(
             f"Train a model by a recipe.\n\n{recipes}\n\n"
             f"Below are the values of recipe '{recipe}', each of which can be changed.\n\n"
             "Example: gvit train digits --epochs 30 --out runs/short\n\n"
-            "Interrupted? Go on with: gvit train --resume runs/short"
+            "Interrupted? Go on with: gvit train --resume runs/short\n\n"
+            "Longer? Extend it by: gvit train --resume runs/short --epochs 60"
         ),
     )
+    try:
+        return recipe, regrouped(usual, parsed)
+    except InputError as error:
+        raise InputError(f"{error.args[0]}; see '{prog} --help'") from None
 
 
-def _watch(start: Callable[..., Evaluation], folder: Path, header: str, options: Output | Resume) -> int:
+def _watch(start: "Callable[..., Evaluation]", folder: Path, header: str, options: Output | Resume) -> int:
     """Train in this process's part of the world, and tell how it goes and ends."""
+    from gvit.training.distributed import joined
+    from gvit.training.observers import ConsoleObserver, TensorBoardObserver
+    from gvit.training.run import Run
+    from gvit.training.train import Interrupted
+
     with joined(find_device(options.device)) as (world, device), ExitStack() as stack:
         observers: list[Observer] = []
         if world.is_main:
@@ -144,6 +166,10 @@ def _watch(start: Callable[..., Evaluation], folder: Path, header: str, options:
 
 
 def _dry_run(config: TrainConfig, device_name: str) -> int:
+    from gvit.training.distributed import joined
+    from gvit.training.dry_run import dry_run
+    from gvit.training.setup import set_up
+
     with joined(find_device(device_name)) as (world, device):
         setup = set_up(config, device, world)
         plan = dry_run(setup)

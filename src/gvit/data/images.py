@@ -8,13 +8,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
 from gvit.errors import InputError
 
 EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
+    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+    # not every Pillow can
+    | ({".avif"} if features.check("avif") else set())
 )
 
 
@@ -45,8 +47,8 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     return list(found)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """An image file as 8-bit RGB, upright.
+def open_image(path: str | Path, *, alpha: bool = False) -> Image.Image:
+    """An image file as 8-bit RGB, upright; with ``alpha``, as RGBA where it has transparency.
 
     EXIF orientation is applied; 16-bit and float values are scaled to 8 bits; transparent pixels are laid over
     black, the renderer's default background; of an animation, the first frame.
@@ -57,7 +59,7 @@ def open_image(path: str | Path) -> Image.Image:
     try:
         with Image.open(path) as file:
             file.load()
-            return to_rgb(ImageOps.exif_transpose(file))
+            return (to_rgba if alpha else to_rgb)(ImageOps.exif_transpose(file))
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not an image file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -83,3 +85,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return image.convert("RGB")
+
+
+def to_rgba(image: Image.Image) -> Image.Image:
+    """Any Pillow image as 8-bit RGBA where it has transparency, else as ``to_rgb`` gives it."""
+    deep = image.mode.startswith(("I", "F"))  # Pillow converts these to nothing with alpha
+    return image.convert("RGBA") if image.has_transparency_data and not deep else to_rgb(image)

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
 
-from gvit.data.images import read_pixels
+from gvit.data.convert import Color, as_pixels, composite, parse_color
 from gvit.errors import InputError
 from gvit.fitting.optimise import Fit
 from gvit.gaussians import Gaussians
@@ -28,7 +29,7 @@ class FittedFile:
 
     Attributes:
         target: where it came from and goes to.
-        image: [3, H, W] in [0, 1], on the CPU.
+        image: [3, H, W] in [0, 1], over the background, on the CPU.
         gaussians: raw [N, 9], on the CPU.
         psnr: dB.
         seconds: its share of the time that its batch took.
@@ -41,14 +42,15 @@ class FittedFile:
     seconds: float
 
 
-def write_fit(fitted: FittedFile) -> None:
-    """The three files of a fitted image.
+def write_fit(fitted: FittedFile, background: Color = "black") -> None:
+    """The three files of a fitted image; ``background`` is what it was fitted over.
 
     Raises:
         InputError: they cannot be written.
     """
-    drawn = render(fitted.gaussians, *fitted.image.shape[-2:])
-    write_results(fitted.target, fitted.gaussians, drawn, fit_figure(fitted.image, fitted.gaussians))
+    below = torch.tensor(parse_color(background))
+    drawn = render(fitted.gaussians, *fitted.image.shape[-2:], background=below)
+    write_results(fitted.target, fitted.gaussians, drawn, fit_figure(fitted.image, fitted.gaussians, drawn))
 
 
 def fit_files(
@@ -56,41 +58,69 @@ def fit_files(
     fit_images: Callable[[Tensor], Fit],
     batch_size: int = 8,
     device: str = "cpu",
+    background: Color = "black",
 ) -> Iterator[FittedFile | InputError]:
     """Each image as it is fitted, ``batch_size`` images of equal size at a time, or what is wrong with a file.
 
+    Sizes are read first, from the files' headers. No more images than a batch are held in memory, however many files
+    and sizes there are.
+
     Args:
         targets: what to fit.
-        fit_images: [B, 3, H, W] in [0, 1] to a fit of B images.
+        fit_images: [B, 3, H, W], or with alpha [B, 4, H, W], in [0, 1] to a fit of B images.
         batch_size: the most images at a time.
         device: where the images are put.
+        background: what transparent pixels lie over, as for ``fit_images``.
     """
-    waiting: dict[tuple[int, ...], list[tuple[Target, Tensor]]] = defaultdict(list)
+    waiting: dict[tuple[int, int] | None, list[Target]] = defaultdict(list)
     for target in targets:
-        try:
-            image = read_pixels(target.source)
-        except InputError as error:
-            yield error
-            continue
-        group = waiting[tuple(image.shape)]
-        group.append((target, image))
-        if len(group) == batch_size:
-            yield from _fit_group(waiting.pop(tuple(image.shape)), fit_images, device)
+        size = _size(target)
+        waiting[size].append(target)
+        if len(waiting[size]) == batch_size:
+            yield from _fit_group(waiting.pop(size), fit_images, device, background)
     for group in waiting.values():
-        yield from _fit_group(group, fit_images, device)
+        yield from _fit_group(group, fit_images, device, background)
+
+
+def _size(target: Target) -> tuple[int, int] | None:
+    """Width and height by the header; None where there is none, of which reading the file tells more."""
+    try:
+        with Image.open(target.source) as file:
+            return file.size
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def _fit_group(
-    group: list[tuple[Target, Tensor]], fit_images: Callable[[Tensor], Fit], device: str
+    group: Sequence[Target], fit_images: Callable[[Tensor], Fit], device: str, background: Color
+) -> Iterator[FittedFile | InputError]:
+    """Those that can be read; some may lie on their side, or have alpha, which the header does not tell."""
+    alike: dict[tuple[int, ...], list[tuple[Target, Tensor]]] = defaultdict(list)
+    for target in group:
+        try:
+            image = as_pixels(target.source)
+        except InputError as error:
+            yield error
+            continue
+        alike[tuple(image.shape)].append((target, image))
+    for same in alike.values():
+        yield from _fit_batch(same, fit_images, device, background)
+
+
+def _fit_batch(
+    batch: list[tuple[Target, Tensor]],
+    fit_images: Callable[[Tensor], Fit],
+    device: str,
+    background: Color,
 ) -> Iterator[FittedFile | InputError]:
     begun = time.perf_counter()
     try:
-        result = fit_images(torch.stack([image for _, image in group]).to(device))
+        result = fit_images(torch.stack([image for _, image in batch]).to(device))
     except InputError as error:  # SSIM of a tiny image: no reason to give up the others
         # the message as it was made: it still tells a Python user's wording from the command line's
-        yield from (InputError(f"{target.source}: {error.args[0]}") for target, _ in group)
+        yield from (InputError(f"{target.source}: {error.args[0]}") for target, _ in batch)
         return
     gaussians, psnrs = result.gaussians.to("cpu"), result.psnr.tolist()
-    seconds = (time.perf_counter() - begun) / len(group)
-    for number, (target, image) in enumerate(group):
-        yield FittedFile(target, image, gaussians[number], psnrs[number], seconds)
+    seconds = (time.perf_counter() - begun) / len(batch)
+    for number, (target, image) in enumerate(batch):
+        yield FittedFile(target, composite(image, background), gaussians[number], psnrs[number], seconds)

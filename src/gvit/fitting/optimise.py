@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gvit.data.convert import Color, ImageLike, as_pixels, composite, list_images, parse_color
 from gvit.errors import InputError, option, unknown_name
 from gvit.fitting.blobs import Blobs, draw_pixels, mean_spacing, round_blobs, scatter_within
 from gvit.fitting.felzenszwalb import felzenszwalb_blobs
@@ -84,7 +85,7 @@ def default_scale_factor(num_gaussians: int) -> float:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def fit(
-    images: Tensor,
+    images: ImageLike | Sequence[ImageLike],
     num_gaussians: int | None = None,
     steps: int = 500,
     init: str | Gaussians = "gradient",
@@ -94,6 +95,7 @@ def fit(
     loss: str = "mse",
     ssim_weight: float = 0.0,
     scale_factor: float | None = None,
+    background: Color = "black",
     progress: Callable[[int, float], None] | None = None,
 ) -> Fit:
     """Fit Gaussians to each of a batch of images with Adam and a cosine decay of its rate.
@@ -101,7 +103,8 @@ def fit(
     Each image is fitted as if it were alone: the batch only saves time. The same arguments give the same result.
 
     Args:
-        images: [B, 3, H, W] in [0, 1]; they are fitted on the device they are on.
+        images: a batch [B, 3, H, W], or with alpha [B, 4, H, W], in [0, 1], which is fitted on the device it is on;
+            or one image or several of one size: file, Pillow image, array or tensor as in ``gvit.data.convert``.
         num_gaussians: N, per image; None for as many as ``init`` has, or 1000 where it is a name.
         steps: of Adam; with 0, the result is where the fit would start (for a name, without ``adaptive``).
         init: a name in ``INITIALISERS``, or raw Gaussians [B, n, 9] of any bounds, n at most N, front to back: those
@@ -113,6 +116,8 @@ def fit(
         loss: ``"mse"``, ``"bce"`` or ``"psnr"``, as in ``gvit.losses.pixel_loss``.
         ssim_weight: of ``1 - SSIM``, added to the loss.
         scale_factor: of the ``Gaussians``; ``default_scale_factor`` when None, or what cuts no scale of ``init``.
+        background: what transparent pixels lie over, and the Gaussians are drawn over: a colour's name, its code, or
+            three numbers in [0, 1]. An adaptive fit leaves no Gaussian where nothing but transparency is.
         progress: is called after each step with the number of steps done and the mean PSNR before the step.
 
     Raises:
@@ -123,9 +128,12 @@ def fit(
     check_settings(num_gaussians, steps, init if isinstance(init, str) else None, loss, ssim_weight, seed)
     if scale_factor is not None and not 0 < scale_factor < math.inf:
         raise InputError(f"scale_factor must be a finite number above 0, got {scale_factor}")
-    _check_images(images, ssim_weight)
-    images = images.detach().float().clone()  # a tensor made in inference mode can't be fitted to
-    height, width = images.shape[-2:]
+    pixels = stack_pixels(images)
+    _check_images(pixels, ssim_weight)
+    pixels = pixels.detach().float().clone()  # a tensor made in inference mode can't be fitted to
+    images, alpha = composite(pixels, background), pixels[:, 3] if pixels.shape[1] == 4 else None
+    below = torch.tensor(parse_color(background), device=images.device)
+    canvas = _Canvas(images, alpha, below if below.any() else None)
     generators = [torch.Generator().manual_seed(seed) for _ in images]
     growth: dict[int, int] = {}
     if isinstance(init, str):
@@ -137,7 +145,7 @@ def fit(
     else:
         gaussians = _given_start(init, images, num_gaussians, adaptive, scale_factor)
         if adaptive:
-            gaussians = _grow(gaussians, images, num_gaussians, generators)
+            gaussians = _grow(gaussians, canvas, num_gaussians, generators)
     warmup, betas = (1, _BETAS) if isinstance(init, str) else (_GIVEN_WARMUP, _GIVEN_BETAS)
     rates = _rates(gaussians).to(images.device)
 
@@ -147,14 +155,14 @@ def fit(
     for step in range(steps):
         if step in growth:
             gaussians = _grow(
-                gaussians.replace_raw(scaled.detach() * rates), images, growth[step], generators
+                gaussians.replace_raw(scaled.detach() * rates), canvas, growth[step], generators
             )
             scaled = (gaussians.raw / rates).requires_grad_()
             optimizer = _adam(scaled, betas)
         rate = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / warmup)
-        drawn = render(gaussians.replace_raw(scaled * rates), height, width)
+        drawn = canvas.draw(gaussians.replace_raw(scaled * rates))
         # a sum over images, each by itself: what one gets doesn't depend on the others
         total = torch.stack([pixel_loss(a, b, loss) for a, b in zip(drawn, images, strict=True)]).sum()
         if ssim_weight:
@@ -166,7 +174,49 @@ def fit(
             progress(step + 1, psnr(drawn.detach(), images).mean().item())
     result = gaussians.replace_raw(scaled.detach() * rates)
     with torch.no_grad():
-        return Fit(result, psnr(render(result, height, width), images))
+        return Fit(result, psnr(canvas.draw(result), images))
+
+
+def stack_pixels(images: ImageLike | Sequence[ImageLike]) -> Tensor:
+    """What ``fit`` takes as one batch, [B, 3, H, W], or [B, 4, H, W] where an image has transparency.
+
+    Raises:
+        InputError: images of different sizes, or as ``gvit.data.convert.as_pixels``.
+    """
+    if (
+        isinstance(images, Tensor)
+        and (images.ndim == 4 and images.is_floating_point())
+        and (images.shape[1] in (3, 4) or images.shape[-1] not in (1, 3, 4))
+    ):
+        return images
+    pixels = [as_pixels(image) for image in list_images(images)]
+    sizes = {tuple(image.shape[-2:]) for image in pixels}
+    if len(sizes) > 1:
+        shown = ", ".join(f"{height}x{width}" for height, width in sorted(sizes)[:3])
+        raise InputError(f"images of different sizes ({shown}): fit those of one size at a time")
+    if any(len(image) == 4 for image in pixels):
+        pixels = [
+            torch.cat((image, torch.ones_like(image[:1]))) if len(image) == 3 else image for image in pixels
+        ]
+    return torch.stack(pixels)
+
+
+@dataclass(frozen=True)
+class _Canvas:
+    """What is fitted to.
+
+    Attributes:
+        images: [B, 3, H, W] in [0, 1], over the background.
+        alpha: [B, H, W]; None where all is opaque.
+        background: [3]; None for black.
+    """
+
+    images: Tensor
+    alpha: Tensor | None
+    background: Tensor | None
+
+    def draw(self, gaussians: Gaussians) -> Tensor:
+        return render(gaussians, *self.images.shape[-2:], background=self.background)
 
 
 def check_settings(
@@ -193,9 +243,7 @@ def check_settings(
 
 
 def _check_images(images: Tensor, ssim_weight: float) -> None:
-    if not isinstance(images, Tensor):
-        raise InputError(f"images must be a tensor [B, 3, H, W], got {type(images).__name__}")
-    if images.ndim != 4 or images.shape[1] != 3 or 0 in images.shape:
+    if images.shape[1] not in (3, 4) or 0 in images.shape:
         raise InputError(f"images must have shape [B, 3, H, W], got {list(images.shape)}")
     low, high = images.aminmax()
     if not (low >= 0 and high <= 1):  # NaN, too
@@ -282,28 +330,34 @@ def _growth_plan(steps: int, first: int, last: int) -> dict[int, int]:
     }
 
 
-def painted_pixels(gaussians: Gaussians, height: int, width: int) -> Float[Tensor, "*batch k"]:
-    """How many pixels each Gaussian paints, counted by its share in them: the sum of ``T*a`` of the renderer."""
+def painted_pixels(
+    gaussians: Gaussians, height: int, width: int, weights: Float[Tensor, "*batch h w"] | None = None
+) -> Float[Tensor, "*batch k"]:
+    """How many pixels each Gaussian paints, counted by its share in them: the sum of ``T*a`` of the renderer.
+
+    ``weights``: what a pixel counts; 1 when None.
+    """
     centers, covariances, colors, opacities = (t.detach() for t in gaussians.in_pixels(height, width))
     # the image is linear in the colours: its derivative is the share
     with torch.enable_grad():
         ones = torch.ones_like(colors[..., :1]).requires_grad_()
         image, _ = rasterize(centers, covariances, ones, opacities, height, width)
-        (shares,) = torch.autograd.grad(image.sum(), ones)
+        painted = image.sum() if weights is None else (image * weights.unsqueeze(-3)).sum()
+        (shares,) = torch.autograd.grad(painted, ones)
     return shares.squeeze(-1)
 
 
-def _grow(
-    gaussians: Gaussians, images: Float[Tensor, "b 3 h w"], count: int, generators: list[torch.Generator]
-) -> Gaussians:
+def _grow(gaussians: Gaussians, canvas: _Canvas, count: int, generators: list[torch.Generator]) -> Gaussians:
     """``count`` Gaussians: those that draw something, and before them new ones where the squared error is largest.
 
-    A new Gaussian is in front, so that it is seen; in the image's colour, so that it helps; and small.
+    A new Gaussian is in front, so that it is seen; in the image's colour, so that it helps; and small. What is drawn
+    where the image is transparent counts as nothing.
     """
+    images = canvas.images
     height, width = images.shape[-2:]
-    alive = painted_pixels(gaussians, height, width) > _DEAD
+    alive = painted_pixels(gaussians, height, width, canvas.alpha) > _DEAD
     with torch.no_grad():
-        errors = (render(gaussians, height, width) - images).square().mean(1).cpu()
+        errors = (canvas.draw(gaussians) - images).square().mean(1).cpu()
     size = _NEW_SPREAD * mean_spacing(height, width, gaussians.nominal_count)
     grown = []
     for raw, keep, error, image, generator in zip(

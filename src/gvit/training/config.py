@@ -18,7 +18,6 @@ from pydantic.dataclasses import dataclass
 from pydantic.fields import FieldInfo
 
 from gvit.errors import InputError, option, unknown_name
-from gvit.losses import PixelLoss
 from gvit.models.pretrained import is_pretrained_name
 
 _Config = TypeVar("_Config")
@@ -230,12 +229,15 @@ class ObjectiveConfig:
         gradient: cut: the classifier's gradient reaches the encoder on guided steps only; joint: on every step.
         gaussians_range: smallest and largest number of Gaussians that a step draws, by an encoder of any number;
             None for always num_gaussians.
+        class_weights: balanced: the class loss of an image counts as much more as its class has fewer training images
+            than the mean of the classes; none: all count the same.
     """
 
-    pixel_loss: PixelLoss = "bce"
+    pixel_loss: Literal["bce", "mse", "psnr"] = "bce"  # gvit.losses.PixelLoss, without torch
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     gradient: Literal["cut", "joint"] = "cut"
     gaussians_range: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    class_weights: Literal["none", "balanced"] = "none"
 
     def __post_init__(self) -> None:
         if self.gaussians_range is not None and self.gaussians_range[0] > self.gaussians_range[1]:

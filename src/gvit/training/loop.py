@@ -45,6 +45,7 @@ class Loop:
         observers: are told how it goes on, beside ``metrics.jsonl``.
         world: the processes that train together.
         step: steps done.
+        best: the largest top-1 so far, or PSNR of an encoder alone; None before the first evaluation that tells.
     """
 
     setup: Setup
@@ -52,6 +53,7 @@ class Loop:
     observers: Iterable[Observer] = ()
     world: World = ALONE
     step: int = 0
+    best: float | None = None
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint.
@@ -64,6 +66,8 @@ class Loop:
         try:
             self.setup.task.load_state(state)
             self.step = state["step"]
+            # of an older gvit, or of a run that was copied without it
+            self.best = state.get("best") if self.run.best_file.exists() else None
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
             raise InputError(f"{self.run.checkpoint_file}: not of this run's model ({reason})") from error
@@ -95,14 +99,15 @@ class Loop:
             speed = feed.batch_size / (time.perf_counter() - started)
             for observer in listening:
                 observer.step(Step(number + 1, self._epoch, plan, rates, measures, speed))
-            result = None
+            result, improved = None, False
             if self.step % setup.eval_steps == 0 or self.step == schedule.total:
                 result, motion = self._evaluate(), setup.task.measure_motion()
+                improved = self._improves(result)
                 for observer in listening:
                     observer.evaluation(Evaluated(self.step, self._epoch, result, motion))
             stopping = self.world.any(stop()) and self.step < last
             if result is not None or self.step == last or stopping:
-                self.save()
+                self.save(improved)
             if stopping:
                 raise Interrupted(self.step)
             started = time.perf_counter()
@@ -139,22 +144,34 @@ class Loop:
         classes = 0 if model.card.encoder_only else model.num_classes
         return summarize(self.world.interleave(shard, len(feed.tests)), classes)
 
+    def _improves(self, result: Evaluation) -> bool:
+        """Whether it is the best so far, which is remembered; of equals, the first one is."""
+        schedule = self.setup.schedule
+        if not schedule.encoder_only and self.step <= schedule.classify_start:
+            return False  # what its classifier answers means nothing yet
+        score = result.psnr if result.top1 is None else result.top1
+        if score is None or (self.best is not None and score <= self.best):
+            return False
+        self.best = score
+        return True
+
     def _diverged(self, where: str, error: Exception) -> InputError:
         return InputError(
             f"training diverged at step {self.step} ({where}): {first_line(error)}; lower {option('base_lr')} or "
             f"{option('gamma')}. The last checkpoint in {self.run.folder}, if there is one, is from before"
         )
 
-    def save(self) -> None:
-        """Write weights and a checkpoint to resume from; every process has to call it."""
+    def save(self, improved: bool = False) -> None:
+        """Write weights and a checkpoint to resume from, and the best weights anew; every process has to call it."""
         task, model = self.setup.task, self.setup.task.model
         described = {
             "name": model.card.name,
             "architecture": Architecture.of(model).to_dict(),
             "class_names": list(model.card.class_names),
         }
-        state = {"step": self.step, **described, **task.state()}
+        state = {"step": self.step, "best": self.best, **described, **task.state()}
         if self.world.is_main:
-            save_model(model, self.run.weights_file, state.get("ema", state["model"]))
+            for file in (self.run.weights_file, *([self.run.best_file] if improved else [])):
+                save_model(model, file, state.get("ema", state["model"]))
             self.run.save_checkpoint(state)
         self.world.barrier()

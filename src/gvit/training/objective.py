@@ -77,6 +77,8 @@ class Steered(NamedTuple):
 class Objective(Protocol):
     """What a step descends."""
 
+    class_weights: Tensor | None
+
     def turns(self, plan: StepPlan) -> int:
         """How many turns a batch takes."""
 
@@ -113,7 +115,12 @@ class GuidedObjective:
             None calls the model's own.
         autocast: the precision that the networks run in; the renderer and the losses don't.
         guidance: how the two gradients meet on guided steps; None for the paper's way.
+
+    Attributes:
+        class_weights: of the class loss [classes]; None where all classes count the same.
     """
+
+    class_weights: Tensor | None = None
 
     def __init__(
         self,
@@ -196,7 +203,7 @@ class GuidedObjective:
             if not raw.isfinite().all():
                 raise FloatingPointError("the encoder's Gaussians are not finite")
             logits = self._guide(raw)
-        loss, _ = _cross_entropy(logits, batch.labels)
+        loss, _ = _cross_entropy(logits, batch.labels, self.class_weights)
         measures = {
             "class_loss_after": loss,
             "class_change": loss - before.loss,
@@ -283,7 +290,7 @@ class GuidedObjective:
         classifier = self._guide if plan.guided else self.classifier
         with self.autocast():
             logits = classifier(leaf)
-        loss, measures = _cross_entropy(logits, labels)
+        loss, measures = _cross_entropy(logits, labels, self.class_weights)
         if plan.guided:  # the classifier stands still
             return (torch.autograd.grad(loss, leaf)[0] if weight else None), measures
         (share * loss).backward()
@@ -291,7 +298,13 @@ class GuidedObjective:
 
 
 class ClassificationObjective:
-    """Cross-entropy of a network alone, over images or given Gaussians: what GViT is compared with."""
+    """Cross-entropy of a network alone, over images or given Gaussians: what GViT is compared with.
+
+    Attributes:
+        class_weights: see ``GuidedObjective``.
+    """
+
+    class_weights: Tensor | None = None
 
     def __init__(self, network: nn.Module, autocast: Autocast = nullcontext) -> None:
         self.network, self.autocast = network, autocast
@@ -305,17 +318,23 @@ class ClassificationObjective:
         """See ``Objective``."""
         with self.autocast():
             logits = self.network(batch.inputs)
-        loss, measures = _cross_entropy(logits, batch.labels)
+        loss, measures = _cross_entropy(logits, batch.labels, self.class_weights)
         if not loss.isfinite():
             raise FloatingPointError(f"class_loss is {loss.item()}")
         (share * loss).backward()
         return measures
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _cross_entropy(
+    logits: Tensor, labels: Tensor, class_weights: Tensor | None
+) -> tuple[Tensor, dict[str, Tensor]]:
     if logits.dtype == torch.bfloat16:
         logits = logits.float()
-    loss = F.cross_entropy(logits, labels)
+    if class_weights is None:
+        loss = F.cross_entropy(logits, labels)
+    else:
+        # a mean over images, not over weights: nothing may depend on how a batch is split
+        loss = F.cross_entropy(logits, labels, class_weights.to(logits.dtype), reduction="none").mean()
     hits = (logits.argmax(-1) == labels).float().mean()
     return loss, {"class_loss": loss.detach(), "accuracy": hits.detach()}
 

@@ -1,39 +1,99 @@
-"""What a run shows of itself: pictures of test images, and its evaluation on all of them."""
+"""What a run shows of itself: pictures of test images, curves, and what its model is on labelled images."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
+from torch import Tensor
 
 from gvit.data.inputs import eval_input
+from gvit.data.labelled import labelled_set, with_classes
 from gvit.data.loading import EvaluationSamples, evaluation_loader
 from gvit.data.sources import load_source
-from gvit.errors import InputError
-from gvit.evaluation import Evaluation, evaluate
-from gvit.files import write_text
+from gvit.errors import InputError, option
+from gvit.evaluation import Evaluation, Mistake, measure, mistakes, summarize
+from gvit.files import check_writable, write_text
+from gvit.gaussians import Gaussians
 from gvit.models.base import ImageClassifier
 from gvit.models.gvit import GViT
 from gvit.models.pretrained import is_pretrained_name
 from gvit.models.weights import load_model
 from gvit.prediction import check_classifies
-from gvit.training.run import Run
-from gvit.viewing.figures import confusion_figure, report_figure, save_figure
+from gvit.rendering import render
+from gvit.training.run import EVALUATION, MEASURED, Run
+from gvit.viewing.figures import (
+    confusion_figure,
+    curves_figure,
+    mistakes_figure,
+    report_figure,
+    save_figure,
+)
 
-_SHOWN = 12  # images
+_COLUMNS = 12  # images of the report
+_SHOWN = 24  # mistakes
+_LONGEST = 20  # letters of a class in a caption
 
 
-def load_with_test_images(run: Run) -> tuple[ImageClassifier, EvaluationSamples]:
+@dataclass(frozen=True)
+class Assessment:
+    """What is known of a model after it has been shown labelled images.
+
+    Attributes:
+        evaluation: the measures.
+        class_names: of the model.
+        mistakes: images taken for another class, the most confident first.
+        keys: what each image is called.
+        folder: where the files are.
+    """
+
+    evaluation: Evaluation
+    class_names: list[str]
+    mistakes: list[Mistake]
+    keys: list[str]
+    folder: Path
+
+    @property
+    def files(self) -> list[Path]:
+        """Those that were written."""
+        return [file for name in MEASURED if (file := self.folder / name).exists()]
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``evaluation.json`` holds."""
+        per_class = self.evaluation.per_class(self.class_names)
+        return asdict(self.evaluation) | {
+            "class_names": self.class_names,
+            "per_class": [asdict(result) for result in per_class],
+        }
+
+    def table(self) -> str:
+        """Every mistake as CSV: the image, its class, the class that it was taken for, and the probability of that."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("image", "true", "predicted", "confidence"))
+        for wrong in self.mistakes:
+            names = self.keys[wrong.index], self.class_names[wrong.label], self.class_names[wrong.predicted]
+            writer.writerow((*names, f"{wrong.confidence:.4f}"))
+        # a file's name need not be text
+        return text.getvalue().encode("utf-8", "backslashreplace").decode()
+
+
+def load_with_test_images(run: Run, weights: Path | None = None) -> tuple[ImageClassifier, EvaluationSamples]:
     """A run's model, in evaluation mode, and the test images of its data as that reads them.
+
+    ``weights``: a file of other weights than the run's last.
 
     Raises:
         InputError: there is no model yet, or the data have other classes now.
     """
     data = run.load_config().data
-    model = load_model(run.folder)
+    model = load_model(weights or run.folder)
     source = load_source(data.dataset, "test", data.data_dir)
     run.check_classes(model.card.class_names, source.class_names)
     return model, EvaluationSamples(source, eval_input(model, source))
@@ -48,7 +108,7 @@ def write_report(run: Run) -> Path | None:
     model, images = load_with_test_images(run)
     if model.encoder is None:
         return None
-    count = min(_SHOWN, len(images))
+    count = min(_COLUMNS, len(images))
     rows = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
     pictures, labels = zip(*(images[row] for row in rows), strict=True)
     figure = report_figure(cast(GViT, model), torch.stack(pictures), [int(label) for label in labels])
@@ -56,23 +116,154 @@ def write_report(run: Run) -> Path | None:
     return run.report_file
 
 
-def evaluate_run(folder: str | Path, batch_size: int = 64, device: str = "cpu") -> Evaluation:
-    """A run's model on the test images of its data; ``evaluation.json`` and ``confusion.png`` go into its folder.
+def write_curves(run: Run) -> Path | None:
+    """``curves.png``: losses, accuracies, PSNR and learning rates over the epochs; None where nothing is known of them.
 
     Raises:
-        InputError: there is no run, it has trained an encoder alone, or as ``load_with_test_images``.
+        InputError: it cannot be written.
     """
-    run = Run(Path(folder))
-    if not run.config_file.is_file() and is_pretrained_name(Path(folder).as_posix()):
+    records = []
+    for line in run.metrics_file.read_text().splitlines() if run.metrics_file.exists() else []:
+        with suppress(ValueError):  # cut off by a power failure
+            records.append(json.loads(line))
+    if not records:
+        return None
+    save_figure(curves_figure(records), run.curves_file)
+    return run.curves_file
+
+
+def assess(
+    place: str | Path,
+    batch_size: int = 64,
+    device: str = "cpu",
+    *,
+    data_dir: str | Path | None = None,
+    dataset: str | None = None,
+    out: str | Path | None = None,
+) -> Assessment:
+    """Measure a model on labelled images, and write down what was found.
+
+    ``evaluation.json`` holds the measures, among them precision and recall of each class; ``confusion.png`` is the
+    confusion matrix; ``mistakes.csv`` lists every image that was taken for another class, the most confident first, and
+    ``mistakes.png`` shows the first of them. Of an encoder alone there is PSNR and SSIM, in ``evaluation.json``.
+
+    Args:
+        place: run folder, weights file (of a run: ``best.safetensors``), or name of pretrained weights.
+        batch_size: images at a time.
+        device: where it is computed.
+        data_dir: folder with the images; the run's own test images when neither this nor ``dataset`` is given.
+        dataset: how they lie there, see ``gvit.data.labelled``; for models that read Gaussians, ``gaussians``.
+        out: folder for the files; the run's own, or one in it for other images, or for other weights.
+
+    Raises:
+        InputError: there is no model, no images, or images of classes that the model does not know (by their names);
+            or the files cannot be written.
+    """
+    place, data_dir = Path(place), None if data_dir is None else Path(data_dir)
+    run = next((r for r in map(Run, (place, place.parent)) if r.config_file.is_file()), None)
+    if run is not None and run.folder != place and not place.is_file():
+        run = None
+    own = data_dir is None and dataset is None
+    folder = _results_folder(place, run, data_dir, dataset) if out is None else Path(out)
+    check_writable(folder)
+    model, samples = _own(place, run) if own else _others(place, run, data_dir, dataset)
+    if not model.card.encoder_only:
+        check_classifies(model)
+    measured = measure(model.to(device), evaluation_loader(samples, batch_size))
+    classes = 0 if model.card.encoder_only else model.num_classes
+    result = summarize(measured, classes)
+    assessed = Assessment(
+        result, _names(model), mistakes(measured) if classes else [], list(samples.source.keys), folder
+    )
+    _write(assessed, samples, model)
+    return assessed
+
+
+def evaluate_run(folder: str | Path, batch_size: int = 64, device: str = "cpu") -> Evaluation:
+    """A run's model on the test images of its data; see ``assess``, which leaves files.
+
+    Raises:
+        InputError: there is no run, or as ``load_with_test_images``.
+    """
+    return assess(folder, batch_size, device).evaluation
+
+
+def _own(place: Path, run: Run | None) -> tuple[ImageClassifier, EvaluationSamples]:
+    if run is not None:
+        return load_with_test_images(run, place)
+    others = f"{option('data_dir', 'FOLDER')} measures them on images of yours"
+    if is_pretrained_name(place.as_posix()):
         raise InputError(
-            f"{folder}: pretrained weights, not a run with test images of its own: 'gvit train --init {folder}' makes "
-            "one, 'gvit predict' needs none"
+            f"{place}: pretrained weights, not a run with test images of its own: {others}, 'gvit train --init "
+            f"{place}' makes a run, 'gvit predict' needs no classes"
         )
-    run = Run.open(run.folder)
-    model, images = load_with_test_images(run)
-    check_classifies(model)
-    result = evaluate(model.to(device), evaluation_loader(images, batch_size))
-    names = list(model.card.class_names)
-    write_text(run.evaluation_file, json.dumps(asdict(result) | {"class_names": names}) + "\n")
-    save_figure(confusion_figure(result.confusion, names), run.confusion_file)
-    return result
+    if place.is_file():
+        raise InputError(f"{place}: weights without a run, so without test images of their own: {others}")
+    return load_with_test_images(Run.open(place))
+
+
+def _others(
+    place: Path, run: Run | None, data_dir: Path | None, dataset: str | None
+) -> tuple[ImageClassifier, EvaluationSamples]:
+    model = load_model(place)
+    if dataset is None and (
+        model.reads == "gaussians" or (run and run.load_config().data.dataset == "gaussians")
+    ):
+        dataset = "gaussians"
+    source = labelled_set(data_dir, dataset)
+    if not model.card.encoder_only:
+        check_classifies(model)
+        source = with_classes(source, _names(model))
+    return model, EvaluationSamples(source, eval_input(model, source))
+
+
+def _names(model: ImageClassifier) -> list[str]:
+    return list(model.card.class_names) or [str(number) for number in range(model.num_classes)]
+
+
+def _results_folder(place: Path, run: Run | None, data_dir: Path | None, dataset: str | None) -> Path:
+    """The run's own for its weights and images; ``evaluation-WEIGHTS-IMAGES`` in it otherwise, or here."""
+    parts = (
+        []
+        if run is not None and place in (run.folder, run.weights_file)
+        else [place.stem if run else place.name]
+    )
+    if data_dir is not None:
+        parts.append(data_dir.resolve().name)
+    elif dataset is not None:
+        parts.append(dataset.replace("/", "-"))
+    base = Path() if run is None else run.folder
+    return base / "-".join([EVALUATION, *parts]) if parts else base
+
+
+def _write(assessed: Assessment, samples: EvaluationSamples, model: ImageClassifier) -> None:
+    folder, result, names = assessed.folder, assessed.evaluation, assessed.class_names
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write results here ({error.strerror})") from error
+    for name in MEASURED:  # an encoder alone has one of them
+        (folder / name).unlink(missing_ok=True)
+    if result.confusion:
+        count, share = len(assessed.mistakes), 100 * cast(float, result.top1)
+        title = f"{model.card.name} on {result.num_images} images: {share:.2f} % right"
+        save_figure(confusion_figure(result.confusion, names, title), folder / MEASURED[1])
+        write_text(folder / MEASURED[2], assessed.table())
+        shown = assessed.mistakes[:_SHOWN]
+        pictures = [_picture(samples, wrong.index, model) for wrong in shown]
+        captions = [
+            f"is {names[wrong.label][:_LONGEST]}\n{names[wrong.predicted][:_LONGEST]}: {100 * wrong.confidence:.0f} %"
+            for wrong in shown
+        ]
+        title = f"{count} of {result.num_images} images taken for another class, the most confident first"
+        save_figure(mistakes_figure(pictures, captions, title), folder / MEASURED[3])
+    write_text(folder / MEASURED[0], json.dumps(assessed.to_dict()) + "\n")
+
+
+def _picture(samples: EvaluationSamples, index: int, model: ImageClassifier) -> Tensor:
+    """What the model was shown, or what its Gaussians draw."""
+    if model.reads == "images":
+        return samples[index][0]
+    with torch.inference_mode():
+        gaussians = cast(Gaussians, samples.source.load(index))
+        return render(gaussians, model.img_size, model.img_size).clamp(0, 1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,18 @@ from gvit.files import replacing, write_text
 from gvit.models.weights import WEIGHTS_NAME
 from gvit.training.config import TrainConfig
 
+# what a model was found to be on labelled images, and what the folder begins with for images that are not the run's
+MEASURED = ("evaluation.json", "confusion.png", "mistakes.csv", "mistakes.png")
+EVALUATION = "evaluation"
+
 
 @dataclass(frozen=True)
 class Run:
     """The files of a training run.
 
     Attributes:
-        folder: ``config.json``, ``metrics.jsonl``, ``model.safetensors``, ``checkpoint.pt``, ``report.png``.
+        folder: ``config.json``, ``metrics.jsonl``, ``model.safetensors``, ``best.safetensors``, ``checkpoint.pt``,
+            ``report.png``, ``curves.png``.
     """
 
     folder: Path
@@ -47,12 +53,25 @@ class Run:
         return self.folder / "report.png"
 
     @property
-    def evaluation_file(self) -> Path:
-        return self.folder / "evaluation.json"
+    def best_file(self) -> Path:
+        return self.folder / "best.safetensors"
 
     @property
-    def confusion_file(self) -> Path:
-        return self.folder / "confusion.png"
+    def curves_file(self) -> Path:
+        return self.folder / "curves.png"
+
+    @property
+    def measured_files(self) -> list[Path]:
+        """What ``gvit.training.report`` has written of the run's weights, on its own test images and others."""
+        places = [self.folder, *self.folder.glob(f"{EVALUATION}-*")]
+        return [file for place in places for name in MEASURED if (file := place / name).is_file()]
+
+    def forget_measured(self) -> None:
+        """Remove them: they are of weights that are going to be others."""
+        for file in self.measured_files:
+            file.unlink()
+            with suppress(OSError):  # the run's own folder, or there is something else in it
+                file.parent.rmdir()
 
     @classmethod
     def create(cls, folder: Path, config: TrainConfig, overwrite: bool = False) -> Run:
@@ -63,10 +82,10 @@ class Run:
         """
         run = cls(folder)
         files = (
-            *(run.config_file, run.metrics_file, run.weights_file, run.checkpoint_file, run.report_file),
-            *(run.evaluation_file, run.confusion_file),
+            *(run.config_file, run.metrics_file, run.weights_file, run.best_file, run.checkpoint_file),
+            *(run.report_file, run.curves_file),
         )
-        existing = [file for file in files if file.exists()]
+        existing = [file for file in files if file.exists()] + run.measured_files
         if existing and not overwrite:
             goes_on = wording(f"resume({str(folder)!r})", f"--resume {folder}")
             replaces = wording("overwrite=True", "--overwrite")
@@ -77,8 +96,9 @@ class Run:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             run.save_config(config)
-            for file in set(existing) - {run.config_file}:
-                file.unlink()
+            run.forget_measured()
+            for file in set(files) - {run.config_file}:
+                file.unlink(missing_ok=True)
             run.metrics_file.touch()
         except OSError as error:
             raise InputError(f"{folder}: cannot write a run here ({error.strerror})") from error

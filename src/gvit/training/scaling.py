@@ -1,10 +1,15 @@
-"""What a run that is told nothing else takes for its number of training images: pure functions of that."""
+"""What a run takes from its training images, and what one that is extended takes from what it was."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 
+import torch
+from torch import Tensor
+
+from gvit.errors import InputError, option
 from gvit.training.config import ScheduleConfig, TrainConfig
 
 LEAST_BATCH, MOST_BATCH = 8, 64
@@ -29,6 +34,18 @@ def stretched(schedule: ScheduleConfig, steps_per_epoch: int) -> ScheduleConfig:
     return replace(schedule, epochs=float(math.ceil(schedule.min_steps / steps_per_epoch)))
 
 
+def balanced_weights(labels: Sequence[int], num_classes: int) -> Tensor:
+    """Of the class loss [num_classes]: inverse to the number of images, with mean 1 over images (scikit-learn's rule).
+
+    A class without images gets 0: none is of it.
+    """
+    counts = torch.bincount(torch.as_tensor(labels), minlength=num_classes).double()
+    present = counts > 0
+    weights = torch.zeros(num_classes, dtype=torch.float64)
+    weights[present] = len(labels) / (present.sum() * counts[present])
+    return weights.float()
+
+
 def in_proportion(config: TrainConfig) -> TrainConfig:
     """Warm-up and the time between evaluations in proportion to the phases, where they are left to these."""
     every, warmup = config.schedule.eval_every, config.optimizer.warmup_epochs
@@ -41,4 +58,39 @@ def in_proportion(config: TrainConfig) -> TrainConfig:
         config,
         schedule=replace(config.schedule, eval_every=every),
         optimizer=replace(config.optimizer, warmup_epochs=warmup),
+    )
+
+
+def extended(schedule: ScheduleConfig, epochs: float) -> ScheduleConfig:
+    """A run's schedule with ``epochs`` in all: the last of its phases lasts longer, those before stay what they are.
+
+    The learning rate follows the cosine that ends with the new total, as if that had been planned from the start: at
+    the step at which a run goes on, it is higher than it was.
+
+    Args:
+        schedule: of the run, with its total written out.
+        epochs: as many as the schedule has, or more.
+
+    Raises:
+        InputError: they are fewer, or not finite.
+    """
+    lengths = list(schedule.phase_epochs())
+    usual = sum(lengths)
+    if math.isclose(epochs, usual):
+        return schedule
+    if not usual < epochs < math.inf:
+        raise InputError(
+            f"{option('epochs', epochs)}: the run has {usual:g} epochs; more extend it, and without a number it goes on"
+        )
+    last = max(number for number, length in enumerate(lengths) if length)
+    lengths[last] += epochs - usual
+    reconstruct, perceptual, classify, guide = lengths
+    return replace(
+        schedule,
+        epochs=None,  # the phases as they are, not stretched: the steps before have to be what they were
+        min_steps=None,
+        reconstruct_epochs=reconstruct,
+        perceptual_epochs=perceptual,
+        classify_epochs=classify,
+        guide_epochs=guide,
     )

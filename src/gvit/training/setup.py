@@ -12,7 +12,7 @@ from gvit.training.build import Known, build_model, resolved, settle_start
 from gvit.training.config import GuidanceConfig, TrainConfig
 from gvit.training.distributed import ALONE, World
 from gvit.training.feed import Feed
-from gvit.training.scaling import MOST_BATCH, fitting_batch, in_proportion, stretched
+from gvit.training.scaling import MOST_BATCH, balanced_weights, fitting_batch, in_proportion, stretched
 from gvit.training.schedule import Schedule, learning_rates
 from gvit.training.task import Task, make_task
 
@@ -90,6 +90,8 @@ def set_up(
     model, of_model = build_model(config, list(feed.train.class_names), feed.train.example, known, initialize)
     _check_range(config, model)
     task = make_task(model, config, torch.device(device), world)
+    if config.objective.class_weights == "balanced":
+        task.weigh_classes(balanced_weights(feed.train.labels, len(feed.train.class_names)))
     schedule = Schedule.from_config(config.schedule, feed.steps_per_epoch)
     if not schedule.total:
         raise InputError(f"the phases are shorter than one step; raise {option('epochs')}")

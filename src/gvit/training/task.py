@@ -110,6 +110,10 @@ class Task:
         """How many Gaussians a step draws; None for as many as ever."""
         return None
 
+    def weigh_classes(self, weights: Tensor) -> None:
+        """What the class loss of an image counts, by its class [classes]."""
+        self.objective.class_weights = weights.to(self.device)
+
     def watch(self, inputs: Callable[[], Tensor]) -> None:
         """Some test inputs, [N, ...], that can be looked at on the way."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,9 @@ from gvit.training.config import TrainConfig
 from gvit.training.distributed import ALONE, World
 from gvit.training.loop import Interrupted, Loop, never
 from gvit.training.observers.base import Observer
-from gvit.training.report import write_report
+from gvit.training.report import write_curves, write_report
 from gvit.training.run import Run
+from gvit.training.scaling import extended
 from gvit.training.setup import set_up
 
 __all__ = ["Interrupted", "resume", "train"]
@@ -67,8 +69,9 @@ def resume(
     world: World = ALONE,
     stop: Callable[[], bool] = never,
     until: int | None = None,
+    epochs: float | None = None,
 ) -> Evaluation:
-    """Go on with an interrupted run, to the same result as if it had not been interrupted.
+    """Go on with an interrupted run, to the same result as if it had not been interrupted; or extend a run.
 
     Args:
         out: the run folder.
@@ -77,9 +80,10 @@ def resume(
         world: the processes that train together.
         stop: is asked after every step whether to stop.
         until: stop again, saved, when so many steps are done in all.
+        epochs: in all, more than the run has: its last phase lasts longer (see ``gvit.training.scaling.extended``).
 
     Raises:
-        InputError: there is no run, or its checkpoint is damaged or lost.
+        InputError: there is no run, or its checkpoint is damaged or lost; or it has more epochs than ``epochs``.
         Interrupted: again.
     """
     run = Run.open(Path(out))
@@ -89,6 +93,8 @@ def resume(
             f"{run.folder}: has weights, but no {run.checkpoint_file.name} to go on from; restore that, or train "
             f"again with {wording('overwrite=True', '--overwrite')}"
         )
+    if epochs is not None:
+        config = replace(config, schedule=extended(config.schedule, epochs))
     broken = state is not None and not _is_readable(run)
     setup = set_up(config, device, world, known=_known(run, state), initialize=state is None)
     observers = list(observers)
@@ -98,6 +104,8 @@ def resume(
     world.barrier()
     if world.is_main:
         run.save_config(setup.config)
+        if loop.step < setup.schedule.total:
+            run.forget_measured()
     if broken:  # the checkpoint has all that is in them
         loop.save()
     return _fit(loop, stop, until)
@@ -125,4 +133,5 @@ def _fit(loop: Loop, stop: Callable[[], bool], until: int | None = None) -> Eval
     result = loop.fit(stop, until)
     if loop.world.is_main and loop.step == loop.setup.schedule.total:
         write_report(loop.run)
+        write_curves(loop.run)
     return result

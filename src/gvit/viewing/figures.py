@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,13 +112,11 @@ def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequenc
     return figure
 
 
-def fit_figure(image: Float[Tensor, "3 h w"], gaussians: Gaussians) -> Figure:
-    """Side by side: an image, its Gaussians (raw [K, 9]) drawn, and their ellipses at 2 standard deviations."""
+def fit_figure(image: Float[Tensor, "3 h w"], gaussians: Gaussians, drawn: Float[Tensor, "3 h w"]) -> Figure:
+    """Side by side: an image, what its Gaussians (raw [K, 9]) draw, and their ellipses at 2 standard deviations."""
     from matplotlib.figure import Figure
 
     height, width = image.shape[-2:]
-    with torch.inference_mode():
-        drawn = render(gaussians, height, width)
     # panels as large as can be read, whatever the aspect
     panel = np.array((width, height)) * (5 / max(height, width))
     figure = Figure(figsize=(3 * panel[0] + 0.4, panel[1] + 0.5), layout="constrained", dpi=110)
@@ -141,7 +139,9 @@ def save_picture(image: Float[Tensor, "3 h w"], path: Path) -> None:
         Image.fromarray(pixels).save(partial, format="png")
 
 
-def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[str]) -> Figure:
+def confusion_figure(
+    confusion: Sequence[Sequence[int]], class_names: Sequence[str], title: str = ""
+) -> Figure:
     """Counts of predicted (columns) against true classes (rows), coloured by share of the row."""
     from matplotlib.figure import Figure
 
@@ -159,7 +159,87 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
         axes.set_xticks(range(len(class_names)), class_names, fontsize=7, rotation=90)
         axes.set_yticks(range(len(class_names)), class_names, fontsize=7)
     axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, fontsize=9, wrap=True, parse_math=False)
     return figure
+
+
+def mistakes_figure(
+    pictures: Sequence[Float[Tensor, "3 h w"]], captions: Sequence[str], title: str = ""
+) -> Figure:
+    """A sheet of pictures, each with its caption below a title."""
+    from matplotlib.figure import Figure
+
+    columns = max(1, min(6, len(pictures)))
+    rows = max(1, -(-len(pictures) // columns))
+    figure = Figure(figsize=(1.9 * columns + 0.2, 2.3 * rows + 0.5), layout="constrained", dpi=110)
+    grid: Any = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
+        axes.imshow(as_picture(picture))
+        axes.set_title(caption, fontsize=8, parse_math=False)  # a class may be called $
+    figure.suptitle(title, fontsize=10, parse_math=False)
+    return figure
+
+
+def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
+    """A run over its epochs: training losses, accuracies, pictures' PSNR and learning rates, those there are.
+
+    Args:
+        records: what ``metrics.jsonl`` holds; phases are shaded in turn, and named.
+    """
+    from matplotlib.figure import Figure
+
+    steps = [record for record in records if record["kind"] == "train"]
+    tests = [record for record in records if record["kind"] == "evaluation"]
+    panels: list[tuple[str, Sequence[Mapping[str, Any]], tuple[str, ...], int]] = [
+        ("class loss", steps, ("class_loss",), 1),
+        ("pixel loss", steps, ("pixel_loss",), 1),
+        ("perceptual loss", steps, ("perceptual_loss",), 1),
+        ("accuracy %", [*steps, *tests], ("accuracy", "top1"), 100),
+        ("PSNR dB", tests, ("psnr",), 1),
+        ("learning rate", steps, ("lr_encoder", "lr_classifier"), 1),
+    ]
+    shown = []
+    for label, of, names, scale in panels:
+        known = tuple(name for name in names if any(record.get(name) is not None for record in of))
+        if known:
+            shown.append((label, of, known, scale))
+    figure = Figure(figsize=(7, 1.5 * max(1, len(shown)) + 0.4), layout="constrained", dpi=110)
+    grid: Any = figure.subplots(max(1, len(shown)), 1, sharex=True, squeeze=False)
+    words = {"top1": "test top-1", "accuracy": "training batches"}
+    for axes, (label, of, names, scale) in zip(grid[:, 0], shown, strict=False):
+        for name in names:
+            points = [(r["epoch"], scale * r[name]) for r in of if r.get(name) is not None]
+            marker = "o" if name in ("top1", "psnr") else None
+            axes.plot(
+                *zip(*points, strict=True),
+                label=words.get(name, name),
+                marker=marker,
+                markersize=3,
+                linewidth=1,
+            )
+        axes.set_ylabel(label, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(alpha=0.3)
+        if len(names) > 1:
+            axes.legend(fontsize=7)
+        _shade_phases(axes, steps)
+    grid[-1, 0].set_xlabel("epoch", fontsize=8)
+    grid[-1, 0].set_xlim(left=0)
+    return figure
+
+
+def _shade_phases(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
+    begun = [n for n, step in enumerate(steps) if not n or step["phase"] != steps[n - 1]["phase"]]
+    for number, first in enumerate(begun):
+        left = 0.0 if not number else steps[first - 1]["epoch"]
+        after = begun[number + 1] if number + 1 < len(begun) else len(steps)
+        if number % 2:
+            axes.axvspan(left, steps[after - 1]["epoch"], color="black", alpha=0.05, linewidth=0)
+        axes.text(
+            left, 1.0, f" {steps[first]['phase']}", transform=axes.get_xaxis_transform(), fontsize=6, va="top"
+        )
 
 
 def save_figure(figure: Figure, path: Path) -> None:

@@ -1,0 +1,131 @@
+"""Animations: frame by frame, each fit from the one before, so that a Gaussian keeps its index."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, UnidentifiedImageError
+
+from gvit.data.convert import Color, ImageLike, as_pixels, composite
+from gvit.errors import InputError, first_line
+from gvit.fitting.image_files import FittedFile
+from gvit.fitting.optimise import Fit, fit
+from gvit.gaussians import Gaussians
+from gvit.targets import Target
+
+# From the frame before there is little left to do: see docs/fitting.md.
+LATER_SHARE = 0.5
+
+
+def count_frames(path: str | Path) -> int:
+    """Frames of an animated GIF, PNG, WebP or TIFF file; 1 for any other file, readable or not."""
+    try:
+        with Image.open(path) as file:
+            return int(getattr(file, "n_frames", 1))
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return 1
+
+
+def open_frames(path: str | Path, first: int = 0) -> Iterator[Image.Image]:
+    """The frames of a file as they are shown, one in memory at a time.
+
+    Args:
+        path: of the file.
+        first: number of the frame to begin with, from 0.
+
+    Raises:
+        InputError: the file, or a frame, can't be read.
+    """
+    number = first
+    try:
+        with Image.open(path) as file:
+            for number in range(first, int(getattr(file, "n_frames", 1))):
+                file.seek(number)
+                yield file.copy()
+    except UnidentifiedImageError as error:
+        raise InputError(f"{path}: not an image file") from error
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path}: frame {number} cannot be read ({first_line(error)})") from error
+
+
+def fit_frames(
+    frames: Iterable[ImageLike],
+    num_gaussians: int = 1000,
+    steps: int = 500,
+    init: str | Gaussians = "gradient",
+    *,
+    previous: Gaussians | None = None,
+    adaptive: bool = True,
+    background: Color = "black",
+    **settings: Any,
+) -> Iterator[Fit]:
+    """The fit of each frame as soon as it is found: Gaussian i of one is where Gaussian i of the one before went.
+
+    Args:
+        frames: images of one size, each as ``fit`` takes it.
+        num_gaussians: of each frame.
+        steps: for the first frame; the others begin with what the one before ended with, and take half as many.
+        init: of the first frame.
+        previous: raw [1, K, 9], what the frame before the first one ended with, to go on with; ``init`` has no effect.
+        adaptive: of the first frame; later, none may take another's place.
+        background: see ``fit``.
+        settings: other arguments of ``fit``.
+
+    Raises:
+        InputError: as ``fit``.
+    """
+    later = max(1, round(LATER_SHARE * steps))
+    for frame in frames:
+        if previous is None:
+            found = fit(
+                frame, num_gaussians, steps, init, adaptive=adaptive, background=background, **settings
+            )
+        else:
+            kept = {"adaptive": False, "scale_factor": previous.scale_factor, "background": background}
+            found = fit(frame, len(previous), later, previous, **settings | kept)
+        previous = found.gaussians
+        yield found
+
+
+def frame_targets(target: Target, count: int) -> list[Target]:
+    """Files for each frame of an animation: ``NAME-frames/00000.safetensors`` and so on."""
+    folder = target.name.with_name(f"{target.name.name}-frames")
+    return [replace(target, name=folder / f"{number:05}") for number in range(count)]
+
+
+def fit_animation(
+    targets: Sequence[Target], done: int, device: str = "cpu", background: Color = "black", **settings: Any
+) -> Iterator[FittedFile]:
+    """The frames of one file as they are fitted.
+
+    Args:
+        targets: of all of its frames.
+        done: so many are there already, of which the last one is gone on with.
+        device: where it is computed.
+        background: see ``fit``.
+        settings: other arguments of ``fit_frames``.
+
+    Raises:
+        InputError: a frame can't be read or fitted.
+    """
+    previous = None
+    if done:
+        last = Gaussians.load(targets[done - 1].gaussians_file).to(device)
+        previous = last.replace_raw(last.raw[None])
+    shown: list[Any] = []
+
+    def frames() -> Iterator[ImageLike]:
+        for image in open_frames(targets[0].source, done):
+            shown[:] = [as_pixels(image)]
+            yield shown[0].to(device)
+
+    begun = time.perf_counter()
+    fits = fit_frames(frames(), previous=previous, background=background, **settings)
+    for target, found in zip(targets[done:], fits, strict=False):
+        seconds, picture = time.perf_counter() - begun, composite(shown[0], background)
+        yield FittedFile(target, picture, found.gaussians.to("cpu")[0], found.psnr.item(), seconds)
+        begun = time.perf_counter()

@@ -1,0 +1,94 @@
+"""One image, in whatever form, is the same image."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gvit.data.convert import as_pixels, as_rgb, composite, parse_color
+from gvit.errors import InputError
+
+RGB = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
+GREY = RGB[..., 0]
+HALF = np.dstack((RGB, np.full((7, 9), 128, np.uint8)))
+EXPECTED = torch.from_numpy(RGB).permute(2, 0, 1) / 255
+
+
+def forms(tmp_path) -> dict[str, object]:
+    path = tmp_path / "a.png"
+    Image.fromarray(RGB).save(path)
+    tensor = torch.from_numpy(RGB).permute(2, 0, 1)
+    return {
+        "path": path,
+        "text": str(path),
+        "pillow": Image.fromarray(RGB),
+        "array": RGB,
+        "turned": RGB[::-1][::-1],  # neither of its axes runs as torch wants it
+        "read-only": np.frombuffer(RGB.tobytes(), np.uint8).reshape(RGB.shape),
+        "channels first": np.moveaxis(RGB, 2, 0),
+        "uint16": RGB.astype(np.uint16) * 257,
+        "float64": RGB / 255,
+        "float32": (RGB / 255).astype(np.float32),
+        "tensor": tensor,
+        "channels last": torch.from_numpy(RGB),
+        "floats": tensor / 255,
+        "opaque": np.dstack((RGB, np.full((7, 9), 255, np.uint8))),
+    }
+
+
+def test_every_form_gives_the_same_pixels(tmp_path):
+    for name, image in forms(tmp_path).items():
+        torch.testing.assert_close(as_pixels(image), EXPECTED, atol=1e-6, rtol=0, msg=name)
+        assert np.array_equal(np.asarray(as_rgb(image)), RGB), name
+
+
+@pytest.mark.parametrize("image", [GREY, GREY[None], GREY[..., None], GREY / 255, Image.fromarray(GREY)])
+def test_grey_becomes_three_equal_channels(image):
+    expected = (torch.from_numpy(GREY) / 255).expand(3, -1, -1)
+    torch.testing.assert_close(as_pixels(image).float(), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        as_pixels(GREY > 100), (torch.from_numpy(GREY) > 100).float().expand(3, -1, -1)
+    )
+
+
+@pytest.mark.parametrize(
+    ("background", "below"), [("black", 0), ("white", 255), ("#0000ff", (0, 0, 255)), ((1, 1, 1), 255)]
+)
+def test_transparency_lies_over_the_background(tmp_path, background, below):
+    expected = (128.0 * RGB + 127.0 * np.broadcast_to(below, RGB.shape)) / 255
+    path = tmp_path / "a.webp"
+    Image.fromarray(HALF).save(path, lossless=True, exact=True)
+    for image in (HALF, Image.fromarray(HALF), path, torch.from_numpy(HALF).permute(2, 0, 1)):
+        pixels = as_pixels(image)
+        assert pixels.shape == (4, 7, 9)
+        over = composite(pixels, background).permute(1, 2, 0) * 255
+        np.testing.assert_allclose(over, expected, atol=1e-3)
+        np.testing.assert_allclose(np.asarray(as_rgb(image, background)), expected, atol=1)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((3, 8, 3), np.uint8), r"\[3, 8, 3\] may be \[H, W, C\] or \[C, H, W\]"),
+        (np.zeros((60, 28, 28), np.uint8), r"got \[60, 28, 28\]; several images go in a list"),
+        (np.zeros((8, 8, 2), np.uint8), r"got \[8, 8, 2\]"),
+        (np.zeros(8, np.uint8), r"got \[8\]"),
+        (np.zeros((0, 8, 3), np.uint8), "has no pixels"),
+        (np.full((8, 8, 3), 2.0), r"values in \[0, 1\], got 2 to 2; of numbers from 0 to 255, divide by 255"),
+        (np.full((8, 8, 3), -0.1), r"values in \[0, 1\], got -0.1 to -0.1$"),
+        (np.full((8, 8, 3), np.inf), r"values in \[0, 1\]"),
+        (torch.full((3, 8, 8), torch.nan), "NaN"),
+        (np.zeros((8, 8, 3), np.int64), "an image of int64: give uint8 or uint16, or floats"),
+        (torch.zeros(3, 8, 8, dtype=torch.int64), "an image of int64"),
+        (None, "expected an image .*, got NoneType"),
+    ],
+)
+def test_what_is_no_image_says_what_would_be(image, message):
+    with pytest.raises(InputError, match=message):
+        as_pixels(image)
+
+
+@pytest.mark.parametrize("color", ["whit", (1, 2, 3), (1, 1), ""])
+def test_what_is_no_colour(color):
+    with pytest.raises(InputError, match="must be a colour's name"):
+        parse_color(color)

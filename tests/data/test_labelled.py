@@ -1,0 +1,52 @@
+"""Labelled images that are not a run's own."""
+
+import pytest
+from PIL import Image
+
+from gvit.data.labelled import labelled_folder, labelled_set, with_classes
+from gvit.errors import InputError
+
+
+def fill(root, **counts):
+    for name, count in counts.items():
+        (root / name).mkdir(parents=True)
+        for i in range(count):
+            Image.new("RGB", (4, 4), (10 * i, 0, 0)).save(root / name / f"{i}.png")
+    return root
+
+
+def test_every_image_of_class_folders_counts(tmp_path):
+    source = labelled_folder(fill(tmp_path, cat=1, dog=3, empty=0))
+    assert source.class_names == ["cat", "dog"]
+    assert list(source.labels) == [0, 1, 1, 1]
+    assert list(source.keys) == ["cat/0.png", "dog/0.png", "dog/1.png", "dog/2.png"]
+    assert source.load(3).getpixel((0, 0)) == (20, 0, 0)
+
+
+@pytest.mark.parametrize("held_out", ["val", "test", "validation"])
+def test_where_there_is_a_test_split_it_is_that(tmp_path, held_out):
+    fill(tmp_path / "train", cat=4)
+    assert len(labelled_folder(tmp_path)) == 4
+    fill(tmp_path / held_out, cat=2)
+    assert list(labelled_folder(tmp_path).keys) == [f"{held_out}/cat/0.png", f"{held_out}/cat/1.png"]
+
+
+def test_classes_are_matched_by_name(tmp_path):
+    source = labelled_folder(fill(tmp_path, dog=1, cat=2))
+    matched = with_classes(source, ["owl", "dog", "cat"])
+    assert list(matched.labels) == [2, 2, 1]
+    assert matched.class_names == ["owl", "dog", "cat"]
+    with pytest.raises(
+        InputError, match=r"does not know: cat, dog; nearest: cats; its 2 classes: cats, owl\."
+    ):
+        with_classes(source, ["cats", "owl"])
+
+
+def test_folders_without_labelled_images(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        labelled_set(tmp_path / "gone")
+    (tmp_path / "a.png").touch()
+    with pytest.raises(InputError, match="no images in class folders here"):
+        labelled_set(tmp_path)
+    with pytest.raises(InputError, match="unknown data set 'fodler'; nearest: folder"):
+        labelled_set(tmp_path, "fodler")

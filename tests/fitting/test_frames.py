@@ -1,0 +1,103 @@
+"""Animations."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gvit
+from gvit.cli import main
+from gvit.errors import InputError
+from gvit.fitting.frames import count_frames, fit_frames, open_frames
+
+NUM, STEPS = 40, 60
+
+
+def frames(count: int = 4) -> list[Image.Image]:
+    """A red square that moves by two pixels a frame, over a blue ground."""
+    made = []
+    for i in range(count):
+        pixels = np.full((24, 32, 3), (0, 0, 90), np.uint8)
+        pixels[8:16, 4 + 2 * i : 12 + 2 * i] = (250, 40, 0)
+        made.append(Image.fromarray(pixels))
+    return made
+
+
+def animate(path, count: int = 4):
+    first, *others = frames(count)
+    first.save(path, save_all=True, append_images=others, duration=100, lossless=True)
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp"])
+def test_frames_are_what_is_shown(tmp_path, suffix):
+    path = animate(tmp_path / f"a.{suffix}")
+    assert count_frames(path) == 4
+    for found, expected in zip(open_frames(path), frames(), strict=True):
+        difference = np.abs(np.asarray(found.convert("RGB"), int) - np.asarray(expected, int))
+        assert difference.max() <= (8 if suffix == "gif" else 0)  # a palette of 256
+    assert len(list(open_frames(path, 3))) == 1
+
+
+def test_a_gaussian_keeps_its_index():
+    """Each frame begins with the numbers of the one before, and none takes another's place."""
+    fits = list(fit_frames(frames(), NUM, STEPS))
+    for before, after in itertools.pairwise(fits):
+        for name in ("scale_factor", "nominal_count", "aspect"):
+            assert getattr(after.gaussians, name) == getattr(before.gaussians, name)
+        moved = (after.gaussians.centers - before.gaussians.centers).norm(dim=-1)[0]
+        # anybody else is further away: the mean distance of two of them is about half of the canvas
+        assert moved.median() < 0.15
+        shuffled = (after.gaussians.centers - before.gaussians.centers.roll(1, 1)).norm(dim=-1)[0]
+        assert shuffled.median() > 3 * moved.median()
+    expected = gvit.fit(
+        frames()[1],
+        None,
+        STEPS // 2,
+        fits[0].gaussians,
+        adaptive=False,
+        scale_factor=fits[0].gaussians.scale_factor,
+    )
+    torch.testing.assert_close(fits[1].gaussians.raw, expected.gaussians.raw)
+    assert min(fitted.psnr.item() for fitted in fits) > 30
+
+
+def run(*args) -> int:
+    return main(["fit", *map(str, args), "--num-gaussians", str(NUM), "--steps", "20"])
+
+
+def test_the_command_fits_frames_and_goes_on(tmp_path, capsys):
+    path = animate(tmp_path / "a.gif")
+    frames()[0].save(tmp_path / "still.png")
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert run(path, tmp_path / "still.png", "--out", whole, "--frames") == 0
+    names = [f"{number:05}" for number in range(4)]
+    assert sorted(file.stem for file in whole.glob("a-frames/*.safetensors")) == names
+    assert (whole / "still.safetensors").exists()
+    assert not (whole / "a.safetensors").exists()
+    assert run(path, "--out", cut, "--frames") == 0
+    (cut / "a-frames" / "00002.safetensors").unlink()
+    capsys.readouterr()
+    assert run(path, "--out", cut, "--frames") == 0
+    assert capsys.readouterr().out.count("skipped") == 3
+    for name in names:
+        expected = gvit.Gaussians.load(whole / "a-frames" / f"{name}.safetensors").raw
+        torch.testing.assert_close(
+            gvit.Gaussians.load(cut / "a-frames" / f"{name}.safetensors").raw, expected, rtol=1e-3, atol=1e-3
+        )
+    # without the flag it is a picture as any other
+    assert run(path, "--out", tmp_path / "first") == 0
+    assert [file.name for file in (tmp_path / "first").glob("*.safetensors")] == ["a.safetensors"]
+
+
+def test_a_damaged_frame_is_named_and_the_others_stay(tmp_path, capsys):
+    path = animate(tmp_path / "a.gif")
+    path.write_bytes(path.read_bytes()[:-20])
+    assert run(path, "--out", tmp_path / "out", "--frames") == 2
+    assert capsys.readouterr().err.startswith(f"gvit: error: {path}: frame ")
+    assert (tmp_path / "out" / "a-frames" / "00000.safetensors").exists()
+    (tmp_path / "b.gif").write_text("no image")
+    with pytest.raises(InputError, match="not an image file"):
+        next(open_frames(tmp_path / "b.gif"))
