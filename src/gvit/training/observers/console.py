@@ -26,7 +26,7 @@ class ConsoleObserver(Observer):
 
     def __init__(self, header: str = "", worded: Callable[[str], str] = for_python) -> None:
         self.header, self.worded = header, worded
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.entered, self.open = False, ExitStack()
         self.bar: ProgressBar | None = None
 
