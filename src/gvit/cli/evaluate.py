@@ -1,13 +1,15 @@
 """gvit evaluate: a trained model on its test images."""
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
 from gvit.cli.devices import find_device
 from gvit.cli.parsing import at_least_one, parse
+from gvit.errors import printable
 
 
 @dataclass(frozen=True)
@@ -21,11 +23,14 @@ class Options:
     Attributes:
         run: run folder.
         batch_size: images at a time.
+        broken_test_images: fail, or wrong, which counts what cannot be read as a wrong answer; as in training when
+            not given.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     batch_size: int = 64
+    broken_test_images: Literal["fail", "wrong"] | None = None
     device: str = "auto"
 
 
@@ -37,7 +42,10 @@ def run(args: list[str]) -> int:
     from gvit.training.report import evaluate_run
     from gvit.training.run import Run
 
-    result = evaluate_run(options.run, options.batch_size, find_device(options.device))
+    device = find_device(options.device)
+    result = evaluate_run(options.run, options.batch_size, device, options.broken_test_images)
+    for error in result.broken:
+        print(f"gvit: broken, counted as wrong: {printable(error)}", file=sys.stderr)
     print(f"images  {result.num_images}")
     if result.top1 is not None:
         print(f"top-1   {100 * result.top1:.2f} %")

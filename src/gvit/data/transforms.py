@@ -133,9 +133,7 @@ def mixing(augmentation: Augmentation, num_classes: int) -> Mixing | None:
         return None
     from timm.data import Mixup
 
-    mix: Mixing = Mixup(
-        augmentation.mixup, augmentation.cutmix, label_smoothing=0.0, num_classes=num_classes
-    )
+    mix: Mixing = Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=0.0, num_classes=num_classes)
     return mix
 
 
@@ -174,7 +172,7 @@ def random_map(
 
 
 def _drawing(transform: v2.Transform) -> _Step:
-    """One of torchvision's, without its search for images in whatever it is given, which takes longer than digits do."""
+    """One of torchvision's, without its search for images in whatever it is given, which takes longer than they do."""
     return lambda image: transform.transform(image, transform.make_params([image]))
 
 
@@ -197,7 +195,7 @@ def _random_erase(augmentation: Augmentation) -> Transform | None:
     """timm's. Black: a rectangle of noise, its other mode, would be a picture that Gaussians are to draw."""
     if not augmentation.random_erase:
         return None
-    from timm.data import RandomErasing
+    from timm.data.random_erasing import RandomErasing
 
     erase: Transform = RandomErasing(augmentation.random_erase, mode="const", device="cpu")
     return erase

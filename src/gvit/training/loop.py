@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gvit.data.loading import Batch
-from gvit.errors import InputError, first_line, option
+from gvit.data.sources import Split
+from gvit.errors import InputError, first_line, for_python, option
 from gvit.evaluation import Evaluation, summarize
 from gvit.models.architecture import Architecture
 from gvit.models.weights import save_model
 from gvit.training.distributed import ALONE, World
-from gvit.training.observers.base import Evaluated, Observer, Start, Step
+from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Start, Step
 from gvit.training.observers.jsonl import JsonlObserver
+from gvit.training.report import unreadable
 from gvit.training.run import Run
 from gvit.training.setup import Setup
 
@@ -45,6 +47,7 @@ class Loop:
         observers: are told how it goes on, beside ``metrics.jsonl``.
         world: the processes that train together.
         step: steps done.
+        broken: images of each split that could not be read so far, and why.
     """
 
     setup: Setup
@@ -52,6 +55,7 @@ class Loop:
     observers: Iterable[Observer] = ()
     world: World = ALONE
     step: int = 0
+    broken: dict[Split, dict[int, str]] = field(default_factory=lambda: {"train": {}, "test": {}})
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint.
@@ -64,6 +68,7 @@ class Loop:
         try:
             self.setup.task.load_state(state)
             self.step = state["step"]
+            self.broken = state.get("broken", self.broken)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
             raise InputError(f"{self.run.checkpoint_file}: not of this run's model ({reason})") from error
@@ -77,7 +82,8 @@ class Loop:
 
         Raises:
             Interrupted: by ``stop``, after saving.
-            InputError: training diverged (NaN or infinite losses); the last checkpoint stays as it was.
+            InputError: training diverged (NaN or infinite losses), or too many training images cannot be read; the
+                last checkpoint stays as it was. Or a test image cannot be read, after saving.
         """
         setup, feed, schedule = self.setup, self.setup.feed, self.setup.schedule
         last = schedule.total if until is None else min(until, schedule.total)
@@ -91,13 +97,17 @@ class Loop:
         started = time.perf_counter()
         for parts in feed.batches(self.step, last, setup.config.data.workers):
             number, plan, rates = self.step, schedule.plan(self.step), setup.rates(self.step)
-            measures = self.world.mean(self._train_step(parts))
+            found = {one.row: one.error for part in parts for one in part.broken}
+            measures = self.world.mean(self._train_step(parts) | {"broken": float(len(found))})
+            if measures.pop("broken"):
+                self._tell_broken("train", self.world.merge(found), listening)
+                self._check_broken()
             speed = feed.batch_size / (time.perf_counter() - started)
             for observer in listening:
                 observer.step(Step(number + 1, self._epoch, plan, rates, measures, speed))
             result = None
             if self.step % setup.eval_steps == 0 or self.step == schedule.total:
-                result, moved = self._evaluate(), setup.task.moved()
+                result, moved = self._evaluate(listening), setup.task.moved()
                 for observer in listening:
                     observer.evaluation(Evaluated(self.step, self._epoch, result, moved))
             stopping = self.world.any(stop()) and self.step < last
@@ -106,7 +116,7 @@ class Loop:
             if stopping:
                 raise Interrupted(self.step)
             started = time.perf_counter()
-        return result or self._evaluate()
+        return result or self._evaluate(listening)
 
     @property
     def _epoch(self) -> float:
@@ -128,7 +138,26 @@ class Loop:
         self.step += 1
         return measures
 
-    def _evaluate(self) -> Evaluation:
+    def _tell_broken(self, split: Split, found: Mapping[int, str], listening: Sequence[Observer]) -> None:
+        """Each image once."""
+        known, feed = self.broken[split], self.setup.feed
+        for index in sorted(found.keys() - known.keys()):
+            known[index] = found[index]
+            total = len(feed.train if split == "train" else feed.test)
+            for observer in listening:
+                observer.broken(BrokenImage(self.step, split, index, found[index], len(known), total))
+
+    def _check_broken(self) -> None:
+        known, total = self.broken["train"], len(self.setup.feed.train)
+        largest = self.setup.config.broken.max_broken
+        if len(known) > largest * total:
+            raise InputError(
+                f"{len(known)} of {total} training images cannot be read so far, more than "
+                f"{option('max_broken', largest)} allows; 'gvit data check DIR' finds all of them. The last: "
+                f"{list(known.values())[-1]}"
+            )
+
+    def _evaluate(self, listening: Sequence[Observer]) -> Evaluation:
         """The model, or its moving average, on all test images."""
         feed = self.setup.feed
         try:
@@ -137,7 +166,13 @@ class Loop:
             raise self._diverged("evaluation", error) from error
         model = self.setup.task.model
         classes = 0 if model.card.encoder_only else model.num_classes
-        return summarize(self.world.interleave(shard, len(feed.tests)), classes)
+        measured = self.world.interleave(shard, len(feed.tests))
+        broken = feed.tests.errors(measured["broken"].nonzero().flatten().tolist())
+        self._tell_broken("test", dict(broken), listening)
+        if broken and self.setup.config.broken.broken_test_images == "fail":
+            self.save()
+            raise unreadable(broken, len(feed.tests))
+        return replace(summarize(measured, classes), broken=[for_python(one.error) for one in broken])
 
     def _diverged(self, where: str, error: Exception) -> InputError:
         return InputError(
@@ -153,7 +188,7 @@ class Loop:
             "architecture": Architecture.of(model).to_dict(),
             "class_names": list(model.card.class_names),
         }
-        state = {"step": self.step, **described, **task.state()}
+        state = {"step": self.step, "broken": self.broken, **described, **task.state()}
         if self.world.is_main:
             save_model(model, self.run.weights_file, state.get("ema", state["model"]))
             self.run.save_checkpoint(state)

@@ -315,8 +315,12 @@ class ClassificationObjective:
 def _cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     if logits.dtype == torch.bfloat16:
         logits = logits.float()
+    if labels.is_floating_point():  # shares of classes, of mixed images; the largest is to be named
+        labels, named = labels.to(logits.dtype), labels.argmax(-1)
+    else:
+        named = labels
     loss = F.cross_entropy(logits, labels)
-    hits = (logits.argmax(-1) == labels).float().mean()
+    hits = (logits.argmax(-1) == named).float().mean()
     return loss, {"class_loss": loss.detach(), "accuracy": hits.detach()}
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import cast
+from typing import Literal, cast
 
 import torch
 
 from gvit.data.inputs import eval_input
-from gvit.data.loading import EvaluationSamples, evaluation_loader
+from gvit.data.loading import Broken, EvaluationSamples, evaluation_loader
 from gvit.data.sources import load_source
-from gvit.errors import InputError
-from gvit.evaluation import Evaluation, evaluate
+from gvit.errors import InputError, for_python, option
+from gvit.evaluation import Evaluation, measure, summarize
 from gvit.files import write_text
 from gvit.models.base import ImageClassifier
 from gvit.models.gvit import GViT
@@ -24,6 +25,7 @@ from gvit.training.run import Run
 from gvit.viewing.figures import confusion_figure, report_figure, save_figure
 
 _SHOWN = 12  # images
+_NAMED = 5  # broken ones, in a message
 
 
 def load_with_test_images(run: Run) -> tuple[ImageClassifier, EvaluationSamples]:
@@ -50,17 +52,39 @@ def write_report(run: Run) -> Path | None:
         return None
     count = min(_SHOWN, len(images))
     rows = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
-    pictures, labels = zip(*(images[row] for row in rows), strict=True)
+    pictures, labels = zip(*images.readable(rows), strict=True)
     figure = report_figure(cast(GViT, model), torch.stack(pictures), [int(label) for label in labels])
     save_figure(figure, run.report_file)
     return run.report_file
 
 
-def evaluate_run(folder: str | Path, batch_size: int = 64, device: str = "cpu") -> Evaluation:
+def unreadable(broken: Sequence[Broken], total: int) -> InputError:
+    """An error for test images that cannot be read."""
+    return InputError(
+        f"{len(broken)} of {total} test images cannot be read, and {option('broken_test_images', 'wrong')} would count "
+        f"them as wrong answers: {'; '.join(one.error for one in broken[:_NAMED])}"
+        f"{'; ...' if len(broken) > _NAMED else ''}"
+    )
+
+
+def evaluate_run(
+    folder: str | Path,
+    batch_size: int = 64,
+    device: str = "cpu",
+    broken_test_images: Literal["fail", "wrong"] | None = None,
+) -> Evaluation:
     """A run's model on the test images of its data; ``evaluation.json`` and ``confusion.png`` go into its folder.
 
+    Args:
+        folder: of the run.
+        batch_size: images at a time.
+        device: where to compute.
+        broken_test_images: fail: an image that cannot be read is an error; wrong: it counts as a wrong answer; None:
+            as in the run.
+
     Raises:
-        InputError: there is no run, it has trained an encoder alone, or as ``load_with_test_images``.
+        InputError: there is no run, it has trained an encoder alone, an image cannot be read, or as
+            ``load_with_test_images``.
     """
     run = Run(Path(folder))
     if not run.config_file.is_file() and is_pretrained_name(Path(folder).as_posix()):
@@ -71,7 +95,10 @@ def evaluate_run(folder: str | Path, batch_size: int = 64, device: str = "cpu") 
     run = Run.open(run.folder)
     model, images = load_with_test_images(run)
     check_classifies(model)
-    result = evaluate(model.to(device), evaluation_loader(images, batch_size))
+    images.mark_broken = (broken_test_images or run.load_config().broken.broken_test_images) == "wrong"
+    measured = measure(model.to(device), evaluation_loader(images, batch_size))
+    broken = images.errors(measured["broken"].nonzero().flatten().tolist())
+    result = replace(summarize(measured, model.num_classes), broken=[for_python(one.error) for one in broken])
     names = list(model.card.class_names)
     write_text(run.evaluation_file, json.dumps(asdict(result) | {"class_names": names}) + "\n")
     save_figure(confusion_figure(result.confusion, names), run.confusion_file)
