@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from gvit.errors import InputError, first_line, wording
+from gvit.errors import InputError, first_line
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
@@ -97,8 +97,8 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
 def _too_large(error: Exception) -> str:
     claimed = re.search(r"\d+", str(error))
     pixels = f"{int(claimed[0]):,}" if claimed else "too many"
-    limit = wording("PIL.Image.MAX_IMAGE_PIXELS", "Pillow's limit")
-    return f"claims {pixels} pixels, above {limit} of {Image.MAX_IMAGE_PIXELS:,}; make a smaller copy of it"
+    limit = f"the limit of {Image.MAX_IMAGE_PIXELS:,} (PIL.Image.MAX_IMAGE_PIXELS)"
+    return f"claims {pixels} pixels, above {limit}; make a smaller copy of it"
 
 
 def _guess(path: str | Path) -> str:
