@@ -16,7 +16,7 @@ from PIL import ImageOps
 from gvit.data.images import EXTENSIONS, find_images, opened, to_rgb
 from gvit.data.sources import Split
 from gvit.data.sources.class_folders import class_folders
-from gvit.errors import InputError
+from gvit.errors import InputError, printable
 
 _AT_A_TIME = 256  # files that processes are given before their answers are read
 _SPLITS: tuple[Split, ...] = ("train", "test")
@@ -207,6 +207,6 @@ def _read(place: ImageFile) -> ImageFile:
             shown = to_rgb(ImageOps.exif_transpose(file))
     except InputError as error:
         # the file's name is known
-        return known(error=str(error).removeprefix(f"{place.file}: "))
+        return known(error=str(error).removeprefix(f"{printable(str(place.file))}: "))
     content = hashlib.sha256(f"{shown.size}".encode() + shown.tobytes()).hexdigest()
     return known(mode, *shown.size, content)

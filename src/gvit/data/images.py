@@ -16,7 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from gvit.errors import InputError, first_line
+from gvit.errors import InputError, first_line, printable
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
@@ -72,11 +72,12 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     what is no file, a pipe say, before it is opened.
 
     Raises:
-        InputError: in one line, with the path.
+        InputError: in one line, with the path, whose control characters are escaped.
     """
+    name = printable(str(path))
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{path}: cannot be read as an image (not a file)")
+            raise InputError(f"{name}: cannot be read as an image (not a file)")
         with warnings.catch_warnings():
             # Pillow refuses what is twice its limit, and only warns of what is above it
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -86,12 +87,12 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image file{_guess(path)}") from error
+        raise InputError(f"{name}: not an image file{_guess(path)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{path}: {_too_large(error)}") from error
+        raise InputError(f"{name}: {_too_large(error)}") from error
     except Exception as error:  # what decoders raise at damaged bytes is of any kind
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise InputError(f"{path}: cannot be read as an image ({reason})") from error
+        raise InputError(f"{name}: cannot be read as an image ({reason})") from error
 
 
 def _too_large(error: Exception) -> str:
