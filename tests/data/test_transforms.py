@@ -230,6 +230,7 @@ def test_randaugment_changes_more_with_its_magnitude_and_stays_within_the_range(
         assert views.max() <= 1
         moved.append((views - plain).abs().mean())
     assert moved[1] > 1.3 * moved[0]
+    assert drawn(Augmentation(**PLAIN, randaugment=10), 1000).isfinite().all()  # the largest works, too
 
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
