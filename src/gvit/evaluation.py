@@ -107,7 +107,8 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
     Returns:
         ``label`` and ``predicted`` [N]; with more than five classes ``in_top5`` [N], 1 where the true class is among
         the five most probable, else 0; and for a model with an encoder ``psnr`` and ``ssim`` [N]; ``broken`` [N], 1
-        for an image that cannot be read, whose other values mean nothing; on the CPU.
+        for an image that cannot be read, whose answer is its label and whose other values mean nothing; on the
+        CPU.
 
     Raises:
         InputError: there are no images.
@@ -123,7 +124,8 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
             logits, gaussians = model.forward_with_gaussians(inputs)
             columns["label"].append(labels)
             columns["broken"].append(broken.long())
-            columns["predicted"].append(logits.argmax(1).cpu())
+            # what is broken was taken for no other class
+            columns["predicted"].append(torch.where(broken, labels, logits.argmax(1).cpu()))
             if logits.shape[1] > _TOP:
                 columns["in_top5"].append(_in_top(_TOP, logits.cpu(), labels))
             if gaussians is not None:

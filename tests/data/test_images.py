@@ -182,3 +182,10 @@ def test_find_images_names_what_has_none(tmp_path):
         find_images([tmp_path])
     with pytest.raises(InputError, match="no such file, folder or pattern"):
         find_images([tmp_path / "*.png"])
+
+
+def test_bytes_are_read_as_a_file_of_that_name_is(tmp_path):
+    path = write(tmp_path / "a.png", Image.fromarray(GREY))
+    assert open_image("row 7", path.read_bytes()) == open_image(path)
+    with pytest.raises(InputError, match=r"^row 7: not an image file: it is a web page$"):
+        open_image("row 7", b"<html></html>")

@@ -21,7 +21,7 @@ _LOPSIDED = 10  # times as many images
 
 @dataclass(frozen=True)
 class Options:
-    """Look for broken, duplicate, tiny and oversized images, and count classes and colour modes.
+    """Look for broken, duplicate, tiny and oversized images; count colour modes.
 
     Duplicates are files that show the same, in training and test, too.
 

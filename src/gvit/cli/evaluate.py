@@ -30,7 +30,9 @@ class Options:
 
     run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     batch_size: int = 64
-    broken_test_images: Literal["fail", "wrong"] | None = None
+    broken_test_images: Annotated[
+        Literal["fail", "wrong"] | None, tyro.conf.arg(metavar="{None}|{fail,wrong}")
+    ] = None
     device: str = "auto"
 
 

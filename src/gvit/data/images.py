@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 import re
 import stat
@@ -50,8 +51,8 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     return list(found)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """An image file as 8-bit RGB, upright.
+def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
+    """An image file as 8-bit RGB, upright; ``content``: its bytes, where ``path`` is only what it is called.
 
     EXIF orientation is applied; 16-bit and float values are scaled to 8 bits; transparent pixels are laid over
     black, the renderer's default background; of an animation, the first frame.
@@ -59,14 +60,16 @@ def open_image(path: str | Path) -> Image.Image:
     Raises:
         InputError: the file is missing, is not an image, is damaged, or has too many pixels; see ``opened``.
     """
-    with opened(path) as file:
+    with opened(path, content) as file:
         file.load()
         return to_rgb(ImageOps.exif_transpose(file))
 
 
 @contextmanager
-def opened(path: str | Path) -> Iterator[Image.Image]:
+def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """An image file whose header has been read; whatever is wrong with it, then and within the block, is told.
+
+    ``content``: its bytes, where ``path`` is only what it is called.
 
     A header that claims more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` is refused before anything is decoded, and
     what is no file, a pipe say, before it is opened.
@@ -76,18 +79,18 @@ def opened(path: str | Path) -> Iterator[Image.Image]:
     """
     name = printable(str(path))
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):
+        if content is None and not stat.S_ISREG(os.stat(path).st_mode):
             raise InputError(f"{name}: cannot be read as an image (not a file)")
         with warnings.catch_warnings():
             # Pillow refuses what is twice its limit, and only warns of what is above it
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            file = Image.open(path)
+            file = Image.open(path if content is None else io.BytesIO(content))
         with file:
             yield file
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not an image file{_guess(path)}") from error
+        raise InputError(f"{name}: not an image file{_guess(path, content)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise InputError(f"{name}: {_too_large(error)}") from error
     except Exception as error:  # what decoders raise at damaged bytes is of any kind
@@ -102,9 +105,9 @@ def _too_large(error: Exception) -> str:
     return f"claims {pixels} pixels, above {limit}; make a smaller copy of it"
 
 
-def _guess(path: str | Path) -> str:
+def _guess(path: str | Path, content: bytes | None) -> str:
     """What a file that is no image seems to be."""
-    with open(path, "rb") as file:
+    with open(path, "rb") if content is None else io.BytesIO(content) as file:
         start = file.read(512).lstrip().lower()
     if not start:
         return ": it is empty"
