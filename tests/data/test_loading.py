@@ -50,14 +50,18 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(source):
         assert not torch.equal(other.inputs, sample.inputs)
 
 
-def test_a_sample_is_drawn_from_one_stream_the_noise_first(source):
-    """Another order, or another stream, would train the runs of before otherwise."""
+def test_augmentation_and_noise_are_drawn_from_a_stream_each(source):
+    """Other streams would train the runs of before otherwise."""
     made = samples(source, seed=7)
     sample = made[(2, 5)]
     with seeded(derive_seed(7, 2, 5)):
-        noise = torch.randn(5, 9)
         inputs = made.transform(source.load(5))
+    with seeded(derive_seed(7, 2, 5, 3)):
+        noise = torch.randn(5, 9)
     assert same(sample, (inputs, torch.tensor(2), noise))
+    # whatever number of Gaussians wants noise, images are augmented alike
+    made.draw_noise = lambda: torch.randn(40, 9)
+    assert torch.equal(made[(2, 5)].inputs, sample.inputs)
     # the number that SeedSequence has always given for this key
     assert derive_seed(7, 2, 5) == 12774480154638343109
 

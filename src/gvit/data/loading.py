@@ -19,7 +19,7 @@ from gvit.data.transforms import Mixing, Transform, seeded_elsewhere
 from gvit.errors import InputError
 
 # what is drawn for a sample beside its augmentation has streams of its own, with keys of their own
-_SUBSTITUTES, _MIXING = 1, 2
+_SUBSTITUTES, _MIXING, _NOISE = 1, 2, 3
 
 _MOST_SUBSTITUTES = 100
 
@@ -104,10 +104,11 @@ class TrainingSamples(Dataset[Batch]):
         """
         epoch, index = key
         loaded, row, broken = self._load(epoch, index)
-        # one stream for a sample, the noise first: another order would train earlier configurations otherwise
         with seeded(derive_seed(self.seed, epoch, index)):
-            noise = self.draw_noise()
             inputs = self.transform(loaded)
+            # a stream of its own: how much noise a model wants changes no augmentation, and the other way round
+            torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index, _NOISE))
+            noise = self.draw_noise()
         return Batch(inputs, torch.tensor(self.source.labels[row]), noise, broken)
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
