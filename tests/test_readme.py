@@ -66,6 +66,7 @@ def test_the_commands_run(folder, monkeypatch):
         "train",
         "models",
         "fit",
+        "data",
         "reproduce",
     }
     for command in commands:

@@ -77,3 +77,8 @@ def first_line(error: BaseException) -> str:
     """What an exception says, short enough to be quoted in one line."""
     lines = str(error).strip().splitlines()
     return lines[0][:160] if lines else type(error).__name__
+
+
+def printable(text: str) -> str:
+    """A text that a terminal shows as it is, in one line: control characters, as in odd names of files, are escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)

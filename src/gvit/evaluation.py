@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -69,6 +69,8 @@ class Evaluation:
             without an encoder.
         ssim: the same, structural similarity.
         confusion: counts, ``confusion[true][predicted]``; empty for an encoder alone.
+        broken: what is wrong with images that could not be read. Their answers are wrong; ``psnr``, ``ssim`` and
+            ``confusion`` are without them.
     """
 
     num_images: int
@@ -77,11 +79,13 @@ class Evaluation:
     psnr: float | None
     ssim: float | None
     confusion: list[list[int]]
+    broken: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         measures = [] if self.top1 is None else [f"top-1 {100 * self.top1:.2f} %"]
         measures += [] if self.psnr is None else [f"PSNR {self.psnr:.2f} dB", f"SSIM {self.ssim:.3f}"]
-        return ", ".join([f"{measures[0]} of {self.num_images} test images", *measures[1:]])
+        unread = f" ({len(self.broken)} of them broken)" if self.broken else ""
+        return ", ".join([f"{measures[0]} of {self.num_images} test images{unread}", *measures[1:]])
 
     @property
     def chance(self) -> float:
@@ -146,12 +150,13 @@ def evaluate(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) -
 
 @torch.no_grad()  # not inference_mode: FSDP keeps the buffers that it first makes here for training
 def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    """What ``summarize`` needs, image by image.
+    """What ``summarize`` needs, image by image; an input of NaN stands for an image that cannot be read.
 
     Returns:
         ``label`` and ``predicted`` [N], and ``confidence`` [N], the probability of what is predicted; with more than
         five classes ``in_top5`` [N], 1 where the true class is among the five most probable, else 0; and for a model
-        with an encoder ``psnr`` and ``ssim`` [N]; on the CPU.
+        with an encoder ``psnr`` and ``ssim`` [N]; ``broken`` [N], 1 for an image that cannot be read, whose answer is
+        its label and whose other values mean nothing; on the CPU.
 
     Raises:
         InputError: there are no images.
@@ -160,10 +165,15 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
     columns: dict[str, list[Tensor]] = defaultdict(list)
     with evaluating(model):
         for inputs, labels in batches:
+            broken = inputs.flatten(1).isnan().all(1)
+            # something has to go through the model: shards of it wait for each other
+            inputs = inputs.masked_fill(broken.view(-1, *[1] * (inputs.ndim - 1)), 0)
             inputs = inputs.to(parameter.device, parameter.dtype)
             logits, gaussians = model.forward_with_gaussians(inputs)
             columns["label"].append(labels)
-            columns["predicted"].append(logits.argmax(1).cpu())
+            columns["broken"].append(broken.long())
+            # what is broken was taken for no other class
+            columns["predicted"].append(torch.where(broken, labels, logits.argmax(1).cpu()))
             columns["confidence"].append(logits.float().softmax(1).amax(1).cpu())
             if logits.shape[1] > _TOP:
                 columns["in_top5"].append(_in_top(_TOP, logits.cpu(), labels))
@@ -195,18 +205,25 @@ def _in_top(
 
 
 def summarize(measured: Mapping[str, Tensor], num_classes: int) -> Evaluation:
-    """Means and counts over images; see ``measure``. Without classes (0) the answers are left out."""
+    """Means and counts over images; see ``measure``. Without classes (0) the answers are left out.
+
+    Raises:
+        InputError: no image could be read.
+    """
     from torchmetrics.functional.classification import multiclass_confusion_matrix
 
     label = measured["label"]
+    read = measured.get("broken", torch.zeros_like(label)) == 0
+    if not read.any():
+        raise InputError("none of the images can be read")
     means = {
-        name: measured[name].double().mean().item()
-        for name in ("in_top5", "psnr", "ssim")
-        if name in measured
+        name: measured[name][read].double().mean().item() for name in ("psnr", "ssim") if name in measured
     }
     if not num_classes:
         return Evaluation(len(label), None, None, means.get("psnr"), means.get("ssim"), [])
-    confusion = multiclass_confusion_matrix(measured["predicted"], label, num_classes)
+    confusion = multiclass_confusion_matrix(measured["predicted"][read], label[read], num_classes)
+    if "in_top5" in measured:
+        means["in_top5"] = measured["in_top5"][read].sum().item() / len(label)
     return Evaluation(
         num_images=len(label),
         top1=confusion.trace().item() / len(label),

@@ -1,3 +1,7 @@
+import os
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -86,6 +90,66 @@ def test_what_is_no_image_says_so(tmp_path):
         open_image(tmp_path / "empty.png")
     with pytest.raises(InputError, match=r"gone\.png: cannot be read .*No such file"):
         open_image(tmp_path / "gone.png")
+    (tmp_path / "page.jpg").write_text("\n<!DOCTYPE html><html><body>404</body></html>")
+    with pytest.raises(InputError, match=r"page\.jpg: not an image file: it is a web page"):
+        open_image(tmp_path / "page.jpg")
+
+
+def test_the_suffix_does_not_matter(tmp_path):
+    path = write(tmp_path / "a.jpg", Image.fromarray(GREY), format="PNG")
+    np.testing.assert_array_equal(grey_of(path), GREY)
+
+
+@pytest.mark.parametrize("side", [30_000, 10_000])  # Pillow itself only warns of the second
+def test_a_header_that_claims_too_many_pixels_is_refused_before_decoding(tmp_path, monkeypatch, side):
+    def chunk(name: bytes, content: bytes) -> bytes:
+        return (
+            struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    bomb = tmp_path / "bomb.png"
+    bomb.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(1000))))
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(
+        InputError, match=rf"bomb\.png: claims {side**2:,} pixels, above the limit of 89,478,485 "
+    ):
+        open_image(bomb)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")  # who opens it waits for a writer
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "folder.jpg").mkdir()
+    told = {"pipe": "not a file", "folder": "not a file", "loop": "Too many levels of symbolic links"}
+    for name, reason in told.items():
+        with pytest.raises(InputError, match=rf"{name}\.jpg: cannot be read as an image \({reason}\)"):
+            open_image(tmp_path / f"{name}.jpg")
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    path = write(tmp_path / "a.png", Image.fromarray(GREY))
+    path.chmod(0)
+    if os.access(path, os.R_OK):  # the superuser's rights don't end there
+
+        def refuse(*args, **kwargs):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Image, "open", refuse)
+    with pytest.raises(InputError, match=r"a\.png: cannot be read as an image \(Permission denied\)"):
+        open_image(path)
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), struct.error("unpack"), EOFError(), OverflowError("big")])
+def test_whatever_a_decoder_raises_is_one_line(tmp_path, monkeypatch, error):
+    path = write(tmp_path / "a.png", Image.fromarray(GREY))
+
+    def fail(self):
+        raise error
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", fail)
+    with pytest.raises(InputError, match=r"a\.png: cannot be read as an image \(.+\)"):
+        open_image(path)
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "tiff", "bmp"])
@@ -118,3 +182,10 @@ def test_find_images_names_what_has_none(tmp_path):
         find_images([tmp_path])
     with pytest.raises(InputError, match="no such file, folder or pattern"):
         find_images([tmp_path / "*.png"])
+
+
+def test_bytes_are_read_as_a_file_of_that_name_is(tmp_path):
+    path = write(tmp_path / "a.png", Image.fromarray(GREY))
+    assert open_image("row 7", path.read_bytes()) == open_image(path)
+    with pytest.raises(InputError, match=r"^row 7: not an image file: it is a web page$"):
+        open_image("row 7", b"<html></html>")

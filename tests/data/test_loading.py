@@ -1,6 +1,7 @@
 import multiprocessing
 import os
 import signal
+from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
@@ -8,9 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from gvit.data.loading import EverySampler, StepSampler, TrainingSamples, derive_seed, seeded, training_loader
+from gvit.data.loading import (
+    EvaluationSamples,
+    EverySampler,
+    StepSampler,
+    TrainingSamples,
+    derive_seed,
+    seeded,
+    training_loader,
+)
 from gvit.data.sources import Source
-from gvit.data.transforms import Augmentation, train_transform
+from gvit.data.transforms import Augmentation, eval_transform, mixing, train_transform
+from gvit.errors import InputError
 from gvit.models.card import Preprocessing
 
 
@@ -38,7 +48,7 @@ def count_batches() -> int:
 
 
 def same(one, other) -> bool:
-    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+    return all(torch.equal(a, b) for a, b in zip(one[:3], other[:3], strict=True))
 
 
 def test_a_sample_depends_on_seed_epoch_and_index_alone(source):
@@ -52,14 +62,18 @@ def test_a_sample_depends_on_seed_epoch_and_index_alone(source):
         assert not torch.equal(other.inputs, sample.inputs)
 
 
-def test_a_sample_is_drawn_from_one_stream_the_noise_first(source):
-    """Another order, or another stream, would train the runs of before otherwise."""
+def test_augmentation_and_noise_are_drawn_from_a_stream_each(source):
+    """Other streams would train the runs of before otherwise."""
     made = samples(source, seed=7)
     sample = made[(2, 5)]
     with seeded(derive_seed(7, 2, 5)):
-        noise = torch.randn(5, 9)
         inputs = made.transform(source.load(5))
+    with seeded(derive_seed(7, 2, 5, 3)):
+        noise = torch.randn(5, 9)
     assert same(sample, (inputs, torch.tensor(2), noise))
+    # whatever number of Gaussians wants noise, images are augmented alike
+    made.draw_noise = lambda: torch.randn(40, 9)
+    assert torch.equal(made[(2, 5)].inputs, sample.inputs)
     # the number that SeedSequence has always given for this key
     assert derive_seed(7, 2, 5) == 12774480154638343109
 
@@ -125,3 +139,87 @@ def test_evaluation_shares_are_of_equal_length_and_cover_every_image(count):
     assert len({len(share) for share in shares}) == 1
     interleaved = [index for column in zip(*shares, strict=True) for index in column]
     assert interleaved[:count] == list(range(count))
+
+
+def damaged(source: Source, *rows: int) -> Source:
+    """Some of its images cannot be read."""
+
+    def load(row: int) -> Image.Image:
+        if row in rows:
+            raise InputError(f"{row}.png: not an image file")
+        return source.load(row)
+
+    return Source(load, source.labels, source.class_names)
+
+
+def test_in_place_of_a_broken_sample_is_another_one_that_its_key_decides(source):
+    whole, broken = samples(source), samples(damaged(source, 4, 7))
+    taken = Counter()
+    for epoch in range(60):
+        sample = broken[(epoch, 4)]
+        assert sample.inputs.shape == (3, 16, 16)
+        assert same(sample, samples(damaged(source, 4, 7))[(epoch, 4)])
+        # what is drawn for the key is as ever
+        assert torch.equal(sample.noise, whole[(epoch, 4)].noise)
+        assert sample.broken[0] == (4, "4.png: not an image file")
+        rows = {one.row for one in sample.broken}
+        assert rows in ({4}, {4, 7})
+        taken[int(sample.labels)] += 1
+        # others are as they were
+        assert same(broken[(epoch, 5)], whole[(epoch, 5)])
+        assert not broken[(epoch, 5)].broken
+    assert len(taken) == 3
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_batch_keeps_its_size_and_tells_what_was_broken_in_it(source, workers):
+    steps = StepSampler(10, 5, seed=0, start=0, stop=2)
+    alone = list(training_loader(samples(damaged(source, 3)), steps))
+    batches = list(training_loader(samples(damaged(source, 3)), steps, workers))
+    assert [len(batch.inputs) for batch in batches] == [5, 5]
+    assert {one.row for batch in batches for one in batch.broken} == {3}
+    for one, other in zip(alone, batches, strict=True):
+        assert same(one, other)
+        assert list(one.broken) == list(other.broken)
+
+
+def test_where_nothing_can_be_read_the_first_is_named(source):
+    with pytest.raises(InputError, match=r"^4\.png: not an image file; nor can 100 others"):
+        samples(damaged(source, *range(10)))[(0, 4)]
+
+
+def test_mixing_does_not_depend_on_how_a_batch_is_split(source):
+    mixed = samples(source)
+    mixed.mix = mixing(Augmentation(mixup=0.8, cutmix=1.0), 3)
+    (whole,) = training_loader(mixed, StepSampler(10, 8, seed=0, start=0, stop=1))
+    parts = [
+        part
+        for rank in range(2)
+        for part in training_loader(
+            mixed, StepSampler(10, 8, 0, 0, 1, rank=rank, world_size=2, parts=2), workers=rank
+        )
+    ]
+    assert [len(part.inputs) for part in parts] == [2] * 4
+    for name in ("inputs", "labels", "noise"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+    assert whole.labels.shape == (8, 3)
+    assert len(whole.labels.unique(dim=0)) > 4
+    (plain,) = training_loader(samples(source), StepSampler(10, 8, seed=0, start=0, stop=1))
+    assert not torch.equal(plain.inputs, whole.inputs)
+    assert torch.equal(plain.noise, whole.noise)
+
+
+def test_a_broken_test_sample_is_an_error_or_marked(source):
+    transform = eval_transform(Preprocessing(16))
+    with pytest.raises(InputError, match=r"^4\.png"):
+        EvaluationSamples(damaged(source, 4), transform)[4]
+    marked = EvaluationSamples(damaged(source, 4), transform, mark_broken=True)
+    inputs, label = marked[4]
+    assert inputs.shape == (3, 16, 16)
+    assert inputs.isnan().all()
+    assert label == 1
+    assert not marked[3][0].isnan().any()
+    assert marked.errors([3, 4]) == [(4, "4.png: not an image file")]
+    assert len(marked.readable([3, 4, 5])) == 2
+    with pytest.raises(InputError, match=r"^4\.png"):
+        marked.readable([4])

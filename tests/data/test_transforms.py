@@ -1,13 +1,22 @@
 """Each field of the preprocessing and of the augmentation does to images and to Gaussians what it says."""
 
 import math
+import random
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from gvit.data.transforms import Augmentation, eval_map, eval_transform, random_map, train_transform
+from gvit.data.transforms import (
+    Augmentation,
+    eval_map,
+    eval_transform,
+    mixing,
+    random_map,
+    seeded_elsewhere,
+    train_transform,
+)
 from gvit.models.card import Preprocessing
 
 PLAIN = {"hflip": False, "min_crop": 1.0}
@@ -178,3 +187,70 @@ def test_preprocessing_changes_the_image_in_evaluation():
     assert seen["part"] == pytest.approx(15 / 64, abs=0.03)
     assert not torch.equal(given["nearest"], given["center"])
     assert eval_transform(Preprocessing(24))(wide).shape == (3, 24, 24)
+
+
+def drawn(augmentation: Augmentation, count: int = 60) -> torch.Tensor:
+    """Training views [count, 3, 16, 16] of a bright picture."""
+    image = Image.fromarray(np.random.default_rng(0).integers(60, 256, (16, 16, 3), np.uint8))
+    transform = train_transform(SQUASH, augmentation)
+    torch.manual_seed(0)
+    return torch.stack([transform(image) for _ in range(count)])
+
+
+@pytest.mark.parametrize("changed", [{"randaugment": 9}, {"random_erase": 0.5}])
+def test_what_timm_draws_depends_on_torchs_seed_alone_and_leaves_other_generators(changed):
+    random.seed(1)
+    np.random.seed(1)
+    first = drawn(Augmentation(**PLAIN, **changed))
+    numbers = random.random(), np.random.rand()
+    random.seed(1)
+    np.random.seed(1)
+    assert (random.random(), np.random.rand()) == numbers
+    assert torch.equal(drawn(Augmentation(**PLAIN, **changed)), first)
+    assert len(first.unique(dim=0)) > 20
+
+
+def test_random_erase_makes_a_rectangle_of_as_many_images_black():
+    views, plain = drawn(Augmentation(**PLAIN, random_erase=0.5), 200), drawn(Augmentation(**PLAIN), 1)
+    erased = (views == 0).all(1)
+    assert 70 < erased.any(-1).any(-1).sum() < 130
+    assert torch.equal(torch.where(erased[:, None], plain, views), plain.expand(200, -1, -1, -1))
+    for mask in erased[erased.any(-1).any(-1)]:
+        rows, columns = mask.any(1), mask.any(0)
+        assert torch.equal(mask, rows[:, None] & columns)
+        assert 0.01 < mask.float().mean() < 0.4
+
+
+def test_randaugment_changes_more_with_its_magnitude_and_stays_within_the_range():
+    plain = drawn(Augmentation(**PLAIN), 1)
+    moved = []
+    for magnitude in (1, 9):
+        views = drawn(Augmentation(**PLAIN, randaugment=magnitude), 300)
+        assert views.min() >= 0
+        assert views.max() <= 1
+        moved.append((views - plain).abs().mean())
+    assert moved[1] > 1.3 * moved[0]
+    assert drawn(Augmentation(**PLAIN, randaugment=10), 1000).isfinite().all()  # the largest works, too
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_pairs_are_of_both_images_by_the_shares_of_their_labels(kind):
+    mix = mixing(Augmentation(**{kind: 1.0}), 5)
+    shares = []
+    for seed in range(50):
+        images = torch.stack((torch.full((3, 16, 16), 0.25), torch.full((3, 16, 16), 0.75)))
+        with seeded_elsewhere(seed):
+            mixed, labels = mix(images, torch.tensor([1, 4]))
+        share = labels[0, 1].item()
+        shares.append(share)
+        expected = torch.tensor([[0, share, 0, 0, 1 - share], [0, 1 - share, 0, 0, share]])
+        torch.testing.assert_close(labels, expected)
+        torch.testing.assert_close(mixed[0].mean().item(), 0.75 - 0.5 * share, rtol=0, atol=1e-5)
+        torch.testing.assert_close(mixed.sum(0), torch.ones(3, 16, 16))
+        assert len(mixed[0].unique()) == (1 if kind == "mixup" or share in (0.0, 1.0) else 2)
+    assert min(shares) < 0.4
+    assert max(shares) > 0.8
+
+
+def test_nothing_is_mixed_unasked():
+    assert mixing(Augmentation(), 5) is None

@@ -86,10 +86,12 @@ BASE = TrainConfig(
     seed=9,
 )
 # BASE cannot leave the default in these: a study starts from no run, its encoder does not look, rows change the rest,
-# an average needs no shards
+# an average needs no shards, Gaussians have no pixels, and no image of a study is broken
 DEFAULTS_IN_BASE = {
     *("model.init", "model.looks", "data.crop_mode", "objective.gradient", "objective.class_weights"),
     *("compute.fsdp", "compute.graphs"),
+    *("pixels.randaugment", "pixels.random_erase", "pixels.mixup", "pixels.cutmix"),
+    *("broken.max_broken", "broken.broken_test_images"),
 }
 
 GUIDED: dict[str, Any] = {}

@@ -13,12 +13,14 @@ from hypothesis import strategies as st
 
 from gvit.errors import InputError
 from gvit.training.config import (
+    BrokenConfig,
     ComputeConfig,
     DataConfig,
     GuidanceConfig,
     ModelConfig,
     ObjectiveConfig,
     OptimizerConfig,
+    PixelConfig,
     ScheduleConfig,
     TrainConfig,
 )
@@ -42,6 +44,11 @@ RANGES = [
     (DataConfig, "rotate", "at least 0 and at most 180", 0.0, 180.0, [-1.0, 180.5]),
     (DataConfig, "translate", "at least 0 and at most 1", 0.0, 1.0, [-0.1, 1.1]),
     (DataConfig, "zoom", "at least 0 and at most 0.99", 0.0, 0.99, [-0.1, 1.0]),
+    (PixelConfig, "randaugment", "at least 0 and at most 10", 0, 10, [-1, 11]),
+    (PixelConfig, "random_erase", "at least 0 and at most 1", 0.0, 1.0, [-0.1, 1.1]),
+    (PixelConfig, "mixup", "at least 0", 0.0, BIG, [-0.1]),
+    (PixelConfig, "cutmix", "at least 0", 0.0, BIG, [-0.1]),
+    (BrokenConfig, "max_broken", "at least 0 and at most 1", 0.0, 1.0, [-0.1, 1.1]),
     (ScheduleConfig, "epochs", "above 0", TINY, BIG, [0.0, -1.0]),
     (ScheduleConfig, "reconstruct_epochs", "at least 0", 0.0, BIG, [-1.0]),
     (ScheduleConfig, "perceptual_epochs", "at least 0", 0.0, BIG, [-1.0]),

@@ -250,3 +250,20 @@ def test_an_encoder_that_cannot_draw_what_it_predicts_has_diverged():
     )
     with pytest.raises(FloatingPointError, match="the Gaussians cannot be drawn: centers must be finite"):
         objective.backward(batch, plan, turn=Turn(of=2))
+
+
+def test_shares_of_classes_weigh_their_losses(model, batch):
+    """Mixed images: the loss is that of each class by its share, and the larger share is what is to be named."""
+    shares = torch.tensor([[0.7, 0.3, 0.0], [0.0, 1.0, 0.0], [0.1, 0.0, 0.9], [0.6, 0.0, 0.4]])
+    _, _, losses = through(model, batch._replace(labels=shares), GUIDED)
+    with torch.no_grad():
+        logits = model.classifier(model.encoder(batch.inputs, batch.noise))
+    expected = -(shares * logits.log_softmax(-1)).sum(-1).mean()
+    torch.testing.assert_close(losses["class_loss"], expected)
+    hits = (logits.argmax(-1) == torch.tensor([0, 1, 2, 0])).double().mean()
+    assert losses["accuracy"].item() == hits.item()
+    whole = F.one_hot(batch.labels, 3).double()
+    for kind in (CLASSIFY, GUIDED):
+        one, other = through(model, batch, kind), through(model, batch._replace(labels=whole), kind)
+        for ours, theirs in zip(one[0] + one[1], other[0] + other[1], strict=True):
+            torch.testing.assert_close(ours, theirs)

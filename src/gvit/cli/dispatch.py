@@ -14,7 +14,7 @@ from gvit.errors import InputError, first_line, unknown_name
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # each is a module of this package with a function run(args) that returns the exit code
-_COMMANDS = ("train", "predict", "encode", "evaluate", "fit", "reproduce", "models")
+_COMMANDS = ("train", "predict", "encode", "evaluate", "fit", "data", "reproduce", "models")
 
 _HELP = """\
 usage: gvit COMMAND [options]
@@ -28,6 +28,7 @@ commands:
   encode     draw image files as Gaussians with a trained encoder
   evaluate   measure a trained model on its test images
   fit        fit Gaussians to image files; with no argument, to a photograph
+  data       check a folder of images before training: gvit data check DIR
   reproduce  regenerate a table or figure of the paper
   models     list the models, with their size and cost, and the pretrained ones
 

@@ -1,14 +1,16 @@
 """gvit evaluate: a trained model on labelled images."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from gvit.cli.devices import find_device
 from gvit.cli.parsing import at_least_one, parse
+from gvit.errors import printable
 
 if TYPE_CHECKING:
     from gvit.training.report import Assessment
@@ -35,6 +37,8 @@ class Options:
         json: print JSON.
         dataset: how the images lie in data_dir (parquet, gaussians, ...), or a data set that needs none (digits).
         batch_size: images at a time.
+        broken_test_images: fail, or wrong, which counts what cannot be read as a wrong answer; as in training when
+            not given.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
@@ -44,6 +48,9 @@ class Options:
     json: bool = False
     dataset: str | None = None
     batch_size: int = 64
+    broken_test_images: Annotated[
+        Literal["fail", "wrong"] | None, tyro.conf.arg(metavar="{None}|{fail,wrong}")
+    ] = None
     device: str = "auto"
 
 
@@ -61,11 +68,14 @@ def run(args: list[str]) -> int:
         data_dir=options.data_dir,
         dataset=options.dataset,
         out=options.out,
+        broken_test_images=options.broken_test_images,
     )
+    result = assessed.evaluation
+    for error in result.broken:
+        print(f"gvit: broken, counted as wrong: {printable(error)}", file=sys.stderr)
     if options.json:
         print(json.dumps(assessed.to_dict(), indent=2))
         return 0
-    result = assessed.evaluation
     print(f"images  {result.num_images}")
     if result.top1 is not None:
         print(f"top-1   {100 * result.top1:.2f} %")

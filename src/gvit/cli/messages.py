@@ -4,14 +4,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from gvit.errors import InputError
+from gvit.errors import InputError, printable
 
 
 def print_error(error: InputError) -> None:
     """One line on standard error, in flags."""
     # a data loader's worker wraps its traceback around what went wrong
     message = error.for_command_line().rpartition("gvit.errors.InputError: ")[2].strip()
-    print(f"gvit: error: {message}", file=sys.stderr)
+    print(f"gvit: error: {printable(message)}", file=sys.stderr)
 
 
 def warn_of_left_out(sources: Sequence[str | Path]) -> None:
@@ -20,4 +20,4 @@ def warn_of_left_out(sources: Sequence[str | Path]) -> None:
 
     line = left_out(sources)
     if line is not None:
-        print(f"gvit: warning: {line}", file=sys.stderr)
+        print(f"gvit: warning: {printable(line)}", file=sys.stderr)

@@ -9,7 +9,7 @@ import tyro
 from gvit.cli.devices import find_device
 from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
-from gvit.errors import InputError
+from gvit.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def run(args: list[str]) -> int:
             rows.append({"file": str(file), "predictions": [asdict(guess) for guess in answer]})
         else:
             guesses = "  ".join(f"{guess.class_name} {100 * guess.probability:5.1f} %" for guess in answer)
-            print(f"{file}  {guesses}", flush=True)
+            print(f"{printable(str(file))}  {guesses}", flush=True)
     if options.json:
         print(json.dumps(rows, indent=2))
     return 2 if failed else 0

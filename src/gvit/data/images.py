@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+import io
+import os
+import re
+import stat
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +17,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError, features
 from torch import Tensor
 
-from gvit.errors import InputError
+from gvit.errors import InputError, first_line, printable
 
 EXTENSIONS = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
@@ -47,24 +53,69 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     return list(found)
 
 
-def open_image(path: str | Path, *, alpha: bool = False) -> Image.Image:
-    """An image file as 8-bit RGB, upright; with ``alpha``, as RGBA where it has transparency.
+def open_image(path: str | Path, content: bytes | None = None, *, alpha: bool = False) -> Image.Image:
+    """An image file as 8-bit RGB, upright; ``content``: its bytes, where ``path`` is only what it is called.
+
+    With ``alpha``, as RGBA where it has transparency.
 
     EXIF orientation is applied; 16-bit and float values are scaled to 8 bits; transparent pixels are laid over
     black, the renderer's default background; of an animation, the first frame.
 
     Raises:
-        InputError: the file is missing, is not an image, or is damaged.
+        InputError: the file is missing, is not an image, is damaged, or has too many pixels; see ``opened``.
     """
+    with opened(path, content) as file:
+        file.load()
+        return (to_rgba if alpha else to_rgb)(ImageOps.exif_transpose(file))
+
+
+@contextmanager
+def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Image]:
+    """An image file whose header has been read; whatever is wrong with it, then and within the block, is told.
+
+    ``content``: its bytes, where ``path`` is only what it is called.
+
+    A header that claims more pixels than ``PIL.Image.MAX_IMAGE_PIXELS`` is refused before anything is decoded, and
+    what is no file, a pipe say, before it is opened.
+
+    Raises:
+        InputError: in one line, with the path, whose control characters are escaped.
+    """
+    name = printable(str(path))
     try:
-        with Image.open(path) as file:
-            file.load()
-            return (to_rgba if alpha else to_rgb)(ImageOps.exif_transpose(file))
+        if content is None and not stat.S_ISREG(os.stat(path).st_mode):
+            raise InputError(f"{name}: cannot be read as an image (not a file)")
+        with warnings.catch_warnings():
+            # Pillow refuses what is twice its limit, and only warns of what is above it
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            file = Image.open(path if content is None else io.BytesIO(content))
+        with file:
+            yield file
+    except (InputError, MemoryError):
+        raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise InputError(f"{path}: cannot be read as an image ({reason})") from error
+        raise InputError(f"{name}: not an image file{_guess(path, content)}") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise InputError(f"{name}: {_too_large(error)}") from error
+    except Exception as error:  # what decoders raise at damaged bytes is of any kind
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise InputError(f"{name}: cannot be read as an image ({reason})") from error
+
+
+def _too_large(error: Exception) -> str:
+    claimed = re.search(r"\d+", str(error))
+    pixels = f"{int(claimed[0]):,}" if claimed else "too many"
+    limit = f"the limit of {Image.MAX_IMAGE_PIXELS:,} (PIL.Image.MAX_IMAGE_PIXELS)"
+    return f"claims {pixels} pixels, above {limit}; make a smaller copy of it"
+
+
+def _guess(path: str | Path, content: bytes | None) -> str:
+    """What a file that is no image seems to be."""
+    with open(path, "rb") if content is None else io.BytesIO(content) as file:
+        start = file.read(512).lstrip().lower()
+    if not start:
+        return ": it is empty"
+    return ": it is a web page" if start.startswith((b"<!doctype html", b"<html")) else ""
 
 
 def read_pixels(path: str | Path) -> Tensor:

@@ -58,6 +58,10 @@ def train_input(model: ImageClassifier, source: Source, augmentation: Augmentati
     _check_fit(model, source)
     if source.example is None:
         return train_transform(preprocessing, augmentation)
+    if augmentation.of_pixels:
+        raise InputError(
+            f"{option(augmentation.of_pixels[0])} is for images, but the data set holds Gaussians"
+        )
     return _gaussian_input(model, lambda extent: random_map(preprocessing, augmentation, extent))
 
 

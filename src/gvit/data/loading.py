@@ -2,19 +2,40 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gvit.data.sources import Source
-from gvit.data.transforms import Transform
+from gvit.data.transforms import Mixing, Transform, seeded_elsewhere
+from gvit.errors import InputError
+
+# what is drawn for a sample beside its augmentation has streams of its own, with keys of their own
+_SUBSTITUTES, _MIXING, _NOISE = 1, 2, 3
+
+_MOST_SUBSTITUTES = 100
+
+
+class Broken(NamedTuple):
+    """A sample that cannot be read.
+
+    Attributes:
+        row: in its source.
+        error: what is wrong, with its name; as the argument of an ``InputError``.
+    """
+
+    row: int
+    error: str
 
 
 class Batch(NamedTuple):
@@ -22,13 +43,15 @@ class Batch(NamedTuple):
 
     Attributes:
         inputs: images [B, 3, H, W] in [0, 1], or raw Gaussians [B, K, 9].
-        labels: class indices [B].
+        labels: class indices [B], or, where images are mixed, the share of each class [B, classes].
         noise: for each sample what ``draw_noise`` of ``TrainingSamples`` drew.
+        broken: samples that could not be read, in whose place others are.
     """
 
     inputs: Tensor
     labels: Tensor
     noise: Tensor
+    broken: Sequence[Broken] = ()
 
 
 def derive_seed(*key: int) -> int:
@@ -50,28 +73,81 @@ def seeded(seed: int) -> Iterator[None]:
 class TrainingSamples(Dataset[Batch]):
     """Augmented samples with their noise, indexed by (epoch, sample index).
 
+    In the place of a sample that cannot be read is another one, which its key decides. A batch keeps its size: a
+    smaller one would weigh its images more, and processes that share batches would no longer have equal parts.
+
     Args:
         source: images or Gaussians.
         transform: the random way from what the source loads to one input; draws from torch's global generator.
         draw_noise: what a model wants drawn for each sample (an encoder its g0); draws from torch's global generator.
         seed: of all that is random.
+        mix: mixes the first and the second sample of a batch, the third and the fourth, and so on; None for nothing.
     """
 
     def __init__(
-        self, source: Source, transform: Transform, draw_noise: Callable[[], Tensor], seed: int
+        self,
+        source: Source,
+        transform: Transform,
+        draw_noise: Callable[[], Tensor],
+        seed: int,
+        mix: Mixing | None = None,
     ) -> None:
         self.source, self.transform, self.draw_noise, self.seed = source, transform, draw_noise, seed
+        self.mix = mix
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, key: tuple[int, int]) -> Batch:
+        """One sample, not mixed.
+
+        Raises:
+            InputError: it cannot be read, nor can a hundred others.
+        """
         epoch, index = key
-        # one stream for a sample, the noise first: another order would train earlier configurations otherwise
+        loaded, row, broken = self._load(epoch, index)
         with seeded(derive_seed(self.seed, epoch, index)):
+            inputs = self.transform(loaded)
+            # a stream of its own: how much noise a model wants changes no augmentation, and the other way round
+            torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index, _NOISE))
             noise = self.draw_noise()
-            inputs = self.transform(self.source.load(index))
-        return Batch(inputs, torch.tensor(self.source.labels[index]), noise)
+        return Batch(inputs, torch.tensor(self.source.labels[row]), noise, broken)
+
+    def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+        """A batch; what a ``DataLoader`` calls."""
+        inputs, labels, noise, broken = zip(*(self[key] for key in keys), strict=True)
+        stacked = torch.stack(inputs), torch.stack(labels)
+        if self.mix is not None:
+            stacked = self._mixed(*stacked, keys)
+        return Batch(*stacked, torch.stack(noise), tuple(one for some in broken for one in some))
+
+    def _load(self, epoch: int, index: int) -> tuple[Any, int, list[Broken]]:
+        """What the source holds, where, and what could not be read before it."""
+        broken: list[Broken] = []
+        for row in self._rows(epoch, index):
+            try:
+                return self.source.load(row), row, broken
+            except InputError as error:
+                broken.append(Broken(row, error.args[0]))
+        raise InputError(f"{broken[0].error}; nor can {_MOST_SUBSTITUTES} others be read, drawn in its place")
+
+    def _rows(self, epoch: int, index: int) -> Iterator[int]:
+        yield index
+        draw = np.random.default_rng(derive_seed(self.seed, epoch, index, _SUBSTITUTES))
+        yield from map(int, draw.integers(len(self), size=_MOST_SUBSTITUTES))
+
+    def _mixed(
+        self, inputs: Tensor, labels: Tensor, keys: Sequence[tuple[int, int]]
+    ) -> tuple[Tensor, Tensor]:
+        """Neighbours: they stay together however a batch is split over processes and parts."""
+        assert self.mix is not None
+        pairs = []
+        for first in range(0, len(keys), 2):
+            pair = slice(first, first + 2)
+            with seeded_elsewhere(derive_seed(self.seed, *keys[first], _MIXING) % 2**32):
+                pairs.append(self.mix(inputs[pair], labels[pair]))
+        mixed, shares = zip(*pairs, strict=True)
+        return torch.cat(mixed), torch.cat(shares)
 
 
 class EvaluationSamples(Dataset[tuple[Tensor, Tensor]]):
@@ -80,16 +156,57 @@ class EvaluationSamples(Dataset[tuple[Tensor, Tensor]]):
     Args:
         source: images or Gaussians.
         transform: the fixed way from what the source loads to one input.
+        mark_broken: the input of a sample that cannot be read is NaN; otherwise it is an ``InputError``.
     """
 
-    def __init__(self, source: Source, transform: Transform) -> None:
-        self.source, self.transform = source, transform
+    def __init__(self, source: Source, transform: Transform, mark_broken: bool = False) -> None:
+        self.source, self.transform, self.mark_broken = source, transform, mark_broken
 
     def __len__(self) -> int:
         return len(self.source)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.transform(self.source.load(index)), torch.tensor(self.source.labels[index])
+        try:
+            inputs = self.transform(self.source.load(index))
+        except InputError:
+            if not self.mark_broken:
+                raise
+            inputs = torch.full_like(self._example, math.nan)
+        return inputs, torch.tensor(self.source.labels[index])
+
+    def errors(self, indices: Iterable[int]) -> list[Broken]:
+        """What is wrong with those of the samples that cannot be read."""
+        found = []
+        for index in indices:
+            try:
+                self.source.load(index)
+            except InputError as error:
+                found.append(Broken(index, error.args[0]))
+        return found
+
+    def readable(self, indices: Iterable[int]) -> list[tuple[Tensor, Tensor]]:
+        """Those of the samples that can be read.
+
+        Raises:
+            InputError: none can.
+        """
+        found, broken = [], InputError("no samples are asked for")
+        for index in indices:
+            try:
+                loaded = self.source.load(index)
+            except InputError as error:
+                broken = error
+                continue
+            found.append((self.transform(loaded), torch.tensor(self.source.labels[index])))
+        if not found:
+            raise broken
+        return found
+
+    @functools.cached_property
+    def _example(self) -> Tensor:
+        """An input, whatever is in it."""
+        example = self.source.example
+        return self.transform(Image.new("RGB", (8, 8)) if example is None else example)
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -159,7 +276,9 @@ def training_loader(
 ) -> DataLoader[Batch]:
     """The sampler's batches; ``pin``: where there is a GPU, in memory that it reads by itself."""
     pin = pin and torch.cuda.is_available()
-    return DataLoader(samples, batch_sampler=sampler, pin_memory=pin, **_processes(workers))
+    return DataLoader(
+        samples, batch_sampler=sampler, pin_memory=pin, collate_fn=_as_it_is, **_processes(workers)
+    )
 
 
 def evaluation_loader(
@@ -187,3 +306,9 @@ def _processes(workers: int) -> dict[str, Any]:
 
 def _ignore_interruption(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _as_it_is(batch: Any) -> Batch:
+    """What ``TrainingSamples`` gives is a batch already."""
+    assert isinstance(batch, Batch)
+    return batch

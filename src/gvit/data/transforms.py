@@ -11,11 +11,15 @@ in training    ``train_transform``  ``random_map``
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import random
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode, v2
 
@@ -26,6 +30,11 @@ CROP_GRID = 512
 
 # from what Source.load gives, an image or its Gaussians
 Transform = Callable[[Any], Tensor]
+
+# two inputs [2, 3, H, W] and their classes [2] to the two mixed ones and the shares of the classes in each [2, classes]
+Mixing = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+
+_Step = Callable[[Image.Image], Image.Image]
 
 
 @dataclass(frozen=True)
@@ -38,6 +47,10 @@ class Augmentation:
         rotate: largest rotation, degrees.
         translate: largest shift, share of the side.
         zoom: largest relative change of size.
+        randaugment: magnitude of two random changes of colour or shape; None for none.
+        random_erase: share of the images of which a random rectangle is made black.
+        mixup: alpha of the Beta distribution by whose draws images are mixed in pairs; 0 for no mixing.
+        cutmix: the same for a rectangle of one image that is put into the other.
     """
 
     hflip: bool = True
@@ -45,6 +58,17 @@ class Augmentation:
     rotate: float = 0.0
     translate: float = 0.0
     zoom: float = 0.0
+    randaugment: int | None = None
+    random_erase: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+
+    @property
+    def of_pixels(self) -> list[str]:
+        """What is asked for that changes pixels, and cannot be done to Gaussians."""
+        off = Augmentation()
+        names = ("randaugment", "random_erase", "mixup", "cutmix")
+        return [name for name in names if getattr(self, name) != getattr(off, name)]
 
 
 @dataclass(frozen=True)
@@ -67,7 +91,7 @@ class AffineMap:
 def eval_transform(preprocessing: Preprocessing) -> Transform:
     """The fixed way from an RGB image to [3, H, W] in [0, 1]."""
     resized = round(preprocessing.img_size / preprocessing.crop_pct)
-    return v2.Compose([*_resize(preprocessing, resized), *_to_tensor()])
+    return v2.Compose([*_resize(preprocessing, resized), _to_tensor])
 
 
 def eval_map(preprocessing: Preprocessing, extent: tuple[float, float]) -> AffineMap:
@@ -79,16 +103,54 @@ def eval_map(preprocessing: Preprocessing, extent: tuple[float, float]) -> Affin
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> Transform:
     """The random way from an RGB image to [3, H, W] in [0, 1]; draws from torch's global generator."""
-    geometry: list[torch.nn.Module] = []
+    steps: list[_Step] = []
     if augmentation.min_crop < 1:
-        geometry.append(_random_crop(preprocessing, augmentation))
+        steps.append(_drawing(_random_crop(preprocessing, augmentation)))
     else:
-        geometry += _resize(preprocessing, preprocessing.img_size)
+        steps += map(_drawing, _resize(preprocessing, preprocessing.img_size))
     if augmentation.hflip:
-        geometry.append(v2.RandomHorizontalFlip())
+        steps.append(_mirror_half)
     if augmentation.rotate or augmentation.translate or augmentation.zoom:
-        geometry.append(_random_affine(augmentation))
-    return v2.Compose([*geometry, *_to_tensor()])
+        steps.append(_drawing(_random_affine(augmentation)))
+    repaint, erase = _randaugment(augmentation, preprocessing.img_size), _random_erase(augmentation)
+
+    def transform(image: Image.Image) -> Tensor:
+        for step in steps:
+            image = step(image)
+        if repaint is None and erase is None:
+            return _to_tensor(image)
+        # timm draws from the generators of Python and NumPy
+        with seeded_elsewhere(int(torch.randint(2**32, (1,)))):
+            pixels = _to_tensor(image if repaint is None else repaint(image))
+            return pixels if erase is None else erase(pixels)
+
+    return transform
+
+
+def mixing(augmentation: Augmentation, num_classes: int) -> Mixing | None:
+    """How images are mixed in pairs, by timm; None where they are not. Draws from NumPy's global generator."""
+    if not augmentation.mixup and not augmentation.cutmix:
+        return None
+    from timm.data import Mixup
+
+    mix: Mixing = Mixup(augmentation.mixup, augmentation.cutmix, label_smoothing=0.0, num_classes=num_classes)
+    return mix
+
+
+@contextmanager
+def seeded_elsewhere(seed: int) -> Iterator[None]:
+    """The global generators of Python and NumPy start from ``seed``, below 2**32, and are as before afterwards."""
+    numpy: Any = (
+        np.random
+    )  # its stubs lack what follows, which takes a fraction of the time that states would
+    states = random.getstate(), numpy.get_bit_generator()
+    random.seed(seed)
+    numpy.set_bit_generator(np.random.PCG64(seed))
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        numpy.set_bit_generator(states[1])
 
 
 def random_map(
@@ -112,7 +174,41 @@ def random_map(
     return placed
 
 
-def _resize(preprocessing: Preprocessing, shorter: int) -> list[torch.nn.Module]:
+def _drawing(transform: v2.Transform) -> _Step:
+    """One of torchvision's, without its search for images in whatever it is given, which takes longer than they do."""
+    return lambda image: transform.transform(image, transform.make_params([image]))
+
+
+def _mirror_half(image: Image.Image) -> Image.Image:
+    return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if torch.rand(1) < 0.5 else image
+
+
+def _randaugment(augmentation: Augmentation, img_size: int) -> _Step | None:
+    """timm's, with the settings of DeiT; what comes into the picture is black, as elsewhere here."""
+    if augmentation.randaugment is None:
+        return None
+    from timm.data.auto_augment import rand_augment_transform
+
+    settings = {
+        "translate_const": int(0.45 * img_size),
+        "img_mean": (0, 0, 0),
+        "magnitude_max": 9.99,  # at 10 timm would keep no bit of a colour, which Pillow refuses
+    }
+    step: _Step = rand_augment_transform(f"rand-m{augmentation.randaugment}-mstd0.5-inc1", settings)
+    return step
+
+
+def _random_erase(augmentation: Augmentation) -> Transform | None:
+    """timm's. Black: a rectangle of noise, its other mode, would be a picture that Gaussians are to draw."""
+    if not augmentation.random_erase:
+        return None
+    from timm.data.random_erasing import RandomErasing
+
+    erase: Transform = RandomErasing(augmentation.random_erase, mode="const", device="cpu")
+    return erase
+
+
+def _resize(preprocessing: Preprocessing, shorter: int) -> list[v2.Transform]:
     """The whole image, squashed, or a square from its middle when its shorter side has ``shorter`` pixels."""
     size, mode = preprocessing.img_size, InterpolationMode(preprocessing.interpolation)
     if preprocessing.crop_mode == "squash":
@@ -163,5 +259,8 @@ def _window(middle: tuple[float, float], half: tuple[float, float]) -> AffineMap
     return AffineMap(torch.diag(1 / size), -torch.tensor(middle) / size)
 
 
-def _to_tensor() -> list[torch.nn.Module]:
-    return [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+def _to_tensor(image: Image.Image) -> Tensor:
+    """[3, H, W] in [0, 1]."""
+    # NumPy turns it in one pass, which takes a half of torch's time
+    planes = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
+    return torch.from_numpy(planes).mul_(1 / 255)

@@ -171,6 +171,39 @@ class DataConfig:
 
 @_raises_input_error
 @dataclass(frozen=True, config=_CHECKED)
+class PixelConfig:
+    """What more happens to training images, by timm; none of it to Gaussians.
+
+    Attributes:
+        randaugment: magnitude, 0 to 10, of two random changes of colour or shape, each of which half of the images get.
+        random_erase: share of the training images of which a random rectangle is made black.
+        mixup: alpha of the mixing of training images in pairs, and of their labels; 0 for none.
+        cutmix: alpha of a rectangle of the one image in the other; together with mixup, half of the pairs get each.
+    """
+
+    randaugment: Annotated[int | None, Field(ge=0, le=10)] = None
+    random_erase: Annotated[float, Field(ge=0, le=1)] = 0.0
+    mixup: Annotated[float, Field(ge=0)] = 0.0
+    cutmix: Annotated[float, Field(ge=0)] = 0.0
+
+
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
+class BrokenConfig:
+    """What happens where images cannot be read.
+
+    Attributes:
+        max_broken: stop where a larger share of the training images cannot be read; up to there, they are left out.
+        broken_test_images: fail: a test image that cannot be read stops the evaluation; wrong: it counts as a wrong
+            answer.
+    """
+
+    max_broken: Annotated[float, Field(ge=0, le=1)] = 0.01
+    broken_test_images: Literal["fail", "wrong"] = "fail"
+
+
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
 class ScheduleConfig:
     """The four phases, in epochs.
 
@@ -333,6 +366,8 @@ class TrainConfig:
     Attributes:
         model: which model.
         data: which images, and what happens to them.
+        pixels: what more happens to them in training.
+        broken: what happens where they cannot be read.
         schedule: the four phases.
         objective: what is descended.
         guidance: how guided steps weigh it.
@@ -348,6 +383,8 @@ class TrainConfig:
     guidance: GuidanceConfig = field(default_factory=GuidanceConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    pixels: PixelConfig = field(default_factory=PixelConfig)
+    broken: BrokenConfig = field(default_factory=BrokenConfig)
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
 
     def __post_init__(self) -> None:

@@ -56,6 +56,10 @@ class World:
         total = [sum(column) for column in zip(*self._gather(list(values.values())), strict=True)]
         return {name: value / self.size for name, value in zip(values, total, strict=True)}
 
+    def merge(self, values: dict[int, str]) -> dict[int, str]:
+        """What any process has."""
+        return values if self.size == 1 else {k: v for part in self._gather(values) for k, v in part.items()}
+
     def any(self, flag: bool) -> bool:
         """Whether it is set in any process."""
         return flag if self.size == 1 else any(self._gather(flag))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -17,7 +18,7 @@ from gvit.data.loading import (
     training_loader,
 )
 from gvit.data.sources import load_source
-from gvit.data.transforms import Augmentation
+from gvit.data.transforms import Augmentation, mixing
 from gvit.errors import InputError, option
 from gvit.models.base import ImageClassifier
 from gvit.training.config import TrainConfig
@@ -67,6 +68,13 @@ class Feed:
                 f"times {option('accumulate', config.compute.accumulate)}; make {option('batch_size')} a multiple of "
                 f"{parts}"
             )
+        mixed = next((option(name) for name in ("mixup", "cutmix") if getattr(config.pixels, name)), None)
+        if mixed is not None and self.batch_size // parts % 2:
+            raise InputError(
+                f"{mixed} mixes images in pairs, but a batch of {self.batch_size}"
+                f"{f', in {parts} parts,' if parts > 1 else ''} has an odd number of them; make {option('batch_size')} "
+                f"a multiple of {2 * parts}"
+            )
         self.steps_per_epoch = len(self.train) // self.batch_size
 
     def connect(self, model: ImageClassifier, draw_noise: Callable[[], Tensor]) -> None:
@@ -80,10 +88,12 @@ class Feed:
             InputError: the model can't read what the sources hold.
         """
         data, world = self.config.data, self.world
-        augmentation = Augmentation(data.hflip, data.min_crop, data.rotate, data.translate, data.zoom)
+        geometry = data.hflip, data.min_crop, data.rotate, data.translate, data.zoom
+        augmentation = Augmentation(*geometry, **asdict(self.config.pixels))
         transform = train_input(model, self.train, augmentation)
-        self.samples = TrainingSamples(self.train, transform, draw_noise, self.config.seed)
-        self.tests = EvaluationSamples(self.test, eval_input(model, self.test))
+        mix = mixing(augmentation, len(self.train.class_names))
+        self.samples = TrainingSamples(self.train, transform, draw_noise, self.config.seed, mix)
+        self.tests = EvaluationSamples(self.test, eval_input(model, self.test), mark_broken=True)
         size = max(1, self.batch_size // (world.size * self.config.compute.accumulate))
         self.test_loader = evaluation_loader(
             self.tests, size, data.workers, rank=world.rank, world_size=world.size

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from gvit.data.loading import Batch
-from gvit.errors import InputError, first_line, option
+from gvit.data.sources import Split
+from gvit.errors import InputError, first_line, for_python, option
 from gvit.evaluation import Evaluation, summarize
 from gvit.models.architecture import Architecture
 from gvit.models.weights import save_model
 from gvit.training.distributed import ALONE, World
-from gvit.training.observers.base import Evaluated, Observer, Start, Step
+from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Start, Step
 from gvit.training.observers.jsonl import JsonlObserver
+from gvit.training.report import unreadable
 from gvit.training.run import Run
 from gvit.training.setup import Setup
 
@@ -46,6 +48,7 @@ class Loop:
         world: the processes that train together.
         step: steps done.
         best: the largest top-1 so far, or PSNR of an encoder alone; None before the first evaluation that tells.
+        broken: images of each split that could not be read so far, and why.
     """
 
     setup: Setup
@@ -54,6 +57,7 @@ class Loop:
     world: World = ALONE
     step: int = 0
     best: float | None = None
+    broken: dict[Split, dict[int, str]] = field(default_factory=lambda: {"train": {}, "test": {}})
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint.
@@ -68,6 +72,7 @@ class Loop:
             self.step = state["step"]
             # of an older gvit, or of a run that was copied without it
             self.best = state.get("best") if self.run.best_file.exists() else None
+            self.broken = state.get("broken", self.broken)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
             raise InputError(f"{self.run.checkpoint_file}: not of this run's model ({reason})") from error
@@ -81,7 +86,8 @@ class Loop:
 
         Raises:
             Interrupted: by ``stop``, after saving.
-            InputError: training diverged (NaN or infinite losses); the last checkpoint stays as it was.
+            InputError: training diverged (NaN or infinite losses), or too many training images cannot be read; the
+                last checkpoint stays as it was. Or a test image cannot be read, after saving.
         """
         setup, feed, schedule = self.setup, self.setup.feed, self.setup.schedule
         last = schedule.total if until is None else min(until, schedule.total)
@@ -95,13 +101,17 @@ class Loop:
         started = time.perf_counter()
         for parts in feed.batches(self.step, last, setup.config.data.workers):
             number, plan, rates = self.step, schedule.plan(self.step), setup.rates(self.step)
-            measures = self.world.mean(self._train_step(parts))
+            found = {one.row: one.error for part in parts for one in part.broken}
+            measures = self.world.mean(self._train_step(parts) | {"broken": float(len(found))})
+            if measures.pop("broken"):
+                self._tell_broken("train", self.world.merge(found), listening)
+                self._check_broken()
             speed = feed.batch_size / (time.perf_counter() - started)
             for observer in listening:
                 observer.step(Step(number + 1, self._epoch, plan, rates, measures, speed))
             result, improved = None, False
             if self.step % setup.eval_steps == 0 or self.step == schedule.total:
-                result, motion = self._evaluate(), setup.task.measure_motion()
+                result, motion = self._evaluate(listening), setup.task.measure_motion()
                 improved = self._improves(result)
                 for observer in listening:
                     observer.evaluation(Evaluated(self.step, self._epoch, result, motion))
@@ -111,7 +121,7 @@ class Loop:
             if stopping:
                 raise Interrupted(self.step)
             started = time.perf_counter()
-        return result or self._evaluate()
+        return result or self._evaluate(listening)
 
     @property
     def _epoch(self) -> float:
@@ -133,7 +143,26 @@ class Loop:
         self.step += 1
         return measures
 
-    def _evaluate(self) -> Evaluation:
+    def _tell_broken(self, split: Split, found: Mapping[int, str], listening: Sequence[Observer]) -> None:
+        """Each image once."""
+        known, feed = self.broken[split], self.setup.feed
+        for index in sorted(found.keys() - known.keys()):
+            known[index] = found[index]
+            total = len(feed.train if split == "train" else feed.test)
+            for observer in listening:
+                observer.broken(BrokenImage(self.step, split, index, found[index], len(known), total))
+
+    def _check_broken(self) -> None:
+        known, total = self.broken["train"], len(self.setup.feed.train)
+        largest = self.setup.config.broken.max_broken
+        if len(known) > largest * total:
+            raise InputError(
+                f"{len(known)} of {total} training images cannot be read so far, more than "
+                f"{option('max_broken', largest)} allows; 'gvit data check DIR' finds all of them. The last: "
+                f"{list(known.values())[-1]}"
+            )
+
+    def _evaluate(self, listening: Sequence[Observer]) -> Evaluation:
         """The model, or its moving average, on all test images."""
         feed = self.setup.feed
         try:
@@ -142,7 +171,13 @@ class Loop:
             raise self._diverged("evaluation", error) from error
         model = self.setup.task.model
         classes = 0 if model.card.encoder_only else model.num_classes
-        return summarize(self.world.interleave(shard, len(feed.tests)), classes)
+        measured = self.world.interleave(shard, len(feed.tests))
+        broken = feed.tests.errors(measured["broken"].nonzero().flatten().tolist())
+        self._tell_broken("test", dict(broken), listening)
+        if broken and self.setup.config.broken.broken_test_images == "fail":
+            self.save()
+            raise unreadable(broken, len(feed.tests))
+        return replace(summarize(measured, classes), broken=[for_python(one.error) for one in broken])
 
     def _improves(self, result: Evaluation) -> bool:
         """Whether it is the best so far, which is remembered; of equals, the first one is."""
@@ -169,7 +204,7 @@ class Loop:
             "architecture": Architecture.of(model).to_dict(),
             "class_names": list(model.card.class_names),
         }
-        state = {"step": self.step, "best": self.best, **described, **task.state()}
+        state = {"step": self.step, "best": self.best, "broken": self.broken, **described, **task.state()}
         if self.world.is_main:
             for file in (self.run.weights_file, *([self.run.best_file] if improved else [])):
                 save_model(model, file, state.get("ema", state["model"]))

@@ -330,12 +330,16 @@ def _cross_entropy(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     if logits.dtype == torch.bfloat16:
         logits = logits.float()
+    if labels.is_floating_point():  # shares of classes, of mixed images; the largest is to be named
+        labels, named = labels.to(logits.dtype), labels.argmax(-1)
+    else:
+        named = labels
     if class_weights is None:
         loss = F.cross_entropy(logits, labels)
     else:
         # a mean over images, not over weights: nothing may depend on how a batch is split
         loss = F.cross_entropy(logits, labels, class_weights.to(logits.dtype), reduction="none").mean()
-    hits = (logits.argmax(-1) == labels).float().mean()
+    hits = (logits.argmax(-1) == named).float().mean()
     return loss, {"class_loss": loss.detach(), "accuracy": hits.detach()}
 
 

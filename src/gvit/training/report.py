@@ -5,19 +5,20 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from gvit.data.inputs import eval_input
 from gvit.data.labelled import labelled_set, with_classes
-from gvit.data.loading import EvaluationSamples, evaluation_loader
+from gvit.data.loading import Broken, EvaluationSamples, evaluation_loader
 from gvit.data.sources import load_source
-from gvit.errors import InputError, option
+from gvit.errors import InputError, for_python, option
 from gvit.evaluation import Evaluation, Mistake, measure, mistakes, summarize
 from gvit.files import check_writable, write_text
 from gvit.gaussians import Gaussians
@@ -39,6 +40,7 @@ from gvit.viewing.figures import (
 _COLUMNS = 12  # images of the report
 _SHOWN = 24  # mistakes
 _LONGEST = 20  # letters of a class in a caption
+_NAMED = 5  # broken images, in a message
 
 
 @dataclass(frozen=True)
@@ -110,10 +112,19 @@ def write_report(run: Run) -> Path | None:
         return None
     count = min(_COLUMNS, len(images))
     rows = [round(i * (len(images) - 1) / max(1, count - 1)) for i in range(count)]
-    pictures, labels = zip(*(images[row] for row in rows), strict=True)
+    pictures, labels = zip(*images.readable(rows), strict=True)
     figure = report_figure(cast(GViT, model), torch.stack(pictures), [int(label) for label in labels])
     save_figure(figure, run.report_file)
     return run.report_file
+
+
+def unreadable(broken: Sequence[Broken], total: int) -> InputError:
+    """An error for test images that cannot be read."""
+    return InputError(
+        f"{len(broken)} of {total} test images cannot be read, and {option('broken_test_images', 'wrong')} would count "
+        f"them as wrong answers: {'; '.join(one.error for one in broken[:_NAMED])}"
+        f"{'; ...' if len(broken) > _NAMED else ''}"
+    )
 
 
 def write_curves(run: Run) -> Path | None:
@@ -140,6 +151,7 @@ def assess(
     data_dir: str | Path | None = None,
     dataset: str | None = None,
     out: str | Path | None = None,
+    broken_test_images: Literal["fail", "wrong"] | None = None,
 ) -> Assessment:
     """Measure a model on labelled images, and write down what was found.
 
@@ -154,10 +166,12 @@ def assess(
         data_dir: folder with the images; the run's own test images when neither this nor ``dataset`` is given.
         dataset: how they lie there, see ``gvit.data.labelled``; for models that read Gaussians, ``gaussians``.
         out: folder for the files; the run's own, or one in it for other images, or for other weights.
+        broken_test_images: fail: an image that cannot be read is an error; wrong: it counts as a wrong answer; None:
+            as in the run, and fail without one.
 
     Raises:
-        InputError: there is no model, no images, or images of classes that the model does not know (by their names);
-            or the files cannot be written.
+        InputError: there is no model, no images, one that cannot be read, or images of classes that the model does not
+            know (by their names); or the files cannot be written.
     """
     place, data_dir = Path(place), None if data_dir is None else Path(data_dir)
     run = next((r for r in map(Run, (place, place.parent)) if r.config_file.is_file()), None)
@@ -169,9 +183,12 @@ def assess(
     model, samples = _own(place, run) if own else _others(place, run, data_dir, dataset)
     if not model.card.encoder_only:
         check_classifies(model)
+    usual = "fail" if run is None else run.load_config().broken.broken_test_images
+    samples.mark_broken = (broken_test_images or usual) == "wrong"
     measured = measure(model.to(device), evaluation_loader(samples, batch_size))
+    broken = samples.errors(measured["broken"].nonzero().flatten().tolist())
     classes = 0 if model.card.encoder_only else model.num_classes
-    result = summarize(measured, classes)
+    result = replace(summarize(measured, classes), broken=[for_python(one.error) for one in broken])
     assessed = Assessment(
         result, _names(model), mistakes(measured) if classes else [], list(samples.source.keys), folder
     )

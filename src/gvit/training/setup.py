@@ -97,7 +97,7 @@ def set_up(
         raise InputError(f"the phases are shorter than one step; raise {option('epochs')}")
     feed.connect(model, task.draw_noise)
     few = range(0, len(feed.tests), -(-len(feed.tests) // _NUM_PROBES))
-    task.watch(lambda: torch.stack([feed.tests[i][0] for i in few]))
+    task.watch(lambda: torch.stack([inputs for inputs, _ in feed.tests.readable(few)]))
     setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
     # from the start: an interrupted run, too, is only what it is going to be
     model.card = replace(model.card, encoder_only=setup.schedule.encoder_only)

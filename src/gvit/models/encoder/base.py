@@ -78,11 +78,7 @@ class GaussianEncoder(Part, nn.Module):
         raise NotImplementedError
 
     def draw_noise(self) -> Float[Tensor, "k 9"]:
-        """What ``forward`` takes as noise for one training image, from torch's global generator.
-
-        A kind that has no use for it draws all the same: an image's augmentation is drawn next, from the same stream,
-        and so is the same whatever the kind.
-        """
+        """What ``forward`` takes as noise for one training image, from torch's global generator."""
         return torch.randn(self.num_gaussians, NUM_FIELDS)
 
     def geometry(self) -> list[nn.Module]:

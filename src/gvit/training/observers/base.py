@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gvit.data.sources import Split
 from gvit.evaluation import Evaluation
 from gvit.training.motion import Motion
 from gvit.training.schedule import StepPlan
@@ -67,6 +68,27 @@ class Evaluated:
     motion: Motion | None
 
 
+@dataclass(frozen=True)
+class BrokenImage:
+    """An image that cannot be read is met for the first time.
+
+    Attributes:
+        step: steps done so far.
+        split: train or test.
+        index: in its split.
+        error: what is wrong, with its name.
+        count: broken images of the split that are known so far, this one included.
+        total: images of the split.
+    """
+
+    step: int
+    split: Split
+    index: int
+    error: str
+    count: int
+    total: int
+
+
 class Observer:
     """Is told, in the main process; a subclass listens to what it wants."""
 
@@ -78,3 +100,6 @@ class Observer:
 
     def evaluation(self, evaluated: Evaluated) -> None:
         """After every evaluation."""
+
+    def broken(self, image: BrokenImage) -> None:
+        """For every image that cannot be read, once, before the step or evaluation that met it."""

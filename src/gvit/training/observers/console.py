@@ -9,9 +9,9 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from gvit.errors import for_python
+from gvit.errors import for_python, printable
 from gvit.progress import ProgressBar, clock
-from gvit.training.observers.base import Evaluated, Observer, Start, Step
+from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Start, Step
 
 _SHORT = {"pixel_loss": "pixel", "perceptual_loss": "1-ssim", "class_loss": "class", "accuracy": "acc"}
 
@@ -26,7 +26,7 @@ class ConsoleObserver(Observer):
 
     def __init__(self, header: str = "", worded: Callable[[str], str] = for_python) -> None:
         self.header, self.worded = header, worded
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True)
+        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
         self.entered, self.open = False, ExitStack()
         self.bar: ProgressBar | None = None
 
@@ -61,6 +61,11 @@ class ConsoleObserver(Observer):
         if self.bar is not None:
             text = f"{step.number}/{self.total} {self.losses} {self.speed:.0f} img/s"
             self.bar.update(step.number, text, label=self.phase)
+
+    def broken(self, image: BrokenImage) -> None:
+        what = "left out" if image.split == "train" else "not measured"
+        error = printable(self.worded(image.error))
+        self.console.print(f"{error}: {what}, {image.count} of {image.total} {image.split} images so far")
 
     def evaluation(self, evaluated: Evaluated) -> None:
         elapsed = time.perf_counter() - self.begun

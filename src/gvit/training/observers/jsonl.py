@@ -1,14 +1,15 @@
-"""``metrics.jsonl``: a line of JSON for every tenth step, every guided one, and every evaluation."""
+"""``metrics.jsonl``: a line of JSON for every tenth step, every guided one, every evaluation and broken image."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from gvit.errors import InputError
+from gvit.errors import InputError, for_python
 from gvit.files import write_text
-from gvit.training.observers.base import Evaluated, Observer, Start, Step
+from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Start, Step
 
 _EVERY = 10
 
@@ -56,9 +57,13 @@ class JsonlObserver(Observer):
     def evaluation(self, evaluated: Evaluated) -> None:
         record: dict[str, Any] = evaluated.result.to_dict()
         del record["confusion"]
+        record["broken"] = len(evaluated.result.broken)
         if evaluated.motion is not None:
             record |= evaluated.motion.known()
         self._append(kind="evaluation", step=evaluated.step, epoch=evaluated.epoch, **record)
+
+    def broken(self, image: BrokenImage) -> None:
+        self._append(kind="broken", **asdict(image) | {"error": for_python(image.error)})
 
     def _append(self, **record: Any) -> None:
         try:

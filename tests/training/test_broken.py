@@ -1,0 +1,235 @@
+"""Runs on folders in which files are really damaged."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gvit
+from gvit.cli import main
+from gvit.errors import InputError
+from gvit.training.config import (
+    BrokenConfig,
+    DataConfig,
+    ModelConfig,
+    OptimizerConfig,
+    PixelConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
+from gvit.training.dry_run import dry_run
+from gvit.training.observers import BrokenImage, ConsoleObserver, Observer
+from gvit.training.report import evaluate_run, write_report
+from gvit.training.run import Run
+from gvit.training.setup import set_up
+from gvit.training.train import Interrupted, resume, train
+
+DAMAGED = ("a/03.png", "b/x\n[red]\x1b[31m.png")
+SHOWN = (DAMAGED[0], r"b/x\n[red]\x1b[31m.png")
+
+
+@pytest.fixture
+def photographs(tmp_path) -> Path:
+    """24 images to train on, two of them broken, and 8 to test with."""
+    folder = tmp_path / "photographs"
+    random = np.random.default_rng(0)
+    for split, count in (("train", 12), ("test", 4)):
+        for name in ("a", "b"):
+            (folder / split / name).mkdir(parents=True)
+            for row in range(count):
+                image = Image.fromarray(random.integers(0, 256, (24, 24, 3), np.uint8))
+                image.save(folder / split / name / f"{row:02}.png")
+    (folder / "train" / "b" / "11.png").unlink()
+    (folder / "train" / DAMAGED[1]).write_text("<html>")
+    cut = (folder / "train" / DAMAGED[0]).read_bytes()
+    (folder / "train" / DAMAGED[0]).write_bytes(cut[: len(cut) // 2])
+    return folder
+
+
+@pytest.fixture
+def config(photographs) -> TrainConfig:
+    """3 steps an epoch."""
+    return TrainConfig(
+        model=ModelConfig("gvit_tiny_denoising", num_gaussians=4),
+        data=DataConfig("folder", photographs, batch_size=8),
+        schedule=ScheduleConfig(
+            **{"reconstruct_epochs": 1, "perceptual_epochs": 1, "classify_epochs": 1, "guide_epochs": 1},
+            eval_every=2,
+        ),
+        optimizer=OptimizerConfig(base_lr=1e-2, warmup_epochs=0.5),
+        broken=BrokenConfig(max_broken=0.1),
+    )
+
+
+class Recorder(Observer):
+    """Remembers."""
+
+    def __init__(self) -> None:
+        self.found: list[BrokenImage] = []
+
+    def broken(self, image: BrokenImage) -> None:
+        self.found.append(image)
+
+
+def metrics(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in Run(folder).metrics_file.read_text().splitlines()]
+    return [line | {"images_per_second": 0} for line in lines]
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    expected, found = (gvit.load_model(folder).state_dict() for folder in (one, other))
+    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert metrics(other) == metrics(one)
+
+
+def test_broken_images_are_left_out_named_once_and_counted_whatever_reads_them(config, tmp_path, capsys):
+    recorder = Recorder()
+    train(config, tmp_path / "run", [recorder, ConsoleObserver()])
+    told = capsys.readouterr().err
+    for count, image in enumerate(recorder.found, 1):
+        assert (image.split, image.count, image.total) == ("train", count, 24)
+        assert image.step <= 6  # two epochs show both, or nearly
+    for name, reason in zip(SHOWN, ("truncated", "web page"), strict=True):
+        assert [reason in line for line in told.splitlines() if name in line] == [True]
+    assert "\x1b" not in told
+    lines = [line for line in metrics(tmp_path / "run") if line["kind"] == "broken"]
+    assert [line["error"] for line in lines] == [image.error for image in recorder.found]
+    assert sum(SHOWN[1] in line["error"] for line in lines) == 1
+    # the same run with processes that read, and with an interruption after the first is known
+    train(replace(config, data=replace(config.data, workers=2)), tmp_path / "workers")
+    assert_same_run(tmp_path / "run", tmp_path / "workers")
+    cut = Recorder()
+    with pytest.raises(Interrupted):
+        train(config, tmp_path / "cut", [cut], stop=lambda: bool(cut.found))
+    rest = Recorder()
+    resume(tmp_path / "cut", [rest])
+    assert cut.found + rest.found == recorder.found
+    assert_same_run(tmp_path / "run", tmp_path / "cut")
+
+
+def test_above_the_share_a_run_stops_and_its_checkpoint_stays(config, tmp_path):
+    strict = replace(config, broken=BrokenConfig(max_broken=0.05))
+    with pytest.raises(
+        InputError, match=r"^2 of 24 training images .*max_broken=0\.05 .*(truncated|web page)"
+    ):
+        train(strict, tmp_path / "run")
+    last = metrics(tmp_path / "run")[-1]
+    assert (last["kind"], last["count"]) == ("broken", 2)
+
+
+def test_the_default_allows_one_in_a_hundred(config, tmp_path):
+    with pytest.raises(InputError, match=r"^[12] of 24 training images"):
+        train(replace(config, broken=BrokenConfig()), tmp_path / "run")
+
+
+def test_a_broken_test_image_fails_by_name_and_nothing_is_lost(config, photographs, tmp_path):
+    (photographs / "test" / "a" / "01.png").write_bytes(b"")
+    with pytest.raises(
+        InputError, match=r"^1 of 8 test images .*broken_test_images='wrong'.*a/01\.png: .*it is empty$"
+    ):
+        train(config, tmp_path / "run")
+    assert Run(tmp_path / "run").load_checkpoint()["step"] == 6
+    Image.new("RGB", (24, 24)).save(photographs / "test" / "a" / "01.png")
+    assert resume(tmp_path / "run").num_images == 8
+
+
+def test_or_it_counts_as_wrong(config, photographs, tmp_path, capsys):
+    lenient = replace(config, broken=BrokenConfig(0.1, "wrong"))
+    damaged = photographs / "test" / "a" / "01.png"
+    content = damaged.read_bytes()
+    damaged.write_bytes(b"")
+    recorder, run = Recorder(), tmp_path / "run"
+    result = train(lenient, run, [recorder])
+    assert [image.error for image in recorder.found if image.split == "test"] == result.broken
+    assert result.broken == [f"{damaged}: not an image file: it is empty"]
+    assert sum(map(sum, result.confusion)) == 7
+    assert result.top1 * 8 == sum(result.confusion[i][i] for i in range(2))
+    assert metrics(run)[-1]["broken"] == 1
+    assert evaluate_run(run) == result
+    with pytest.raises(InputError, match=r"a/01\.png"):
+        evaluate_run(run, broken_test_images="fail")
+    assert main(["evaluate", str(run)]) == 0
+    assert f"{damaged}: not an image file" in capsys.readouterr().err
+    assert main(["evaluate", str(run), "--broken-test-images", "fail"]) == 2
+    assert write_report(Run(run)) is not None
+    assert dry_run(set_up(lenient)).seconds > 0
+    # the other images were measured as ever
+    damaged.write_bytes(content)
+    whole = evaluate_run(run)
+    assert whole.num_images * whole.top1 - result.num_images * result.top1 in (0, 1)
+
+
+def test_two_processes_know_of_each_others_broken_images(photographs, tmp_path):
+    arguments = [
+        *("train", "folder", "--data-dir", str(photographs), "--init", "None", "--num-gaussians", "4"),
+        *("--max-broken", "0.1", "--batch-size", "8", "--epochs", "2", "--precision", "float64"),
+        *("--mixup", "0.8", "--cutmix", "1", "--looks", "1", "--workers", "0"),
+    ]
+    assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    subprocess.run(
+        [*program, "-m", "gvit", *arguments, "--out", str(tmp_path / "two")],
+        **{"env": environment, "check": True, "capture_output": True, "timeout": 240},
+    )
+    one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("one", "two"))
+    assert one["broken"] == two["broken"]
+    assert len(one["broken"]["train"]) == 2
+    assert max((one["model"][name] - two["model"][name]).abs().max() for name in one["model"]) < 1e-8
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_pairs_need_an_even_number_of_images(config, name):
+    for batch_size, accumulate in ((7, 1), (6, 2)):
+        odd = replace(
+            config,
+            data=replace(config.data, batch_size=batch_size),
+            compute=replace(config.compute, accumulate=accumulate),
+            pixels=PixelConfig(**{name: 1.0}),
+        )
+        with pytest.raises(
+            InputError, match=rf"{name} mixes images in pairs, .* a multiple of {2 * accumulate}$"
+        ):
+            set_up(odd)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("randaugment", 9), ("random_erase", 0.5), ("mixup", 0.8), ("cutmix", 1.0)]
+)
+def test_what_is_done_to_pixels_changes_the_images_that_a_step_sees(config, field, value):
+    def batch(pixels: PixelConfig, step: int = 0):
+        feed = set_up(replace(config, pixels=pixels)).feed
+        ((batch,),) = feed.batches(step, step + 1, workers=0)
+        return batch
+
+    plain, changed = batch(PixelConfig()), batch(PixelConfig(**{field: value}))
+    assert (plain.inputs != changed.inputs).flatten(1).any(1).sum() > 0
+    assert torch.equal(plain.noise, changed.noise)
+    assert torch.equal(batch(PixelConfig(**{field: value})).inputs, changed.inputs)
+    mixes = field in ("mixup", "cutmix")
+    assert changed.labels.is_floating_point() == mixes
+    if mixes:
+        torch.testing.assert_close(changed.labels.sum(1), torch.ones(8))
+
+
+def test_gaussians_have_no_pixels(config, tmp_path):
+    raw = gvit.Gaussians(torch.randn(4, 9))
+    for split in ("train", "test"):
+        for name in ("a", "b"):
+            (tmp_path / "fits" / split / name).mkdir(parents=True)
+            raw.save(tmp_path / "fits" / split / name / "0.safetensors")
+    on_gaussians = replace(
+        config,
+        model=ModelConfig("gaussian_vit_tiny"),
+        data=DataConfig("gaussians", tmp_path / "fits", batch_size=2),
+        pixels=PixelConfig(mixup=1.0),
+    )
+    with pytest.raises(InputError, match="mixup is for images, but the data set holds Gaussians"):
+        set_up(on_gaussians)
