@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterable, Sequence
+import io
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,14 +17,40 @@ from torch import Tensor
 from gvit.errors import InputError
 
 EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".avif"}
+    {
+        *(
+            ".png",
+            ".apng",
+            ".jpg",
+            ".jpeg",
+            ".jpe",
+            ".jfif",
+            ".webp",
+            ".bmp",
+            ".gif",
+            ".tif",
+            ".tiff",
+            ".ppm",
+        ),
+        *(".pgm", ".avif"),
+    }
 )
+# Images, too, but not for Pillow: phones' and cameras' own formats, drawings, documents.
+UNREADABLE = frozenset(
+    {
+        *(".heic", ".heif", ".hif", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
+        *(".svg", ".xcf"),
+    }
+)
+
+_logger = logging.getLogger(__name__)
 
 
 def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTENSIONS) -> list[Path]:
     """Image files named by files, folders (searched recursively) and shell-style patterns, each once, in order.
 
     ``extensions`` are what is looked for in folders; those of Gaussians are in ``gvit.data.sources.gaussians``.
+    Images of other formats in a folder are counted in a warning (``left_out``).
 
     Raises:
         InputError: a source that does not exist, a folder or pattern without images.
@@ -30,7 +59,11 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            files: Iterable[Path] = sorted(p for p in path.rglob("*") if p.suffix.lower() in extensions)
+            inside = [p for p in path.rglob("*") if not p.name.startswith(".")]
+            files: Iterable[Path] = sorted(p for p in inside if p.suffix.lower() in extensions)
+            if extensions == EXTENSIONS:
+                for note in left_out(path, Counter(p.suffix.lower() for p in inside)):
+                    _logger.warning(note)
             what = "images" if extensions == EXTENSIONS else "Gaussians"
             missing = f"{path}: no {what} in this folder (looked for {', '.join(sorted(extensions))})"
         elif path.exists():
@@ -45,8 +78,21 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     return list(found)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """An image file as 8-bit RGB, upright.
+def left_out(folder: Path, suffixes: Mapping[str, int]) -> tuple[str, ...]:
+    """A line that counts a folder's images of formats that Pillow can't read; none where there are none.
+
+    Args:
+        folder: what it is about.
+        suffixes: how many files have each suffix, in small letters; those of ``UNREADABLE`` are told.
+    """
+    found = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in UNREADABLE]
+    if not found:
+        return ()
+    return (f"{folder}: left out what can't be read: {', '.join(found)}; convert them to JPEG or PNG",)
+
+
+def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
+    """An image file as 8-bit RGB, upright; ``content``: its bytes, where ``path`` is only what it is called.
 
     EXIF orientation is applied; 16-bit and float values are scaled to 8 bits; transparent pixels are laid over
     black, the renderer's default background; of an animation, the first frame.
@@ -55,7 +101,7 @@ def open_image(path: str | Path) -> Image.Image:
         InputError: the file is missing, is not an image, or is damaged.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
             file.load()
             return to_rgb(ImageOps.exif_transpose(file))
     except UnidentifiedImageError as error:

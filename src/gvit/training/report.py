@@ -11,7 +11,7 @@ import torch
 
 from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples, evaluation_loader
-from gvit.data.sources import load_source
+from gvit.data.splits import load_test
 from gvit.errors import InputError
 from gvit.evaluation import Evaluation, evaluate
 from gvit.files import write_text
@@ -34,7 +34,7 @@ def load_with_test_images(run: Run) -> tuple[ImageClassifier, EvaluationSamples]
     """
     data = run.load_config().data
     model = load_model(run.folder)
-    source = load_source(data.dataset, "test", data.data_dir)
+    source = load_test(data.dataset, data.data_dir, run.load_split())
     run.check_classes(model.card.class_names, source.class_names)
     return model, EvaluationSamples(source, eval_input(model, source))
 

@@ -55,6 +55,7 @@ def train(
     run, observers = Run(Path(out)), list(observers)
     if world.is_main:
         Run.create(run.folder, setup.config, overwrite)
+        run.save_split(setup.feed.recorded)
     world.barrier()
     return _fit(Loop(setup, run, observers, world), stop)
 
@@ -90,7 +91,8 @@ def resume(
             f"again with {wording('overwrite=True', '--overwrite')}"
         )
     broken = state is not None and not _is_readable(run)
-    setup = set_up(config, device, world, known=_known(run, state), initialize=state is None)
+    split, known = run.load_split(), _known(run, state)
+    setup = set_up(config, device, world, known=known, initialize=state is None, recorded=split)
     observers = list(observers)
     loop = Loop(setup, run, observers, world)
     if state is not None:
@@ -98,6 +100,7 @@ def resume(
     world.barrier()
     if world.is_main:
         run.save_config(setup.config)
+        run.save_split(setup.feed.recorded)
     if broken:  # the checkpoint has all that is in them
         loop.save()
     return _fit(loop, stop, until)
