@@ -3,12 +3,10 @@ import json
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from gvit.data.sources import SOURCES, load_source
+from gvit.data.sources import load_source
 from gvit.errors import InputError
-from gvit.gaussians import Gaussians
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -133,31 +131,3 @@ def test_parquet_that_cannot_be_used(tmp_path):
     pq.write_table(pa.table({"label": [0]}), path)
     with pytest.raises(InputError, match=r"train-0\.parquet: not in the Hugging Face"):
         load_source("parquet", "train", tmp_path)
-
-
-@pytest.mark.parametrize("name", SOURCES)
-def test_every_source_keeps_to_its_word(name, tmp_path):
-    """Both splits agree in their classes, every class has images in both, and loading twice gives the same."""
-    for split in ("train", "test"):
-        if name == "folder":
-            write_class(tmp_path / split / "a", 10, 2)
-            write_class(tmp_path / split / "b", 20, 1)
-        elif name == "gaussians":
-            for label in "ab":
-                (tmp_path / split / label).mkdir(parents=True)
-                Gaussians(torch.randn(3, 9)).save(tmp_path / split / label / "0.safetensors")
-        elif name == "parquet":
-            write_parquet(tmp_path / "data" / f"{split}-0.parquet", [1, 0, 1], ["a", "b"])
-    data_dir = None if name.startswith("digits") else tmp_path
-    train, test = (load_source(name, split, data_dir) for split in ("train", "test"))
-    assert list(train.class_names) == list(test.class_names)
-    for source in (train, test):
-        assert len(source) == len(source.labels)
-        assert set(source.labels) == set(range(len(source.class_names)))
-        for row in (0, len(source) - 1):
-            first, again = source.load(row), source.load(row)
-            if source.example is None:
-                assert (first.mode, first.tobytes()) == ("RGB", again.tobytes())
-            else:
-                assert torch.equal(first.raw, again.raw)
-                assert first.raw.shape == source.example.raw.shape

@@ -14,7 +14,7 @@ import hashlib
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -28,6 +28,7 @@ from gvit.data.sources.base import Keys, Source, Split, existing_folder, split_o
 from gvit.data.sources.classes import index_classes
 from gvit.errors import InputError, first_line
 from gvit.files import replacing
+from gvit.progress import ProgressBar
 
 _WORDS = {"train": {"train", "training"}, "test": {"val", "test", "validation", "valid"}}
 _NAMES = ("classes.txt", "classnames.txt", "classes.json")
@@ -56,9 +57,9 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         raise InputError(f"{root}: no .tar files here, nor in folders within")
     of = {part: [tar for tar in tars if _words(tar, root) & words] for part, words in _WORDS.items()}
     own = bool(of["train"] and of["test"])
-    training = [_index(tar) for tar in (of["train"] if own else tars)]
+    training = _indices(of["train"] if own else tars)
     classes, names, place = _class_names(root)
-    read = [_index(tar) for tar in of["test"]] if own and split == "test" else training
+    read = _indices(of["test"]) if own and split == "test" else training
     paths = of[split] if own else tars
     values, known = ([label for shard in shards for label in shard.labels] for shards in (read, training))
     try:
@@ -124,6 +125,15 @@ def _class_names(root: Path) -> tuple[list[str] | None, list[str] | None, Path |
         return classes, list(map(str, content.values())) if isinstance(content, dict) else classes, file
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: not a list of class names ({first_line(error)})") from error
+
+
+def _indices(tars: Sequence[Path]) -> list[_Shard]:
+    found: list[_Shard] = []
+    with ProgressBar("tars", len(tars)) as bar:
+        for tar in tars:
+            bar.update(len(found), tar.name)
+            found.append(_index(tar))
+    return found
 
 
 def _index(tar: Path) -> _Shard:
