@@ -119,7 +119,7 @@ def _class_names(root: Path) -> tuple[list[str] | None, list[str] | None, Path |
     try:
         text = file.read_text()
         content = json.loads(text) if file.suffix == ".json" else text.splitlines()
-        if isinstance(content, dict) and all(name.isdecimal() for name in content):
+        if isinstance(content, dict) and content.keys() == {str(label) for label in range(len(content))}:
             content = [content[str(label)] for label in range(len(content))]
         classes = [str(name).strip() for name in content if str(name).strip()]
         return classes, list(map(str, content.values())) if isinstance(content, dict) else classes, file
