@@ -173,7 +173,7 @@ def test_what_is_hidden_or_of_an_unknown_format_is_no_image(tmp_path):
     (tmp_path / "__MACOSX" / "a").mkdir(parents=True)
     train, test = (load_source("folder", split, tmp_path) for split in ("train", "test"))
     assert (len(train), len(test), train.class_names) == (8, 2, ["a", "b"])
-    told = f"{tmp_path}: left out what can't be read: 2 .heic; convert them to JPEG or PNG"
+    told = f"{tmp_path}: 2 .heic are left out: gvit reads none of these, convert them to PNG or JPEG"
     assert train.notes == test.notes == (told,)
 
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
-import logging
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,22 +33,12 @@ EXTENSIONS = frozenset(
         *(".pgm", ".avif"),
     }
 )
-# Images, too, but not for Pillow: phones' and cameras' own formats, drawings, documents.
-UNREADABLE = frozenset(
-    {
-        *(".heic", ".heif", ".hif", ".jxl", ".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2"),
-        *(".svg", ".xcf"),
-    }
-)
-
-_logger = logging.getLogger(__name__)
 
 
 def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTENSIONS) -> list[Path]:
     """Image files named by files, folders (searched recursively) and shell-style patterns, each once, in order.
 
     ``extensions`` are what is looked for in folders; those of Gaussians are in ``gvit.data.sources.gaussians``.
-    Images of other formats in a folder are counted in a warning (``left_out``).
 
     Raises:
         InputError: a source that does not exist, a folder or pattern without images.
@@ -59,11 +47,8 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            inside = [p for p in path.rglob("*") if not p.name.startswith(".")]
-            files: Iterable[Path] = sorted(p for p in inside if p.suffix.lower() in extensions)
-            if extensions == EXTENSIONS:
-                for note in left_out(path, Counter(p.suffix.lower() for p in inside)):
-                    _logger.warning(note)
+            shown = (p for p in path.rglob("*") if not p.name.startswith("."))
+            files: Iterable[Path] = sorted(p for p in shown if p.suffix.lower() in extensions)
             what = "images" if extensions == EXTENSIONS else "Gaussians"
             missing = f"{path}: no {what} in this folder (looked for {', '.join(sorted(extensions))})"
         elif path.exists():
@@ -78,19 +63,6 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     return list(found)
 
 
-def left_out(folder: Path, suffixes: Mapping[str, int]) -> tuple[str, ...]:
-    """A line that counts a folder's images of formats that Pillow can't read; none where there are none.
-
-    Args:
-        folder: what it is about.
-        suffixes: how many files have each suffix, in small letters; those of ``UNREADABLE`` are told.
-    """
-    found = [f"{count} {suffix}" for suffix, count in sorted(suffixes.items()) if suffix in UNREADABLE]
-    if not found:
-        return ()
-    return (f"{folder}: left out what can't be read: {', '.join(found)}; convert them to JPEG or PNG",)
-
-
 def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
     """An image file as 8-bit RGB, upright; ``content``: its bytes, where ``path`` is only what it is called.
 
@@ -103,7 +75,8 @@ def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
     try:
         with Image.open(path if content is None else io.BytesIO(content)) as file:
             file.load()
-            return to_rgb(ImageOps.exif_transpose(file))
+            ImageOps.exif_transpose(file, in_place=True)  # which copies nothing that is upright
+            return to_rgb(file)
     except UnidentifiedImageError as error:
         raise InputError(f"{path}: not an image file") from error
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
@@ -128,4 +101,4 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

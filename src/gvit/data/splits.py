@@ -9,7 +9,7 @@ from pathlib import Path
 from gvit.data.sources import Source, Split, load_source
 from gvit.errors import InputError
 
-# the keys of each split's samples
+# names of the classes, and the keys of each split's samples
 Record = Mapping[str, Sequence[str]]
 _SPLITS: tuple[Split, Split] = ("train", "test")
 
@@ -23,13 +23,13 @@ def load_splits(
         name: as for ``load_source``.
         data_dir: as for ``load_source``.
         recorded: what ``record_splits`` gave before: the same images in the same order, whatever has come to the data
-            since then.
+            since then. Where the data have other classes now, it is as if it weren't there.
 
     Raises:
         InputError: as ``load_source``; or a recorded image is gone.
     """
     train, test = (load_source(name, split, data_dir) for split in _SPLITS)
-    if recorded is None or train.own_split:
+    if recorded is None or train.own_split or list(train.class_names) != list(recorded["class_names"]):
         return train, test
     both = _joined(train, test)
     row = {key: number for number, key in enumerate(both.keys)}
@@ -53,7 +53,9 @@ def load_test(name: str, data_dir: Path | None = None, recorded: Record | None =
 
 def record_splits(train: Source, test: Source) -> Record | None:
     """What to keep to find the same split again; None where it is the data's own."""
-    return None if train.own_split else {"train": list(train.keys), "test": list(test.keys)}
+    if train.own_split:
+        return None
+    return {"class_names": list(train.class_names), "train": list(train.keys), "test": list(test.keys)}
 
 
 def _joined(one: Source, other: Source) -> Source:

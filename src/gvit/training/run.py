@@ -148,7 +148,7 @@ class Run:
             return None
         try:
             recorded = json.loads(self.split_file.read_text())
-            return {split: list(map(str, recorded[split])) for split in ("train", "test")}
+            return {name: list(map(str, recorded[name])) for name in ("class_names", "train", "test")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.split_file}: damaged ({first_line(error)})") from error
 

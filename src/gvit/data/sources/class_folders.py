@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from gvit.data.images import UNREADABLE, left_out
 from gvit.data.sources.base import Keys, Source, Split, split_off
+from gvit.data.unread import UNREAD, count_left_out
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
 
@@ -52,15 +52,16 @@ def class_folders(
     else:
         names = _class_names(root)
         need = "; where there are no train/ and val/, a class needs at least 2: a fifth is kept for the test"
-    keys, labels, unreadable = [], [], Counter[str]()
+    keys, labels, unread = [], [], Counter[str]()
     for label, name in enumerate(names):
         files = _files(place / name)
-        unreadable.update(kind for file in files if (kind := _suffix(file)) in UNREADABLE - extensions)
+        unread.update(kind for file in files if (kind := _suffix(file)) in UNREAD - extensions)
         found = [f"{place / name}/{file}" for file in files if _suffix(file) in extensions]
         keys += [os.path.relpath(path, root) for path in found]
         labels += [label] * len(found)
     compact = Keys(keys)
-    notes = left_out(place, unreadable) if what == "images" else ()
+    told = count_left_out(unread) if what == "images" else None
+    notes = () if told is None else (f"{place}: {told}",)
     source = Source(lambda i: open_file(root / compact[i]), labels, names, keys=compact, notes=notes)
     if need:
         source = split_off(source, split)

@@ -1,0 +1,44 @@
+"""Files that hold images, by their suffix, but that Pillow doesn't read: what is left out of a folder."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from gvit.data.images import EXTENSIONS
+
+UNREAD = (
+    frozenset(
+        {
+            *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".jxr"),
+            *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
+            *(".exr", ".hdr", ".dcm", ".fits", ".psd", ".xcf", ".tga", ".ico"),
+            *(".ai", ".eps", ".pdf", ".svg", ".svgz"),
+            *(".avi", ".mkv", ".mov", ".mp4", ".webm"),
+        }
+    )
+    - EXTENSIONS
+)
+
+
+def left_out(sources: Sequence[str | Path]) -> str | None:
+    """A line that counts the image and video files in folders that are not looked at, by suffix; None for none."""
+    files = {
+        file.resolve()
+        for folder in map(Path, sources)
+        if folder.is_dir()
+        for file in folder.rglob("*")
+        if file.suffix.lower() in UNREAD
+    }
+    return count_left_out(Counter(file.suffix.lower() for file in files))
+
+
+def count_left_out(suffixes: Mapping[str, int]) -> str | None:
+    """The line of ``left_out``, of how many files have each suffix of ``UNREAD``."""
+    if not suffixes:
+        return None
+    by_number = sorted(suffixes.items(), key=lambda c: (-c[1], c[0]))
+    shown = ", ".join(f"{count} {suffix}" for suffix, count in by_number)
+    is_, them = ("is", "it") if sum(suffixes.values()) == 1 else ("are", "them")
+    return f"{shown} {is_} left out: gvit reads none of these, convert {them} to PNG or JPEG"
