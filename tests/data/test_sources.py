@@ -3,9 +3,10 @@ import json
 
 import numpy as np
 import pytest
+import torchvision
 from PIL import Image
 
-from gvit.data.sources import download, load_source, torchvision_sets
+from gvit.data.sources import download, load_source
 from gvit.data.sources.base import Keys
 from gvit.errors import InputError
 
@@ -184,7 +185,7 @@ def test_a_set_of_torchvision_is_fetched_only_when_asked(tmp_path, monkeypatch):
         load_source("torch/dtd", "train", tmp_path)
     assert caught.value.for_command_line().endswith("fetch it with --download")
     asked = []
-    monkeypatch.setattr(torchvision_sets.datasets, "DTD", lambda root, **given: asked.append((root, given)))
+    monkeypatch.setattr(torchvision.datasets, "DTD", lambda root, **given: asked.append((root, given)))
     download("torch/DTD", tmp_path / "new")
     assert [given.pop("download") for _, given in asked] == [True] * 3
     assert asked == [(tmp_path / "new", {"split": split}) for split in ("train", "val", "test")]
@@ -194,7 +195,7 @@ def test_a_set_of_torchvision_is_fetched_only_when_asked(tmp_path, monkeypatch):
     def fail(*_, **__):
         raise OSError("no network")
 
-    monkeypatch.setattr(torchvision_sets.datasets, "DTD", fail)
+    monkeypatch.setattr(torchvision.datasets, "DTD", fail)
     with pytest.raises(InputError, match=r"torch/DTD: cannot be fetched to .* \(no network\)"):
         download("torch/DTD", tmp_path)
     with pytest.raises(InputError, match="unknown data set 'torch/flowers'; nearest: torch/Flowers102"):

@@ -11,7 +11,6 @@ from pathlib import Path
 from gvit.cli.devices import find_device
 from gvit.cli.parsing import flags_of, parse
 from gvit.cli.signals import stop_requests
-from gvit.data.sources import download
 from gvit.errors import InputError, for_command_line
 from gvit.evaluation import Evaluation
 from gvit.recipes import RECIPES, load_recipe
@@ -81,6 +80,8 @@ def run(args: list[str]) -> int:
     output, config = new.output, new.config
     folder = output.out or Path("runs") / recipe
     if output.download:
+        from gvit.data.sources import download
+
         download(config.data.dataset, config.data.data_dir)
     if output.dry_run:
         return _dry_run(config, output.device)

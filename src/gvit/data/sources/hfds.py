@@ -31,7 +31,7 @@ def source(split: Split, data_dir: Path | None = None, name: str = "") -> Source
     try:
         import datasets
     except ImportError:
-        raise InputError("data sets hfds need the library datasets: pip install 'gvit[hfds]'") from None
+        raise InputError("data sets hfds need gvit's extra 'hfds': pip install datasets") from None
     called = f"hfds/{name}" if name else "hfds"
     root = data_dir if name else existing_folder(data_dir, "hfds")
     try:

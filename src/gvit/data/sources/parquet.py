@@ -31,7 +31,7 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
     except ImportError:
-        raise InputError("Parquet files need pyarrow: pip install 'gvit[parquet]'") from None
+        raise InputError("Parquet files need gvit's extra 'parquet': pip install pyarrow") from None
     training, tests = _files(root, "train"), _files(root, "test")
     files = training if split == "train" or not tests else tests
     if not training:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torchvision import datasets
 
 from gvit.data.images import open_image
 from gvit.data.sources.base import Keys, Source, Split, existing_folder, split_off
@@ -68,7 +67,7 @@ def download(name: str, data_dir: Path | None) -> None:
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         for arguments in (a for parts in _SPLITS[name].values() for a in parts):
-            getattr(datasets, name)(data_dir, download=True, **arguments)
+            _kind(name)(data_dir, download=True, **arguments)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"torch/{name}: cannot be fetched to {data_dir} ({first_line(error)})") from error
 
@@ -82,12 +81,18 @@ class _Part:
     class_names: list[str]
 
 
-def _open(name: str, root: Path, arguments: dict[str, Any]) -> _Part:
+def _kind(name: str) -> Callable[..., Any]:
+    from torchvision import datasets
+
     kind: Callable[..., Any] = getattr(datasets, name)
+    return kind
+
+
+def _open(name: str, root: Path, arguments: dict[str, Any]) -> _Part:
     # it is the path that is wanted, for names in messages and for decoding like any other file
     paths = {} if name.startswith("CIFAR") or name == "OxfordIIITPet" else {"loader": lambda path: path}
     try:
-        opened = kind(root, **arguments, **paths)
+        opened = _kind(name)(root, **arguments, **paths)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         call = f"torchvision.datasets.{name}({str(root)!r}, download=True)"
         raise InputError(
