@@ -206,16 +206,16 @@ def test_data_sets_of_the_hub(tmp_path, monkeypatch):
     hf = pytest.importorskip("datasets")
     asked = []
 
-    def load(name, **given):
-        asked.append((name, given))
+    def load(name, config, **given):
+        asked.append((name, config, given))
         images = [Image.new("L", (4, 4), value) for value in range(10)]
         features = hf.Features({"img": hf.Image(), "labels": hf.Value("string")})
         whole = hf.Dataset.from_dict({"img": images, "labels": ["fig", "kiwi"] * 5}, features=features)
         return hf.DatasetDict({"train": whole.select(range(9, -1, -1)), "test": whole.select([])})
 
     monkeypatch.setattr(hf, "load_dataset", load)
-    train, test = (load_source("hfds/someone/fruit", split, tmp_path) for split in ("train", "test"))
-    assert asked == [("someone/fruit", {"cache_dir": str(tmp_path)})] * 2
+    train, test = (load_source("hfds/someone/fruit:small", split, tmp_path) for split in ("train", "test"))
+    assert asked == [("someone/fruit", "small", {"cache_dir": str(tmp_path)})] * 2
     # its test is empty; rows are those of the selection, not of the table below it
     assert (len(train), len(test), train.class_names, train.own_split) == (8, 2, ["fig", "kiwi"], False)
     assert all(train.load(row).getpixel((0, 0))[0] % 2 == train.labels[row] for row in range(8))

@@ -16,9 +16,9 @@ _TESTS = ("test", "validation", "val", "valid")
 def source(split: Split, data_dir: Path | None = None, name: str = "") -> Source:
     """A data set of the Hugging Face Hub by its name, or, without a name, what ``datasets`` finds in a folder.
 
-    ``hfds/NAME`` is fetched from the Hub, once, to ``data_dir`` or where ``datasets`` keeps its files. ``hfds`` reads
-    the folder ``data_dir``: Arrow files by ``save_to_disk``, Parquet, or images in class folders. Images are read from
-    the disk, whatever their number.
+    ``hfds/NAME``, or ``hfds/NAME:CONFIG`` where it has several, is fetched from the Hub, once, to ``data_dir`` or where
+    ``datasets`` keeps its files. ``hfds`` reads the folder ``data_dir``: Arrow files by ``save_to_disk``, Parquet, or
+    images in class folders. Images are read from the disk, whatever their number.
 
     The images are the first column of the type ``Image``; the labels are ``label``, ``labels``, ``fine_label``, or the
     only column of the type ``ClassLabel``. The test split is ``test``, ``validation``, ``val`` or ``valid``, the first
@@ -37,7 +37,9 @@ def source(split: Split, data_dir: Path | None = None, name: str = "") -> Source
     try:
         whole: Any
         if name:
-            whole = datasets.load_dataset(name, cache_dir=None if root is None else str(root))
+            path, _, config = name.partition(":")
+            cache = None if root is None else str(root)
+            whole = datasets.load_dataset(path, config or None, cache_dir=cache)
         elif any((Path(str(root)) / file).is_file() for file in ("dataset_dict.json", "state.json")):
             whole = datasets.load_from_disk(str(root))
         else:

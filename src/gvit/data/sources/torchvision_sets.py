@@ -94,9 +94,10 @@ def _open(name: str, root: Path, arguments: dict[str, Any]) -> _Part:
     try:
         opened = _kind(name)(root, **arguments, **paths)
     except (OSError, RuntimeError, ValueError, KeyError) as error:
+        reason = first_line(error).partition(" You can")[0]
         call = f"torchvision.datasets.{name}({str(root)!r}, download=True)"
         raise InputError(
-            f"{root}: torchvision's {name} is not in here ({first_line(error)}); fetch it with "
+            f"{root}: torchvision's {name} is not in here ({reason}); fetch it with "
             f"{wording(call, '--download')}"
         ) from error
     if name.startswith("CIFAR"):
