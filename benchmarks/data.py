@@ -6,8 +6,9 @@ The same encoded images lie in class folders, Parquet, WebDataset tars and a dat
 evaluation loader reads them, batched, in the main process. The bare loop beside it opens each file with Pillow,
 converts, resizes and crops it as the evaluation does, and makes a tensor of it: nobody can do with less. Time is that
 of the process on one core, the best of several turns that alternate between loop and loader, so that a busy machine
-spoils neither. Memory is what the process has resident after every thousand of 10,000 images of 128 px. Images are those of a
-folder, or pieces of scikit-image's photograph of 32, 128 and 384 px. Writes ``benchmarks/results/data.json``.
+spoils neither. Memory is what the process has resident after every thousand of 10,000 images, of 128 px where they are
+made up. Images are those of a folder, or pieces of scikit-image's photograph of 32, 128 and 384 px. Writes
+``benchmarks/results/data.json``.
 """
 
 from __future__ import annotations
@@ -157,18 +158,17 @@ def main() -> None:
     torch.set_num_threads(1)
     count, turns, seen = (100, 2, 0) if options.quick else (400, 8, 10_000)
     if options.images is None:
-        cases = {f"{side} px": (pieces(side, count), ".jpg") for side in SIDES}
+        cases = {
+            f"{side} px": (pieces(side, count), ".jpg", turns, seen if side == 128 else 0) for side in SIDES
+        }
     else:
         files = find_images([options.images])[:count]
-        cases = {options.images.name: ([file.read_bytes() for file in files], files[0].suffix)}
+        encoded = [file.read_bytes() for file in files]
+        cases = {options.images.name: (encoded, files[0].suffix, turns, seen)}
     print(
         f"{'images':<10}{'source':<9}{'size':>5}{'bare /s':>12}{'loader /s':>12}{'ratio':>10}{'MiB':>10}{'grown':>9}"
     )
-    rows = [
-        row
-        for case, given in cases.items()
-        for row in measure(case, *given, turns, seen * (case not in ("32 px", "384 px")))
-    ]
+    rows = [row for case, given in cases.items() for row in measure(case, *given)]
     if not options.quick:
         settings = {"images": count, "turns": turns, "batch": BATCH, "seen": seen, "cases": list(cases)}
         write_results("data", settings, rows)
