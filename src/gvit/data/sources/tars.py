@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -76,10 +77,12 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         np.concatenate([getattr(shard, name) for shard in read]) for name in ("offsets", "sizes")
     )
 
+    files, begin = list(map(str, paths)), f"{root}{os.sep}"
+
     def load(row: int) -> Image.Image:
-        name = root / keys[row]
+        name = begin + keys[row]
         try:
-            with paths[shards[row]].open("rb") as file:
+            with open(files[shards[row]], "rb") as file:
                 file.seek(offsets[row])
                 content = file.read(sizes[row])
         except OSError as error:
