@@ -12,6 +12,7 @@ from PIL import Image
 
 import gvit
 from gvit.cli import main
+from gvit.data.sources import SOURCES
 from gvit.models import registry
 from gvit.models.complexity import model_complexity
 from gvit.models.tokens import TOKENIZERS
@@ -159,6 +160,13 @@ def test_the_example_of_analysis_runs(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("rank correlation ")
     assert (folder / "explained.png").stat().st_size > 5000
     assert (folder / "regimes.png").stat().st_size > 5000
+
+
+def test_the_example_of_a_source_runs(capsys, monkeypatch):
+    monkeypatch.setattr("gvit.data.sources.SOURCES", dict(SOURCES))
+    (example,) = blocks("python", (ROOT / "docs" / "data.md").read_text())
+    exec(compile(example, "data.md", "exec"), {})
+    assert capsys.readouterr().out == "80 20\n"
 
 
 def test_the_example_of_training_on_a_folder_runs(tmp_path, capsys):

@@ -36,6 +36,35 @@ def test_sixteen_bits_are_scaled(tmp_path):
     np.testing.assert_array_equal(grey_of(path), GREY)
 
 
+def test_sixteen_bits_of_either_byte_order(tmp_path):
+    for order in "<>":
+        path = tmp_path / "a.tiff"
+        mode = "I;16" if order == "<" else "I;16B"
+        image = Image.frombytes(mode, (4, 3), (GREY.astype(np.uint16) * 257).astype(f"{order}u2").tobytes())
+        np.testing.assert_array_equal(grey_of(write(path, image)), GREY)
+
+
+def test_cmyk(tmp_path):
+    path = write(
+        tmp_path / "a.tiff", Image.merge("CMYK", [Image.new("L", (4, 3), v) for v in (255, 0, 0, 51)])
+    )
+    assert open_image(path).getpixel((0, 0)) == (0, 204, 204)
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png", "tiff"])
+def test_the_first_frame_of_an_animation(tmp_path, suffix):
+    frames = [Image.new("RGB", (4, 3), colour) for colour in ("white", "black", "red")]
+    path = write(tmp_path / f"a.{suffix}", frames[0], save_all=True, append_images=frames[1:])
+    assert open_image(path).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_an_image_that_is_no_file_of_its_own_is_named_as_it_is_called(tmp_path):
+    path = write(tmp_path / "a.png", Image.fromarray(GREY))
+    np.testing.assert_array_equal(np.asarray(open_image("x.tar/1.png", path.read_bytes()))[..., 0], GREY)
+    with pytest.raises(InputError, match=r"^x\.tar/1\.png: (not an image|cannot be read)"):
+        open_image("x.tar/1.png", b"<html>")
+
+
 def test_floats_are_scaled(tmp_path):
     path = write(tmp_path / "a.tiff", Image.fromarray((GREY / 255).astype(np.float32)))
     np.testing.assert_array_equal(grey_of(path), GREY)
@@ -189,3 +218,9 @@ def test_bytes_are_read_as_a_file_of_that_name_is(tmp_path):
     assert open_image("row 7", path.read_bytes()) == open_image(path)
     with pytest.raises(InputError, match=r"^row 7: not an image file: it is a web page$"):
         open_image("row 7", b"<html></html>")
+
+
+def test_hidden_files_are_not_looked_at(tmp_path):
+    for name in ("a.png", "._a.png", ".hidden.png"):
+        (tmp_path / name).touch()
+    assert [file.name for file in find_images([tmp_path])] == ["a.png"]

@@ -3,12 +3,12 @@ import json
 
 import numpy as np
 import pytest
-import torch
+import torchvision
 from PIL import Image
 
-from gvit.data.sources import SOURCES, load_source
+from gvit.data.sources import download, load_source
+from gvit.data.sources.base import Keys
 from gvit.errors import InputError
-from gvit.gaussians import Gaussians
 
 pa = pytest.importorskip("pyarrow")
 pq = pytest.importorskip("pyarrow.parquet")
@@ -135,29 +135,98 @@ def test_parquet_that_cannot_be_used(tmp_path):
         load_source("parquet", "train", tmp_path)
 
 
-@pytest.mark.parametrize("name", SOURCES)
-def test_every_source_keeps_to_its_word(name, tmp_path):
-    """Both splits agree in their classes, every class has images in both, and loading twice gives the same."""
-    for split in ("train", "test"):
-        if name == "folder":
-            write_class(tmp_path / split / "a", 10, 2)
-            write_class(tmp_path / split / "b", 20, 1)
-        elif name == "gaussians":
-            for label in "ab":
-                (tmp_path / split / label).mkdir(parents=True)
-                Gaussians(torch.randn(3, 9)).save(tmp_path / split / label / "0.safetensors")
-        elif name == "parquet":
-            write_parquet(tmp_path / "data" / f"{split}-0.parquet", [1, 0, 1], ["a", "b"])
-    data_dir = None if name.startswith("digits") else tmp_path
-    train, test = (load_source(name, split, data_dir) for split in ("train", "test"))
-    assert list(train.class_names) == list(test.class_names)
-    for source in (train, test):
-        assert len(source) == len(source.labels)
-        assert set(source.labels) == set(range(len(source.class_names)))
-        for row in (0, len(source) - 1):
-            first, again = source.load(row), source.load(row)
-            if source.example is None:
-                assert (first.mode, first.tobytes()) == ("RGB", again.tobytes())
-            else:
-                assert torch.equal(first.raw, again.raw)
-                assert first.raw.shape == source.example.raw.shape
+def test_parquet_without_names_of_classes(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", [2, 0, 1, 2, 0, 1], ["a", "b", "c"])
+    table = pq.read_table(tmp_path / "train-0.parquet").replace_schema_metadata(None)
+    pq.write_table(table, tmp_path / "train-0.parquet")
+    train, test = (load_source("parquet", split, tmp_path) for split in ("train", "test"))
+    assert (train.class_names, sorted(train.labels), sorted(test.labels)) == (
+        ["0", "1", "2"],
+        [0, 1, 2],
+        [0, 1, 2],
+    )
+    words = table.set_column(1, "label", pa.array(["kiwi", "fig", "fig", "kiwi", "fig", "kiwi"]))
+    pq.write_table(words, tmp_path / "train-0.parquet")
+    train = load_source("parquet", "train", tmp_path)
+    assert (train.class_names, sorted(train.labels)) == (["fig", "kiwi"], [0, 0, 1, 1])
+
+
+def test_images_that_are_turned_in_a_table_are_upright(tmp_path):
+    write_parquet(tmp_path / "train-0.parquet", [0, 1, 0, 1], ["a", "b"])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    stream = io.BytesIO()
+    Image.new("L", (5, 3)).save(stream, "jpeg", exif=exif)
+    table = pq.read_table(tmp_path / "train-0.parquet")
+    images = pa.array([{"bytes": stream.getvalue(), "path": None}] * 4)
+    pq.write_table(table.set_column(0, "image", images), tmp_path / "train-0.parquet")
+    image = load_source("parquet", "train", tmp_path).load(0)
+    assert (image.mode, image.size) == ("RGB", (3, 5))
+
+
+def test_what_is_hidden_or_of_an_unknown_format_is_no_image(tmp_path):
+    for name in ("a", "b"):
+        write_class(tmp_path / name, 10, 5)
+        (tmp_path / name / "._00.png").touch()
+        (tmp_path / name / "1.HEIC").touch()
+        (tmp_path / name / "notes.txt").touch()
+        (tmp_path / name / "folder.png").mkdir()
+    (tmp_path / "__MACOSX" / "a").mkdir(parents=True)
+    train, test = (load_source("folder", split, tmp_path) for split in ("train", "test"))
+    assert (len(train), len(test), train.class_names) == (8, 2, ["a", "b"])
+    told = f"{tmp_path}: 2 .heic are left out: gvit reads none of these, convert them to PNG or JPEG"
+    assert train.notes == test.notes == (told,)
+
+
+def test_a_set_of_torchvision_is_fetched_only_when_asked(tmp_path, monkeypatch):
+    with pytest.raises(
+        InputError, match=r"torchvision's DTD is not in here .*DTD\('.*', download=True\)"
+    ) as caught:
+        load_source("torch/dtd", "train", tmp_path)
+    assert caught.value.for_command_line().endswith("fetch it with --download")
+    asked = []
+    monkeypatch.setattr(torchvision.datasets, "DTD", lambda root, **given: asked.append((root, given)))
+    download("torch/DTD", tmp_path / "new")
+    assert [given.pop("download") for _, given in asked] == [True] * 3
+    assert asked == [(tmp_path / "new", {"split": split}) for split in ("train", "val", "test")]
+    with pytest.raises(InputError, match="download is for data sets torch/NAME, not for 'folder'"):
+        download("folder", tmp_path)
+
+    def fail(*_, **__):
+        raise OSError("no network")
+
+    monkeypatch.setattr(torchvision.datasets, "DTD", fail)
+    with pytest.raises(InputError, match=r"torch/DTD: cannot be fetched to .* \(no network\)"):
+        download("torch/DTD", tmp_path)
+    with pytest.raises(InputError, match="unknown data set 'torch/flowers'; nearest: torch/Flowers102"):
+        load_source("torch/flowers", "train", tmp_path)
+
+
+def test_data_sets_of_the_hub(tmp_path, monkeypatch):
+    hf = pytest.importorskip("datasets")
+    asked = []
+
+    def load(name, config, **given):
+        asked.append((name, config, given))
+        images = [Image.new("L", (4, 4), value) for value in range(10)]
+        features = hf.Features({"img": hf.Image(), "labels": hf.Value("string")})
+        whole = hf.Dataset.from_dict({"img": images, "labels": ["fig", "kiwi"] * 5}, features=features)
+        return hf.DatasetDict({"train": whole.select(range(9, -1, -1)), "test": whole.select([])})
+
+    monkeypatch.setattr(hf, "load_dataset", load)
+    train, test = (load_source("hfds/someone/fruit:small", split, tmp_path) for split in ("train", "test"))
+    assert asked == [("someone/fruit", "small", {"cache_dir": str(tmp_path)})] * 2
+    # its test is empty; rows are those of the selection, not of the table below it
+    assert (len(train), len(test), train.class_names, train.own_split) == (8, 2, ["fig", "kiwi"], False)
+    assert all(train.load(row).getpixel((0, 0))[0] % 2 == train.labels[row] for row in range(8))
+    numbers = hf.DatasetDict({"train": hf.Dataset.from_dict({"x": [1]})})
+    monkeypatch.setattr(hf, "load_dataset", lambda *_, **__: numbers)
+    with pytest.raises(InputError, match=r"^dataset='hfds/a': no column of images; there are: x"):
+        load_source("hfds/a", "train")
+
+
+def test_keys_are_a_compact_list():
+    keys = Keys(["a", "", "ä/ö", "\udcff"])
+    assert (list(keys), keys[-1], list(keys[1:3])) == (["a", "", "ä/ö", "\udcff"], "\udcff", ["", "ä/ö"])
+    with pytest.raises(IndexError):
+        keys[4]

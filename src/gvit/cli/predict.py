@@ -77,7 +77,7 @@ def run(args: list[str]) -> int:
             rows.append({"file": str(file), "predictions": [asdict(guess) for guess in answer]})
         else:
             guesses = "  ".join(f"{guess.class_name} {100 * guess.probability:5.1f} %" for guess in answer)
-            print(f"{printable(str(file))}  {guesses}", flush=True)
+            print(f"{printable(str(file))}  {printable(guesses)}", flush=True)
     if options.json:
         print(json.dumps(rows, indent=2))
     return 2 if failed else 0

@@ -37,6 +37,7 @@ class Output:
     Attributes:
         out: run folder; runs/RECIPE when not given.
         overwrite: replace the run that the folder holds.
+        download: fetch a data set torch/NAME into --data-dir first, where it is not there yet.
         dry_run: build everything, run two steps of every phase, print the plan, write nothing.
         tensorboard: write event files into the run folder, too.
         device: cpu, cuda, or auto: cuda where there is one.
@@ -44,6 +45,7 @@ class Output:
 
     out: Path | None = None
     overwrite: bool = False
+    download: bool = False
     dry_run: bool = False
     tensorboard: bool = False
     device: str = "auto"
@@ -85,6 +87,10 @@ def run(args: list[str]) -> int:
     recipe, new = _parse_new_run(args)
     output, config = new.output, new.config
     folder = output.out or Path("runs") / recipe
+    if output.download:
+        from gvit.data.sources import download
+
+        download(config.data.dataset, config.data.data_dir)
     if output.dry_run:
         return _dry_run(config, output.device)
     from gvit.training.train import train

@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import ImageOps
 
-from gvit.data.images import EXTENSIONS, find_images, opened, to_rgb
+from gvit.data.images import EXTENSIONS, find_images, open_image, opened, to_rgb
 from gvit.data.sources import Split
 from gvit.data.sources.class_folders import class_folders
 from gvit.errors import InputError, printable
@@ -180,8 +180,11 @@ def _places(root: Path) -> tuple[list[ImageFile], str]:
     try:
         found = []
         for split in _SPLITS:
-            files, names = class_folders(split, root, EXTENSIONS, "images")
-            found += [ImageFile(file, split, names[label]) for file, label in files]
+            source = class_folders(split, root, EXTENSIONS, "images", open_image)
+            found += [
+                ImageFile(root / key, split, source.class_names[label])
+                for key, label in zip(source.keys, source.labels, strict=True)
+            ]
     except InputError as error:
         # nobody trains on a folder without folders in it
         note = str(error) if any(path.is_dir() for path in root.iterdir()) else ""

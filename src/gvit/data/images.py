@@ -20,7 +20,21 @@ from torch import Tensor
 from gvit.errors import InputError, first_line, printable
 
 EXTENSIONS = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"}
+    {
+        ".png",
+        ".apng",
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".jfif",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".ppm",
+        ".pgm",
+    }
     # not every Pillow can
     | ({".avif"} if features.check("avif") else set())
 )
@@ -38,7 +52,8 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            files: Iterable[Path] = sorted(p for p in path.rglob("*") if p.suffix.lower() in extensions)
+            shown = (p for p in path.rglob("*") if not p.name.startswith("."))
+            files: Iterable[Path] = sorted(p for p in shown if p.suffix.lower() in extensions)
             what = "images" if extensions == EXTENSIONS else "Gaussians"
             missing = f"{path}: no {what} in this folder (looked for {', '.join(sorted(extensions))})"
         elif path.exists():
@@ -66,7 +81,8 @@ def open_image(path: str | Path, content: bytes | None = None, *, alpha: bool = 
     """
     with opened(path, content) as file:
         file.load()
-        return (to_rgba if alpha else to_rgb)(ImageOps.exif_transpose(file))
+        ImageOps.exif_transpose(file, in_place=True)  # which copies nothing that is upright
+        return to_rgba(file) if alpha else to_rgb(file)
 
 
 @contextmanager
@@ -135,7 +151,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def to_rgba(image: Image.Image) -> Image.Image:

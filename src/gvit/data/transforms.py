@@ -91,7 +91,14 @@ class AffineMap:
 def eval_transform(preprocessing: Preprocessing) -> Transform:
     """The fixed way from an RGB image to [3, H, W] in [0, 1]."""
     resized = round(preprocessing.img_size / preprocessing.crop_pct)
-    return v2.Compose([*_resize(preprocessing, resized), _to_tensor])
+    steps = _resize(preprocessing, resized)
+
+    def transform(image: Image.Image) -> Tensor:
+        for step in steps:  # without torchvision's search for images in what it is given, which takes as long
+            image = step.transform(image, step.make_params([image]))
+        return _to_tensor(image)
+
+    return transform
 
 
 def eval_map(preprocessing: Preprocessing, extent: tuple[float, float]) -> AffineMap:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gvit.data.images import EXTENSIONS
 
-_KNOWN = frozenset(
-    {
-        *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jxr"),
-        *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
-        *(".ai", ".dcm", ".exr", ".hdr", ".pdf", ".svg", ".svgz", ".xcf"),
-        *(".avi", ".mkv", ".mov", ".mp4", ".webm"),
-    }
+UNREAD = (
+    frozenset(
+        {
+            *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".jxr"),
+            *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
+            *(".exr", ".hdr", ".dcm", ".fits", ".psd", ".xcf", ".tga", ".ico"),
+            *(".ai", ".eps", ".pdf", ".svg", ".svgz"),
+            *(".avi", ".mkv", ".mov", ".mp4", ".webm"),
+        }
+    )
+    - EXTENSIONS
 )
 
 
@@ -25,13 +29,16 @@ def left_out(sources: Sequence[str | Path]) -> str | None:
         for folder in map(Path, sources)
         if folder.is_dir()
         for file in folder.rglob("*")
-        if file.suffix.lower() in _KNOWN - EXTENSIONS
+        if file.suffix.lower() in UNREAD
     }
-    if not files:
+    return count_left_out(Counter(file.suffix.lower() for file in files))
+
+
+def count_left_out(suffixes: Mapping[str, int]) -> str | None:
+    """The line of ``left_out``, of how many files have each suffix of ``UNREAD``."""
+    if not suffixes:
         return None
-    counts = Counter(file.suffix.lower() for file in files)
-    shown = ", ".join(
-        f"{count} {suffix}" for suffix, count in sorted(counts.items(), key=lambda c: (-c[1], c[0]))
-    )
-    is_, them = ("is", "it") if len(files) == 1 else ("are", "them")
+    by_number = sorted(suffixes.items(), key=lambda c: (-c[1], c[0]))
+    shown = ", ".join(f"{count} {suffix}" for suffix, count in by_number)
+    is_, them = ("is", "it") if sum(suffixes.values()) == 1 else ("are", "them")
     return f"{shown} {is_} left out: gvit reads none of these, convert {them} to PNG or JPEG"

@@ -142,8 +142,9 @@ class DataConfig:
     """Which images, and what happens to them.
 
     Attributes:
-        dataset: digits, folder (class folders of image files), parquet (Hugging Face image convention) or gaussians
-            (class folders of what gvit fit writes).
+        dataset: digits, folder (class folders of image files), parquet (Hugging Face image convention), hfds/NAME (of
+            the Hugging Face Hub), hfds (what its library finds in a folder), torch/NAME (CIFAR10, Flowers102, ... of
+            torchvision), wds (WebDataset tars), cub, or gaussians (class folders of what gvit fit writes).
         data_dir: folder that holds the images; digits need none.
         batch_size: images per step, over all processes; None leaves it to the number of training images.
         workers: processes that load images; 0 loads them in the main one.

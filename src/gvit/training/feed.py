@@ -17,7 +17,7 @@ from gvit.data.loading import (
     evaluation_loader,
     training_loader,
 )
-from gvit.data.sources import load_source
+from gvit.data.splits import Record, load_splits, record_splits
 from gvit.data.transforms import Augmentation, mixing
 from gvit.errors import InputError, option
 from gvit.models.base import ImageClassifier
@@ -32,12 +32,15 @@ class Feed:
     Args:
         config: the run's.
         world: the processes that share each batch.
+        recorded: which images are which split's, where the run has written it down.
 
     Attributes:
         batch_size: images a step, over all processes.
         steps_per_epoch: whole batches in the training images.
         train: source of the training images.
         test: source of the test images.
+        recorded: which images are which split's, where the data don't say so themselves.
+        notes: lines that the user should read.
 
     Raises:
         InputError: there are no such data, or a batch can't be split evenly.
@@ -47,18 +50,23 @@ class Feed:
     tests: EvaluationSamples
     test_loader: DataLoader[tuple[Tensor, Tensor]]
 
-    def __init__(self, config: TrainConfig, world: World) -> None:
+    def __init__(self, config: TrainConfig, world: World, recorded: Record | None = None) -> None:
         data = config.data
         self.config, self.world = config, world
-        self.train, self.test = (
-            load_source(data.dataset, split, data.data_dir) for split in ("train", "test")
-        )
+        self.train, self.test = load_splits(data.dataset, data.data_dir, recorded)
         for source, use in ((self.train, "train on"), (self.test, "test with")):
             if not len(source):
                 raise InputError(f"data set {data.dataset!r} has no images to {use}")
         if list(self.train.class_names) != list(self.test.class_names):
             raise InputError(
                 f"data set {data.dataset!r} has other classes, or another order, to test than to train"
+            )
+        self.recorded = record_splits(self.train, self.test)
+        self.notes = list(dict.fromkeys([*self.train.notes, *self.test.notes]))
+        if self.recorded is not None and recorded is None:
+            self.notes.append(
+                f"the data have no test images of their own: {len(self.test)} of {len(self.train) + len(self.test)}, a "
+                "fifth of each class, are kept for the test; which ones is written down in the run's split.json"
             )
         self.batch_size = min(data.batch_size or fitting_batch(len(self.train)), len(self.train))
         parts = world.size * config.compute.accumulate

@@ -17,7 +17,7 @@ from torch import Tensor
 from gvit.data.inputs import eval_input
 from gvit.data.labelled import labelled_set, with_classes
 from gvit.data.loading import Broken, EvaluationSamples, evaluation_loader
-from gvit.data.sources import load_source
+from gvit.data.splits import load_test
 from gvit.errors import InputError, for_python, option
 from gvit.evaluation import Evaluation, Mistake, measure, mistakes, summarize
 from gvit.files import check_writable, write_text
@@ -96,7 +96,7 @@ def load_with_test_images(run: Run, weights: Path | None = None) -> tuple[ImageC
     """
     data = run.load_config().data
     model = load_model(weights or run.folder)
-    source = load_source(data.dataset, "test", data.data_dir)
+    source = load_test(data.dataset, data.data_dir, run.load_split())
     run.check_classes(model.card.class_names, source.class_names)
     return model, EvaluationSamples(source, eval_input(model, source))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gvit.data.splits import Record
 from gvit.errors import InputError, first_line, option, wording
 from gvit.files import replacing, write_text
 from gvit.models.weights import WEIGHTS_NAME
@@ -27,7 +29,7 @@ class Run:
 
     Attributes:
         folder: ``config.json``, ``metrics.jsonl``, ``model.safetensors``, ``best.safetensors``, ``checkpoint.pt``,
-            ``report.png``, ``curves.png``.
+            ``report.png``, ``curves.png``; and ``split.json``, where the data have no test images of their own.
     """
 
     folder: Path
@@ -35,6 +37,10 @@ class Run:
     @property
     def config_file(self) -> Path:
         return self.folder / "config.json"
+
+    @property
+    def split_file(self) -> Path:
+        return self.folder / "split.json"
 
     @property
     def metrics_file(self) -> Path:
@@ -83,7 +89,7 @@ class Run:
         run = cls(folder)
         files = (
             *(run.config_file, run.metrics_file, run.weights_file, run.best_file, run.checkpoint_file),
-            *(run.report_file, run.curves_file),
+            *(run.report_file, run.curves_file, run.split_file),
         )
         existing = [file for file in files if file.exists()] + run.measured_files
         if existing and not overwrite:
@@ -145,6 +151,25 @@ class Run:
 
     def save_config(self, config: TrainConfig) -> None:
         write_text(self.config_file, config.to_json())
+
+    def save_split(self, recorded: Record | None) -> None:
+        """Write down which images are trained on and which are tested with, where the data don't say it themselves."""
+        if recorded is not None:
+            write_text(self.split_file, json.dumps(recorded, indent=0) + "\n")
+
+    def load_split(self) -> Record | None:
+        """What ``save_split`` wrote.
+
+        Raises:
+            InputError: it is damaged.
+        """
+        if not self.split_file.exists():
+            return None
+        try:
+            recorded = json.loads(self.split_file.read_text())
+            return {name: list(map(str, recorded[name])) for name in ("class_names", "train", "test")}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{self.split_file}: damaged ({first_line(error)})") from error
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
         with replacing(self.checkpoint_file) as partial:

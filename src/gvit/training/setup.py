@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 
 import torch
 
+from gvit.data.splits import Record
 from gvit.errors import InputError, Note, option
 from gvit.models.base import ImageClassifier
 from gvit.training.build import Known, build_model, resolved, settle_start
@@ -69,6 +70,7 @@ def set_up(
     *,
     known: Known | None = None,
     initialize: bool = True,
+    recorded: Record | None = None,
 ) -> Setup:
     """Load the data and build the networks; nothing is written.
 
@@ -78,11 +80,12 @@ def set_up(
         world: the processes that share each batch.
         known: name and architecture of the model, where the run has begun already.
         initialize: read the weights of ``config.model.init``; a checkpoint makes that superfluous.
+        recorded: which images are which split's, where the run has written it down.
 
     Raises:
         InputError: unusable configuration or data.
     """
-    feed = Feed(config, world)
+    feed = Feed(config, world, recorded)
     config, notes = _scaled(config, feed)
     if known is None:
         model_config, of_start = settle_start(config.model)
@@ -101,7 +104,7 @@ def set_up(
     setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
     # from the start: an interrupted run, too, is only what it is going to be
     model.card = replace(model.card, encoder_only=setup.schedule.encoder_only)
-    notes = [*notes, *of_model, *_proportions(setup), *_left_out(setup)]
+    notes = [*notes, *of_model, *_proportions(setup), *_left_out(setup), *feed.notes]
     return replace(setup, notes=tuple(map(Note, notes)))
 
 

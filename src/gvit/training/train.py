@@ -57,6 +57,7 @@ def train(
     run, observers = Run(Path(out)), list(observers)
     if world.is_main:
         Run.create(run.folder, setup.config, overwrite)
+        run.save_split(setup.feed.recorded)
     world.barrier()
     return _fit(Loop(setup, run, observers, world), stop)
 
@@ -96,7 +97,8 @@ def resume(
     if epochs is not None:
         config = replace(config, schedule=extended(config.schedule, epochs))
     broken = state is not None and not _is_readable(run)
-    setup = set_up(config, device, world, known=_known(run, state), initialize=state is None)
+    split, known = run.load_split(), _known(run, state)
+    setup = set_up(config, device, world, known=known, initialize=state is None, recorded=split)
     observers = list(observers)
     loop = Loop(setup, run, observers, world)
     if state is not None:
@@ -104,6 +106,7 @@ def resume(
     world.barrier()
     if world.is_main:
         run.save_config(setup.config)
+        run.save_split(setup.feed.recorded)
         if loop.step < setup.schedule.total:
             run.forget_measured()
     if broken:  # the checkpoint has all that is in them

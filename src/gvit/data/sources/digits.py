@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from gvit.data.sources.base import Source, Split
+from gvit.data.sources.base import Keys, Source, Split
 from gvit.errors import InputError, option, wording
 
 
@@ -37,4 +37,5 @@ def source(split: Split, data_dir: Path | None = None, classes: range = range(10
     grey = np.round(data.images[rows] * (255 / 16)).astype(np.uint8)
     images = [Image.fromarray(image).convert("RGB") for image in grey]
     labels = (data.target[rows] - classes.start).tolist()
-    return Source(images.__getitem__, labels, [str(data.target_names[i]) for i in classes])
+    keys = Keys(map(str, rows))
+    return Source(images.__getitem__, labels, [str(data.target_names[i]) for i in classes], keys=keys)

@@ -19,5 +19,4 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         InputError: no folder is given, or it holds no such folders, or a class of the test split is not in training;
             also on loading an image that can't be read.
     """
-    files, names = class_folders(split, existing_folder(data_dir, "folder"), EXTENSIONS, "images")
-    return Source(lambda i: open_image(files[i][0]), [label for _, label in files], names)
+    return class_folders(split, existing_folder(data_dir, "folder"), EXTENSIONS, "images", open_image)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -23,21 +24,22 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
             in number or bounds from those of the first training file.
     """
     root = existing_folder(data_dir, "gaussians")
-    files, names = class_folders(split, root, GAUSSIAN_EXTENSIONS, "Gaussians")
-    training = (
-        files if split == "train" else class_folders("train", root, GAUSSIAN_EXTENSIONS, "Gaussians")[0]
-    )
-    first = training[0][0]
+
+    def of(split: Split) -> Source:
+        return class_folders(split, root, GAUSSIAN_EXTENSIONS, "Gaussians", open_gaussians)
+
+    files = of(split)
+    first = root / (files if split == "train" else of("train")).keys[0]
     example = open_gaussians(first)
 
     def load(row: int) -> Gaussians:
-        file = files[row][0]
+        file = root / files.keys[row]
         loaded = open_gaussians(file)
         if _kind(loaded) != _kind(example):
             raise InputError(f"{file}: holds {_kind(loaded)}, but {first} {_kind(example)}")
         return loaded
 
-    return Source(load, [label for _, label in files], names, example)
+    return replace(files, load=load, example=example)
 
 
 def open_gaussians(path: str | Path) -> Gaussians:

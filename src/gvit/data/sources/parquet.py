@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
-from PIL import Image
-
-from gvit.data.images import to_rgb
-from gvit.data.sources.base import Source, Split, existing_folder
+from gvit.data.sources.arrow import LABELS, image_loader
+from gvit.data.sources.base import Keys, Source, Split, existing_folder, split_off
+from gvit.data.sources.classes import index_classes
 from gvit.errors import InputError, first_line
+
+_PREFIXES = {"train": ("train",), "test": ("test", "validation", "val")}
 
 
 def source(split: Split, data_dir: Path | None = None) -> Source:
     """Parquet files in the Hugging Face image convention: ``data/train-*.parquet`` and ``data/test-*.parquet``.
 
     Columns ``image`` (a struct with the encoded file in ``bytes``) and ``label`` (or ``fine_label``); class names
-    from the schema's ``huggingface`` metadata. Encoded images are held in memory.
+    from the schema's ``huggingface`` metadata, where they are not there from the labels. Without files of a test split,
+    ``test-*``, ``validation-*`` or ``val-*``, a fifth of each class, always the same images, is kept for it. Encoded
+    images are held in memory; ``hfds`` reads the same files from the disk.
 
     Raises:
-        InputError: no folder is given, files or columns are missing, or pyarrow is not installed.
+        InputError: no folder is given, files or columns are missing, or pyarrow is not installed; also on loading an
+            image that can't be read.
     """
     root = existing_folder(data_dir, "parquet")
     try:
@@ -28,24 +31,33 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         import pyarrow.compute as pc
         import pyarrow.parquet as pq
     except ImportError:
-        raise InputError("Parquet files need pyarrow: pip install pyarrow") from None
-    prefixes = ("train",) if split == "train" else ("test", "validation", "val")
-    places = [place for place in (root / "data", root) if place.is_dir()]
-    files = next((found for d in places for p in prefixes if (found := sorted(d.glob(f"{p}-*.parquet")))), [])
-    if not files:
-        raise InputError(f"{root}: no {prefixes[0]}-*.parquet here or in data/")
+        raise InputError("Parquet files need gvit's extra 'parquet': pip install pyarrow") from None
+    training, tests = _files(root, "train"), _files(root, "test")
+    files = training if split == "train" or not tests else tests
+    if not training:
+        raise InputError(f"{root}: no train-*.parquet here or in data/")
     try:
-        table = pa.concat_tables(pq.read_table(file) for file in files)
-        label = next(name for name in ("label", "fine_label") if name in table.column_names)
+        tables = [pq.read_table(file) for file in files]
+        table = pa.concat_tables(tables)
+        label = next(name for name in LABELS if name in table.column_names)
         encoded = pc.struct_field(table.column("image"), "bytes")  # in chunks: one array ends at 2 GiB
-        features = json.loads(table.schema.metadata[b"huggingface"])["info"]["features"]
-        names = features[label]["names"]
-    except (pa.ArrowException, OSError, KeyError, TypeError, StopIteration) as error:
+        values = table.column(label).to_pylist()
+        # for the other split's sake: both have the same classes
+        known = pq.read_table(training, columns=[label]).column(label).to_pylist()
+        features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = features.get("info", {}).get("features", {}).get(label, {}).get("names")
+        labels, names = index_classes(values, known, names)
+    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, StopIteration) as error:
         raise InputError(
             f"{files[0]}: not in the Hugging Face image convention ({first_line(error)})"
         ) from error
+    rows = ((file.name, row) for file, part in zip(files, tables, strict=True) for row in range(len(part)))
+    keys = Keys(f"{name}/{row}" for name, row in rows)
+    whole = Source(image_loader(encoded, keys), labels, names, keys=keys)
+    return whole if tests else split_off(whole, split)
 
-    def load(row: int) -> Image.Image:
-        return to_rgb(Image.open(io.BytesIO(encoded[row].as_py())))
 
-    return Source(load, table.column(label).to_pylist(), names)
+def _files(root: Path, split: Split) -> list[Path]:
+    places = [place for place in (root / "data", root) if place.is_dir()]
+    prefixes = _PREFIXES[split]
+    return next((found for d in places for p in prefixes if (found := sorted(d.glob(f"{p}-*.parquet")))), [])

@@ -1,0 +1,36 @@
+"""From the labels that data come with to class indices and names."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gvit.errors import InputError
+
+
+def index_classes(
+    values: Sequence[int | str], known: Sequence[int | str], names: Sequence[str] | None = None
+) -> tuple[list[int], list[str]]:
+    """Labels of one split as class indices, and the names of the classes, which are those of both splits.
+
+    Args:
+        values: the split's, all of them whole numbers, or else names.
+        known: those to train on.
+        names: in the order of the indices, where the data have them. Without them, a number is its own name, and
+            names are in alphabetical order.
+
+    Raises:
+        InputError: a label that is none of the classes.
+    """
+    if all(isinstance(value, int) for value in (*values, *known)):
+        labels = [int(value) for value in values]
+        count = max(map(int, known), default=-1) + 1 if names is None else len(names)
+        wrong = next((label for label in (*labels, *map(int, known)) if not 0 <= label < count), None)
+        if wrong is not None:
+            raise InputError(f"label {wrong}, where classes are numbered from 0 to {count - 1}")
+        return labels, [str(label) for label in range(count)] if names is None else list(names)
+    found = sorted({str(value) for value in known}) if names is None else list(names)
+    index = {name: label for label, name in enumerate(found)}
+    unknown = next((value for value in values if str(value) not in index), None)
+    if unknown is not None:
+        raise InputError(f"label {str(unknown)!r}, which is none of the {len(found)} classes to train on")
+    return [index[str(value)] for value in values], found

@@ -1,0 +1,69 @@
+"""Both splits of a data set; where the data have none of their own, which images were kept for the test."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gvit.data.sources import Source, Split, load_source
+from gvit.errors import InputError
+
+# names of the classes, and the keys of each split's samples
+Record = Mapping[str, Sequence[str]]
+_SPLITS: tuple[Split, Split] = ("train", "test")
+
+
+def load_splits(
+    name: str, data_dir: Path | None = None, recorded: Record | None = None
+) -> tuple[Source, Source]:
+    """Training and test images of a named data set.
+
+    Args:
+        name: as for ``load_source``.
+        data_dir: as for ``load_source``.
+        recorded: what ``record_splits`` gave before: the same images in the same order, whatever has come to the data
+            since then. Where the data have other classes now, it is as if it weren't there.
+
+    Raises:
+        InputError: as ``load_source``; or a recorded image is gone.
+    """
+    train, test = (load_source(name, split, data_dir) for split in _SPLITS)
+    if recorded is None or train.own_split or list(train.class_names) != list(recorded["class_names"]):
+        return train, test
+    both = _joined(train, test)
+    row = {key: number for number, key in enumerate(both.keys)}
+    missing = [key for split in _SPLITS for key in recorded[split] if key not in row]
+    if missing:
+        raise InputError(
+            f"{len(missing)} images that the run was split into are gone, the first of them {missing[0]}: put them back"
+        )
+    later = len(both) - sum(len(recorded[split]) for split in _SPLITS)
+    notes = (f"{later} images that came after the run had begun are left out",) if later else ()
+    one, other = (both.take([row[key] for key in recorded[split]]) for split in _SPLITS)
+    return replace(one, notes=one.notes + notes), replace(other, notes=other.notes + notes)
+
+
+def load_test(name: str, data_dir: Path | None = None, recorded: Record | None = None) -> Source:
+    """The test images alone; see ``load_splits``."""
+    if recorded is None:
+        return load_source(name, "test", data_dir)
+    return load_splits(name, data_dir, recorded)[1]
+
+
+def record_splits(train: Source, test: Source) -> Record | None:
+    """What to keep to find the same split again; None where it is the data's own."""
+    if train.own_split:
+        return None
+    return {"class_names": list(train.class_names), "train": list(train.keys), "test": list(test.keys)}
+
+
+def _joined(one: Source, other: Source) -> Source:
+    """The samples of both."""
+    count = len(one)
+    return replace(
+        one,
+        load=lambda i: one.load(i) if i < count else other.load(i - count),
+        labels=[*one.labels, *other.labels],
+        keys=[*one.keys, *other.keys],
+    )

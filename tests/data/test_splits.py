@@ -1,0 +1,47 @@
+"""A split that was made stays the same, whatever comes to the data later."""
+
+import pytest
+from PIL import Image
+
+from gvit.data.splits import load_splits, load_test, record_splits
+from gvit.errors import InputError
+
+
+def write(folder, count: int, first: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for n in range(first, first + count):
+        Image.new("RGB", (2, 2), (n, 0, 0)).save(folder / f"{n:03}.png")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    for name in ("cat", "dog"):
+        write(tmp_path / name, 10, 50)
+    return tmp_path
+
+
+def test_what_comes_later_is_left_out_and_told(photos):
+    train, test = load_splits("folder", photos)
+    recorded = record_splits(train, test)
+    write(photos / "cat", 30)  # before the others in their order, of which some would now be trained on
+    assert set(load_test("folder", photos).keys) != set(test.keys)
+    again = load_splits("folder", photos, recorded)
+    assert [list(source.keys) for source in again] == [list(train.keys), list(test.keys)]
+    assert [source.labels for source in again] == [train.labels, test.labels]
+    assert again[0].load(3).tobytes() == train.load(3).tobytes()
+    assert again[0].notes == ("30 images that came after the run had begun are left out",)
+    assert list(load_test("folder", photos, recorded).keys) == list(test.keys)
+
+
+def test_what_is_gone_is_named(photos):
+    recorded = record_splits(*load_splits("folder", photos))
+    (photos / "dog" / "055.png").unlink()
+    with pytest.raises(InputError, match=r"1 images that the run was split into are gone, .* dog/055\.png"):
+        load_splits("folder", photos, recorded)
+
+
+def test_a_split_of_the_data_is_not_written_down(photos):
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            write(photos / split / name, 2)
+    assert record_splits(*load_splits("folder", photos)) is None
