@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     return list(found)
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """An image file as 8-bit RGB, upright.
+def open_image(path: str | Path, content: bytes | None = None) -> Image.Image:
+    """An image file as 8-bit RGB, upright; ``content``: its bytes, where ``path`` is only what it is called.
 
     EXIF orientation is applied; 16-bit and float values are scaled to 8 bits; transparent pixels are laid over
     black, the renderer's default background; of an animation, the first frame.
@@ -55,7 +56,7 @@ def open_image(path: str | Path) -> Image.Image:
         InputError: the file is missing, is not an image, or is damaged.
     """
     try:
-        with Image.open(path) as file:
+        with Image.open(path if content is None else io.BytesIO(content)) as file:
             file.load()
             return to_rgb(ImageOps.exif_transpose(file))
     except UnidentifiedImageError as error:

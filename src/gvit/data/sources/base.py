@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,12 +25,20 @@ class Source:
         class_names: in the order of the indices.
         example: for a set of Gaussians, those of one image; all others have as many and the same bounds. None for a
             set of images.
+        keys: a name for each image, its own within the data set: the path below the folder, or the split and the row.
+            The number of each where none are given.
     """
 
     load: Callable[[int], Image.Image | Gaussians]
     labels: Sequence[int]
     class_names: Sequence[str]
     example: Gaussians | None = None
+    keys: Sequence[str] = field(default=(), kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not self.keys:
+            object.__setattr__(self, "keys", [str(row) for row in range(len(self.labels))])
+        assert len(self.keys) == len(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)

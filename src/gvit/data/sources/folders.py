@@ -19,5 +19,7 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         InputError: no folder is given, or it holds no such folders, or a class of the test split is not in training;
             also on loading an image that can't be read.
     """
-    files, names = class_folders(split, existing_folder(data_dir, "folder"), EXTENSIONS, "images")
-    return Source(lambda i: open_image(files[i][0]), [label for _, label in files], names)
+    root = existing_folder(data_dir, "folder")
+    files, names = class_folders(split, root, EXTENSIONS, "images")
+    keys = [file.relative_to(root).as_posix() for file, _ in files]
+    return Source(lambda i: open_image(files[i][0]), [label for _, label in files], names, keys=keys)
