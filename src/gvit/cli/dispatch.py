@@ -14,7 +14,7 @@ from gvit.errors import InputError, first_line, unknown_name
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # each is a module of this package with a function run(args) that returns the exit code
-_COMMANDS = ("train", "predict", "encode", "evaluate", "fit", "reproduce", "models")
+_COMMANDS = ("train", "finetune", "predict", "encode", "render", "evaluate", "fit", "reproduce", "models")
 
 _HELP = """\
 usage: gvit COMMAND [options]
@@ -24,8 +24,10 @@ from those alone.
 
 commands:
   train      train a model; with no argument, on handwritten digits
+  finetune   train a trained model on other images
   predict    classify image files with a trained model
-  encode     draw image files as Gaussians with a trained encoder
+  encode     draw images as Gaussians with a trained encoder: files, or a data set
+  render     draw files of Gaussians: PNG, SVG, or tables
   evaluate   measure a trained model on its test images
   fit        fit Gaussians to image files; with no argument, to a photograph
   reproduce  regenerate a table or figure of the paper
