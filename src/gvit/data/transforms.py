@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -45,6 +45,11 @@ class Augmentation:
     rotate: float = 0.0
     translate: float = 0.0
     zoom: float = 0.0
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an image comes again and again as it is, or mirrored."""
+        return replace(self, hflip=False) == Augmentation(hflip=False, min_crop=1.0)
 
 
 @dataclass(frozen=True)

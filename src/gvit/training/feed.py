@@ -20,9 +20,14 @@ from gvit.data.sources import load_source
 from gvit.data.transforms import Augmentation
 from gvit.errors import InputError, option
 from gvit.models.base import ImageClassifier
-from gvit.training.config import TrainConfig
+from gvit.training.config import DataConfig, TrainConfig
 from gvit.training.distributed import World
 from gvit.training.scaling import fitting_batch
+
+
+def augmentation_of(data: DataConfig) -> Augmentation:
+    """What is random of a training image."""
+    return Augmentation(data.hflip, data.min_crop, data.rotate, data.translate, data.zoom)
 
 
 class Feed:
@@ -80,8 +85,7 @@ class Feed:
             InputError: the model can't read what the sources hold.
         """
         data, world = self.config.data, self.world
-        augmentation = Augmentation(data.hflip, data.min_crop, data.rotate, data.translate, data.zoom)
-        transform = train_input(model, self.train, augmentation)
+        transform = train_input(model, self.train, augmentation_of(data))
         self.samples = TrainingSamples(self.train, transform, draw_noise, self.config.seed)
         self.tests = EvaluationSamples(self.test, eval_input(model, self.test))
         size = max(1, self.batch_size // (world.size * self.config.compute.accumulate))
