@@ -1,4 +1,4 @@
-"""Encoding and classifying within other engines: alone, and by two workers of the real ones where they are installed."""
+"""Encoding and classifying within other engines: alone, and by two workers of the real ones."""
 
 import importlib.util
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from pretrained_models import trained
 
 import gvit
 from gvit.engines import EncodeBatches, PredictBatches
 from gvit.errors import InputError
 from gvit.prediction import load_images
+from pretrained_models import trained
 
 PATHS = os.pathsep.join(path for path in sys.path if path)
 
@@ -33,7 +33,9 @@ def files(tmp_path_factory) -> list[str]:
     generator = np.random.default_rng(0)
     for number in range(10):
         pixels = generator.integers(0, 256, (4, 4, 3), np.uint8)
-        Image.fromarray(pixels).resize((30 + number, 40), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
+        Image.fromarray(pixels).resize((30 + number, 40), Image.Resampling.BICUBIC).save(
+            folder / f"{number}.png"
+        )
     (folder / "broken.png").write_text("text")
     return sorted(map(str, folder.iterdir()))
 
@@ -87,7 +89,9 @@ def test_classes_are_those_of_predict(model, files):
         EncodeBatches(model, num_gaussians=0)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'gvit[ray]'")
+@pytest.mark.skipif(
+    importlib.util.find_spec("ray") is None, reason="ray is not installed: pip install 'gvit[ray]'"
+)
 def test_two_workers_of_ray_make_the_same_set(model, files, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     import ray

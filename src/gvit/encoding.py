@@ -19,7 +19,7 @@ from torchvision.transforms import v2
 
 from gvit.data.images import find_images, open_image
 from gvit.data.sources import Source
-from gvit.data.transforms import eval_transform
+from gvit.data.transforms import Transform, eval_transform
 from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.gaussians import NUM_FIELDS, Gaussians
@@ -131,7 +131,9 @@ class ImageEncoder:
         seen = images
         if factor < 1:
             size = [max(1, round(factor * side)) for side in (height, width)]
-            seen = v2.functional.resize(images, size, v2.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+            seen = v2.functional.resize(images, size, v2.InterpolationMode.BICUBIC, antialias=True).clamp(
+                0, 1
+            )
         with evaluating(self.model):
             gaussians = self.model.encode(seen, num_gaussians=self.num_gaussians, looks=self.looks)
         if self.half:
@@ -258,7 +260,9 @@ def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
         if name == "origin":  # the same weights may have another name by now
             theirs, ours = ({k: v for k, v in of.items() if k != "model"} for of in (theirs, ours))
         if theirs != ours:
-            what = "images or labels" if name in ("source", "parts", "class_names") else name.replace("_", " ")
+            what = (
+                "images or labels" if name in ("source", "parts", "class_names") else name.replace("_", " ")
+            )
             shown = "" if what == "images or labels" else f" ({theirs}, not {ours})"
             raise InputError(
                 f"{folder} holds a set with other {what}{shown}: {wording('overwrite=True', '--overwrite')} replaces "
@@ -289,7 +293,7 @@ class _Row(NamedTuple):
 class _Images(Dataset[Tensor | str]):
     """Images as the encoder wants them, by part and row, or what is wrong with them."""
 
-    def __init__(self, parts: Mapping[str, Source], transform: Callable[[Image.Image], Tensor]) -> None:
+    def __init__(self, parts: Mapping[str, Source], transform: Transform) -> None:
         self.parts, self.transform = parts, transform
 
     def __getitem__(self, key: tuple[str, int]) -> Tensor | str:

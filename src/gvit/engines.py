@@ -228,7 +228,9 @@ def _images_of(batch: Mapping[str, Sequence[Any]]) -> tuple[list[str], list[byte
         return names or called, [bytes(image["bytes"]) for image in images]
     if names is not None and "path" in batch:
         return list(map(str, batch["path"])), [None] * len(names)
-    raise InputError(f"no images in the columns {', '.join(batch)}: there must be bytes, content, image or path")
+    raise InputError(
+        f"no images in the columns {', '.join(batch)}: there must be bytes, content, image or path"
+    )
 
 
 def _open(name: str, content: bytes | None, prepare: Any) -> Tensor | InputError:

@@ -52,7 +52,10 @@ def test_pictures_at_any_size(tmp_path, capsys):
         assert size_of(out / "a.png") == size
     picture = gvit.render(some(), 30, 30).clamp(0, 1)
     with Image.open(out / "a.png") as drawn:
-        assert max(abs(a / 255 - b) for a, b in zip(drawn.getpixel((7, 9)), picture[:, 9, 7], strict=True)) < 0.51 / 255
+        assert (
+            max(abs(a / 255 - b) for a, b in zip(drawn.getpixel((7, 9)), picture[:, 9, 7], strict=True))
+            < 0.51 / 255
+        )
     some().save(file)  # as an older gvit wrote it
     assert render(file, "--out", out) == 0
     assert size_of(out / "a.png") == (512, 256)

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pretrained_models import trained
 
 import gvit
 from gvit.cli import main
 from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard
+from pretrained_models import trained
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
 
@@ -85,7 +85,9 @@ def test_names_labels_and_the_gaussians_of_the_evaluation(run, photos, whole):
     assert sorted(names) == sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.png"))
     model = gvit.load_model(run)
     for shard in shards:
-        assert [manifest.class_names[label] for label in shard.labels] == [n.split("/")[0] for n in shard.names]
+        assert [manifest.class_names[label] for label in shard.labels] == [
+            n.split("/")[0] for n in shard.names
+        ]
         expected = model.encode(gvit.load_images([photos / name for name in shard.names], model))
         torch.testing.assert_close(torch.stack([shard[i].raw for i in range(len(shard))]), expected.raw)
         assert (shard[0].scale_factor, shard[0].nominal_count) == (expected.scale_factor, 20)
@@ -131,7 +133,12 @@ def test_both_formats_hold_the_same_and_can_be_trained_on(run, photos, whole, tm
     assert encode(run, photos, "--out", out, "--shard-size", 7, "--format", form, "--half") == 0
     manifest, files = read_set(out)
     assert (manifest.dtype, len(files["train"])) == ("float16", 4)
-    halves = {name: shard[i] for file in files["test"] for shard in [read_shard(file)] for i, name in enumerate(shard.names)}
+    halves = {
+        name: shard[i]
+        for file in files["test"]
+        for shard in [read_shard(file)]
+        for i, name in enumerate(shard.names)
+    }
     for file in read_set(whole)[1]["test"]:
         shard = read_shard(file)
         for row, name in enumerate(shard.names):
@@ -165,7 +172,9 @@ def test_encode_then_render_gives_the_psnr_of_evaluate_and_16_bits_cost_little(t
 
 def test_whole_images_without_classes(run, photos, tmp_path, capsys):
     out = tmp_path / "set"
-    assert encode(run, photos, "--out", out, "--dataset", "images", "--view", "whole", "--num-gaussians", 9) == 0
+    assert (
+        encode(run, photos, "--out", out, "--dataset", "images", "--view", "whole", "--num-gaussians", 9) == 0
+    )
     (file,) = read_set(out)[1]["images"]
     shard = read_shard(file)
     assert shard.labels is None

@@ -32,7 +32,13 @@ def by_resvg(file: Path) -> bytes:
 def by_chromium(file: Path) -> bytes:
     shot, page = file.with_suffix(".png"), file.with_suffix(".html")
     page.write_text(f'<body style="margin:0">{file.read_text()}</body>')
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--force-device-scale-factor=1"]
+    flags = [
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--hide-scrollbars",
+        "--force-device-scale-factor=1",
+    ]
     window = [f"--user-data-dir={file.parent}", "--window-size=600,500", f"--screenshot={shot}"]
     subprocess.run(["chromium", *flags, *window, page.as_uri()], capture_output=True, check=True, timeout=120)
     return shot.read_bytes()
@@ -55,7 +61,9 @@ def some(count: int = 150, seed: int = 0) -> Gaussians:
     return Gaussians(raw, scale_factor=3.0, nominal_count=count, aspect=HEIGHT / WIDTH)
 
 
-@pytest.mark.skipif(not rasterisers(), reason="nothing here rasterises SVG: librsvg2-bin, chromium or resvg-py would")
+@pytest.mark.skipif(
+    not rasterisers(), reason="nothing here rasterises SVG: librsvg2-bin, chromium or resvg-py would"
+)
 def test_an_svg_is_what_the_renderer_draws(tmp_path):
     gaussians = some()
     file = tmp_path / "a.svg"
@@ -64,7 +72,7 @@ def test_an_svg_is_what_the_renderer_draws(tmp_path):
     for rasterise in rasterisers():
         drawn = np.array(Image.open(io.BytesIO(rasterise(file))).convert("RGB"))[:HEIGHT, :WIDTH]
         found = psnr(torch.from_numpy(drawn).permute(2, 0, 1) / 255, picture)
-        print(rasterise.__name__, found); assert found > 30, f"{rasterise.__name__}: {found:.1f} dB"
+        assert found > 30, f"{rasterise.__name__}: {found:.1f} dB"
 
 
 def test_the_first_gaussian_lies_on_top_and_what_is_not_seen_is_left_out():
@@ -72,7 +80,7 @@ def test_the_first_gaussian_lies_on_top_and_what_is_not_seen_is_left_out():
     gaussians = gaussians.replace(opacities=torch.tensor([0.9, 0.5, 1e-4, 0.5]))
     lines = to_svg(gaussians, HEIGHT, WIDTH).splitlines()
     drawn = [line for line in lines if line.startswith("<circle")]
-    assert ["url(#g3)", "url(#g1)", "url(#g0)"] == [line.split('fill="')[1].split('"')[0] for line in drawn]
+    assert [line.split('fill="')[1].split('"')[0] for line in drawn] == ["url(#g3)", "url(#g1)", "url(#g0)"]
 
 
 def test_numbers_in_pixels_say_what_is_drawn():
@@ -83,5 +91,7 @@ def test_numbers_in_pixels_say_what_is_drawn():
     again = gvit.build_covariances(rows[:, 2:4], rows[:, 4].deg2rad())
     torch.testing.assert_close(again, covariances.double(), rtol=1e-3, atol=1e-3)
     torch.testing.assert_close(rows[:, :2], centers.double(), rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(rows[:, 5:], torch.cat((colors, opacities[:, None]), 1).double(), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        rows[:, 5:], torch.cat((colors, opacities[:, None]), 1).double(), rtol=1e-4, atol=1e-6
+    )
     assert (find_ellipses(gaussians, HEIGHT, WIDTH).scales.diff(dim=1) <= 0).all()

@@ -138,8 +138,10 @@ def _tell_apart(options: Options) -> tuple[str, tuple[str, ...], bool]:
     if run:
         place, sources = sources[0], sources[1:]
     named = options.dataset is not None or options.data_dir is not None or is_data_set(sources)
-    return place, sources, options.format in ("safetensors", "parquet") or (
-        options.format is None and (run or named)
+    return (
+        place,
+        sources,
+        options.format in ("safetensors", "parquet") or (options.format is None and (run or named)),
     )
 
 

@@ -97,9 +97,7 @@ def _defaults(choice: Choice, helping: bool) -> TrainConfig:
     config = finetune(choice.run, mode, choice.recipe, size)
     if choice.recipe is None:
         seen = model.card.preprocessing
-        config = replace(
-            config, data=replace(config.data, crop_mode=seen.crop_mode, crop_pct=seen.crop_pct)
-        )
+        config = replace(config, data=replace(config.data, crop_mode=seen.crop_mode, crop_pct=seen.crop_pct))
     if model.card.encoder_only:  # its classifier is new: no layer of it has anything to forget
         config = replace(config, optimizer=replace(config.optimizer, layer_decay=None))
     return config

@@ -90,9 +90,7 @@ def _read_size(text: str) -> tuple[int, ...]:
     return sides
 
 
-def _choose_size(
-    image: "KeptImage", sides: tuple[int, ...] | None, scale: float | None
-) -> tuple[int, int]:
+def _choose_size(image: "KeptImage", sides: tuple[int, ...] | None, scale: float | None) -> tuple[int, int]:
     """Height and width."""
     if sides is not None and len(sides) == 2:
         return sides[1], sides[0]

@@ -261,7 +261,9 @@ class Manifest:
         return range(first, min(first + self.shard_size, self.parts[part]))
 
     def write(self, folder: Path) -> None:
-        described = {"gvit": _VERSION} | asdict(self) | {"files": {part: self.files(part) for part in self.parts}}
+        described = (
+            {"gvit": _VERSION} | asdict(self) | {"files": {part: self.files(part) for part in self.parts}}
+        )
         write_text(folder / MANIFEST_NAME, json.dumps(described, indent=2) + "\n")
 
     @classmethod
@@ -282,7 +284,9 @@ class Manifest:
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{file}: not the manifest of a set of Gaussians ({first_line(error)})") from error
+            raise InputError(
+                f"{file}: not the manifest of a set of Gaussians ({first_line(error)})"
+            ) from error
 
 
 def read_set(folder: Path) -> tuple[Manifest, dict[str, list[Path]]]:

@@ -106,8 +106,10 @@ def finetune(
     if mode == "classifier":
         return config
     whole = config.schedule.classify_epochs
-    phases = {"classify_epochs": 0.8 * whole, "guide_epochs": 0.2 * whole}
-    return replace(config, schedule=replace(config.schedule, freeze_encoder=False, **phases))
+    phases = replace(
+        config.schedule, freeze_encoder=False, classify_epochs=0.8 * whole, guide_epochs=0.2 * whole
+    )
+    return replace(config, schedule=phases)
 
 
 def transfer_recipes() -> dict[str, Callable[[], TrainConfig]]:

@@ -29,7 +29,9 @@ class KeptGaussians:
 
     def __call__(self, images: Tensor) -> Tensor:
         """Raw Gaussians [B, K, 9] on the images' device, without gradient."""
-        keys = [hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in images.cpu().contiguous()]
+        keys = [
+            hashlib.blake2b(image.numpy(), digest_size=16).digest() for image in images.cpu().contiguous()
+        ]
         new = [row for row, key in enumerate(keys) if key not in self._kept]
         found = {key: self._kept[key] for key in keys if key in self._kept}
         if new:
