@@ -128,6 +128,7 @@ def run(args: list[str]) -> int:
 
 def _tell_apart(options: Options) -> tuple[str, tuple[str, ...], bool]:
     """The model, the sources without it, and whether they are to be a set."""
+    from gvit.cli.sets import is_data_set
     from gvit.models.pretrained import WEIGHTS_NAME, is_pretrained_name
 
     place, sources = options.model, options.sources
@@ -143,13 +144,6 @@ def _tell_apart(options: Options) -> tuple[str, tuple[str, ...], bool]:
         sources,
         options.format in ("safetensors", "parquet") or (options.format is None and (run or named)),
     )
-
-
-def is_data_set(sources: tuple[str, ...]) -> bool:
-    """Whether a data set is named, rather than a path."""
-    from gvit.data.sources import SOURCES
-
-    return len(sources) == 1 and sources[0].partition("/")[0] in SOURCES and not Path(sources[0]).exists()
 
 
 def _encode_files(

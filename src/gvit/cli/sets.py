@@ -30,6 +30,13 @@ class SetOptions:
     overwrite: bool
 
 
+def is_data_set(sources: Sequence[str]) -> bool:
+    """Whether a data set is named, rather than a path."""
+    from gvit.data.sources import SOURCES
+
+    return len(sources) == 1 and sources[0].partition("/")[0] in SOURCES and not Path(sources[0]).exists()
+
+
 def find_parts(sources: Sequence[str], dataset: str | None, data_dir: Path | None) -> dict[str, Source]:
     """The images to encode, by the name of their part.
 
@@ -55,11 +62,8 @@ def _recognise(sources: Sequence[str], data_dir: Path | None) -> tuple[str, Path
     from gvit.data.images import EXTENSIONS
 
     first = Path(sources[0]) if sources else Path()
-    if len(sources) == 1 and not first.is_dir() and (data_dir is not None or not first.exists()):
-        from gvit.cli.encode import is_data_set
-
-        if is_data_set(tuple(sources)):
-            return sources[0], data_dir
+    if is_data_set(sources):
+        return sources[0], data_dir
     if data_dir is not None:
         raise InputError("--data-dir goes with the name of a data set, as --dataset NAME or as SOURCE")
     if len(sources) > 1 or not first.is_dir():
