@@ -26,7 +26,7 @@ commands:
   train      train a model; with no argument, on handwritten digits
   finetune   train a trained model on other images
   predict    classify image files with a trained model
-  encode     draw images as Gaussians with a trained encoder: files, or a data set
+  encode     draw images, or a data set, as Gaussians with a trained encoder
   render     draw files of Gaussians: PNG, SVG, or tables
   evaluate   measure a trained model on its test images
   fit        fit Gaussians to image files; with no argument, to a photograph
