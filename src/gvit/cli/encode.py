@@ -23,10 +23,11 @@ _PHOTOGRAPH = 1000  # Gaussians of an image that is encoded as it is
 class Options:
     """Draw images as Gaussians by a trained encoder, without training.
 
-    Of image files: NAME.safetensors (the Gaussians) and NAME.png (the drawing) of each.
+    Writes NAME.safetensors (the Gaussians) and NAME.png (the drawing).
 
-    After a RUN: a whole data set in a few large files, with names, labels and a manifest. SOURCE is a folder with a
-    folder for each class, any images, or the name of a data set.
+    After a RUN: a whole data set in a few large files, with names and labels.
+
+    Its SOURCE: a folder for each class, any images, or the name of a data set.
 
     What is encoded already is skipped: after an interruption, it goes on.
 

@@ -52,9 +52,9 @@ def run(args: list[str]) -> int:
         default=NewRun(choice, Output(), config),
         description=(
             "Go on with a trained model on other images.\n\n"
-            "The model and its preprocessing are those of RUN; a head for other classes is new.\n\n"
-            "Below are the values that RUN, --mode and --recipe lead to, each of which can be changed.\n\n"
-            "Example: gvit finetune gvit_tiny.cifar10 --data-dir photos --out runs/photos\n\n"
+            "Model and preprocessing are those of RUN; a head for other classes is new.\n\n"
+            "Below are the values that RUN, --mode and --recipe lead to; all can be changed.\n\n"
+            "Example: gvit finetune cifar10 --data-dir photos --out runs/photos\n\n"
             "Interrupted? Go on with: gvit train --resume runs/photos"
         ),
     )

@@ -24,7 +24,7 @@ _UNKNOWN_SIDE = 512  # pixels, longer side, of images whose file does not tell
 class Options:
     """Draw files of Gaussians, at any size.
 
-    Files are those of 'gvit fit' and 'gvit encode', and the shards of its sets. One result for each image.
+    Files are those of 'gvit fit' and 'gvit encode', one image each or sets.
 
     Example: gvit render encoded/ --out pictures --scale 2
 
