@@ -22,6 +22,7 @@ ROOMS = (
         "prediction",
         "targets",
         "encoding",
+        "engines",
         "fitting",
         "training",
         "recipes",

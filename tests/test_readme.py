@@ -64,6 +64,8 @@ def test_the_commands_run(folder, monkeypatch):
         "predict",
         "encode",
         "evaluate",
+        "finetune",
+        "render",
         "train",
         "models",
         "fit",
@@ -74,7 +76,7 @@ def test_the_commands_run(folder, monkeypatch):
         assert command[0] == "gvit"
         if command[1] == "reproduce":
             assert main([*command[1:], "--epochs", "0.2", "--dry-run"]) == 0, command
-        elif command[1] != "train":
+        elif command[1] not in ("train", "finetune"):
             assert main(command[1:]) == 0, command
         elif "--resume" not in command:
             assert main([*command[1:], "--epochs", "0.2", "--num-gaussians", "4"]) == 0, command

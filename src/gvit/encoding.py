@@ -1,20 +1,29 @@
-"""Gaussians of image files by a trained encoder, without any training or fit."""
+"""Gaussians of images by a trained encoder, without any training or fit: of files, and of whole data sets."""
 
 from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
-from gvit.data.images import read_pixels
-from gvit.errors import InputError, option
-from gvit.gaussians import Gaussians
+from gvit.data.images import find_images, open_image
+from gvit.data.sources import Source
+from gvit.data.transforms import Transform, eval_transform
+from gvit.errors import InputError, option, wording
+from gvit.files import check_writable
+from gvit.gaussians import NUM_FIELDS, Gaussians
+from gvit.gaussians.shards import MANIFEST_NAME, Manifest, Shard, read_shard, to_half, write_shard
 from gvit.gaussians.storage import Origin
 from gvit.losses import psnr
 from gvit.models.base import evaluating
@@ -23,15 +32,17 @@ from gvit.models.pretrained import locate
 from gvit.rendering import render
 from gvit.targets import Target
 
+_MOST_PSNR = 100.0  # dB; as in ``gvit.evaluation``
 
-def encoder_origin(place: str, model: GViT, looks: int | None, max_side: int) -> Origin:
+
+def encoder_origin(place: str, model: GViT, looks: int | None, max_side: int | None) -> Origin:
     """What decides, beside their number, which Gaussians an image gets; it is kept with them.
 
     Args:
         place: run folder, weights file or name that the model was loaded from.
         model: the model; ``looks`` that are not given are its own.
-        looks: see ``encode_files``.
-        max_side: see ``encode_files``.
+        looks: see ``ImageEncoder``.
+        max_side: see ``ImageEncoder``.
     """
     digest = hashlib.sha256(locate(place).read_bytes()).hexdigest()
     own = getattr(model.encoder, "turns", None)
@@ -44,79 +55,353 @@ def encoder_origin(place: str, model: GViT, looks: int | None, max_side: int) ->
 
 
 @dataclass(frozen=True)
-class EncodedFile:
+class EncodedImage:
     """One image as Gaussians.
 
     Attributes:
-        target: where it came from and goes to.
         gaussians: raw [K, 9], on the CPU.
-        picture: drawn at the image's own size, [3, H, W] in [0, 1], on the CPU.
+        picture: drawn at the size of the image, [3, H, W] in [0, 1], on the CPU.
         encoded_size: height and width that the encoder saw, pixels.
-        psnr: of the picture against the image at its own size, dB.
-        seconds: without reading and writing.
+        psnr: of the picture against the image, dB.
     """
 
-    target: Target
     gaussians: Gaussians
     picture: Float[Tensor, "3 h w"]
     encoded_size: tuple[int, int]
     psnr: float
-    seconds: float
 
 
-def encode_files(
-    model: GViT, targets: Sequence[Target], num_gaussians: int, looks: int | None = None, max_side: int = 768
-) -> Iterator[EncodedFile | InputError]:
-    """Each image, in order, as the model's encoder draws it, or what is wrong with its file.
+class ImageEncoder:
+    """Images to Gaussians by a model's encoder, as it is used for files, for data sets and by other engines.
 
     Args:
-        model: its encoder draws any number of Gaussians, of images of any size.
-        targets: what to encode.
-        num_gaussians: K, of each image.
+        model: with an encoder; it is used on its device.
+        num_gaussians: K, of each image; None for the model's own number.
         looks: how often the encoder looks at its picture; None for as often as in training.
-        max_side: images with a longer side are reduced to it before they are encoded, their aspect kept; what is drawn
-            and measured has the image's own size all the same.
+        max_side: images are encoded as they are, those with a longer side reduced to it before, their aspect kept;
+            what is drawn and measured has the image's own size all the same. None: images are cropped and resized as
+            in the model's evaluation, and what is drawn and measured has that size.
+        half: 16 bits for each of the numbers.
 
     Raises:
         InputError: the encoder does not take these numbers.
     """
-    for name, number in (("num_gaussians", num_gaussians), ("looks", looks), ("max_side", max_side)):
-        if number is not None and number < 1:
-            raise InputError(f"{option(name)} must be at least 1, got {number}")
+
+    def __init__(
+        self,
+        model: GViT,
+        num_gaussians: int | None = None,
+        looks: int | None = None,
+        max_side: int | None = None,
+        half: bool = False,
+    ) -> None:
+        for name, number in (("num_gaussians", num_gaussians), ("looks", looks), ("max_side", max_side)):
+            if number is not None and number < 1:
+                raise InputError(f"{option(name)} must be at least 1, got {number}")
+        encoder = model.encoder
+        if not encoder.any_number:
+            if num_gaussians not in (None, encoder.num_gaussians) or looks is not None:
+                raise InputError(
+                    f"{model.card.name} draws {encoder.num_gaussians} Gaussians at once: no other "
+                    f"{option('num_gaussians')} and no {option('looks')}"
+                )
+            if max_side is not None:
+                raise InputError(
+                    f"{model.card.name} takes images of {model.img_size}x{model.img_size} pixels only: "
+                    f"{option('view', 'crop')}"
+                )
+        self.model, self.num_gaussians, self.looks = model, num_gaussians, looks
+        self.max_side, self.half = max_side, half
+        self.transform = _whole if max_side is not None else eval_transform(model.card.preprocessing)
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[EncodedImage]:
+        """The Gaussians of images as ``transform`` gives them; those of one size go through the encoder together."""
+        found: dict[int, EncodedImage] = {}
+        for shape in dict.fromkeys(image.shape for image in images):
+            rows = [row for row, image in enumerate(images) if image.shape == shape]
+            batch = torch.stack([images[row] for row in rows])
+            found |= dict(zip(rows, self._encode(batch), strict=True))
+        return [found[row] for row in range(len(images))]
+
+    def _encode(self, images: Float[Tensor, "b 3 h w"]) -> list[EncodedImage]:
+        height, width = images.shape[-2:]
+        images = images.to(next(self.model.parameters()).device)
+        factor = 1.0 if self.max_side is None else min(1.0, self.max_side / max(height, width))
+        seen = images
+        if factor < 1:
+            size = [max(1, round(factor * side)) for side in (height, width)]
+            seen = v2.functional.resize(images, size, v2.InterpolationMode.BICUBIC, antialias=True).clamp(
+                0, 1
+            )
+        with evaluating(self.model):
+            gaussians = self.model.encode(seen, num_gaussians=self.num_gaussians, looks=self.looks)
+        if self.half:
+            gaussians = to_half(gaussians)
+        pictures = render(gaussians, height, width).clamp(0, 1)
+        quality = psnr(pictures, images).tolist()
+        on_cpu, encoded_size = gaussians.to("cpu"), (seen.shape[-2], seen.shape[-1])
+        return [
+            EncodedImage(on_cpu[row], picture.cpu(), encoded_size, quality[row])
+            for row, picture in enumerate(pictures)
+        ]
+
+
+def _whole(image: Image.Image) -> Float[Tensor, "3 h w"]:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """One image file as Gaussians.
+
+    Attributes:
+        target: where it came from and goes to.
+        image: what came of it.
+        seconds: without reading and writing.
+    """
+
+    target: Target
+    image: EncodedImage
+    seconds: float
+
+
+def encode_files(encoder: ImageEncoder, targets: Sequence[Target]) -> Iterator[EncodedFile | InputError]:
+    """Each image, in order, as the encoder draws it, or what is wrong with its file."""
     for target in targets:
         try:
-            image = read_pixels(target.source)
+            image = encoder.transform(open_image(target.source))
         except InputError as error:
             yield error
             continue
-        yield _encode(model, target, image, num_gaussians, looks, max_side)
+        begun = time.perf_counter()
+        (encoded,) = encoder([image])
+        yield EncodedFile(target, encoded, time.perf_counter() - begun)
 
 
-@torch.no_grad()
-def _encode(
-    model: GViT,
-    target: Target,
-    image: Float[Tensor, "3 h w"],
-    num_gaussians: int,
-    looks: int | None,
-    max_side: int,
-) -> EncodedFile:
-    begun = time.perf_counter()
-    height, width = image.shape[-2:]
-    image = image[None].to(next(model.parameters()).device)
-    factor = min(1.0, max_side / max(height, width))
-    seen = image
-    if factor < 1:
-        size = [max(1, round(factor * side)) for side in (height, width)]
-        seen = v2.functional.resize(image, size, v2.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
-    with evaluating(model):
-        gaussians = model.encode(seen, num_gaussians=num_gaussians, looks=looks)
-    picture = render(gaussians, height, width).clamp(0, 1)
-    return EncodedFile(
-        target,
-        gaussians.to("cpu")[0],
-        picture[0].cpu(),
-        (seen.shape[-2], seen.shape[-1]),
-        psnr(picture, image).item(),
-        time.perf_counter() - begun,
+def unlabelled(sources: Sequence[str | Path]) -> Source:
+    """Image files named by files, folders and patterns, as a source without classes.
+
+    Each is called by its path below the folder that was named, or by its name; by its whole path where two have one
+    name.
+
+    Raises:
+        InputError: nothing is found.
+    """
+    names: dict[Path, str] = {}
+    for place in sources:
+        folder = Path(place)
+        for file in find_images([place]):
+            names.setdefault(file, file.relative_to(folder).as_posix() if folder.is_dir() else file.name)
+    files, keys = list(names), list(names.values())
+    if len(set(keys)) < len(keys):
+        keys = [file.as_posix() for file in files]
+    return Source(lambda row: open_image(files[row]), [-1] * len(files), (), keys=keys)
+
+
+def plan_set(
+    encoder: ImageEncoder, parts: Mapping[str, Source], origin: Origin, format: str, shard_size: int
+) -> Manifest:
+    """The files that the images of ``parts`` will be in; see ``encode_set``.
+
+    Args:
+        encoder: makes the Gaussians.
+        parts: images by the name of their part, ``train`` or ``test``, of the same classes.
+        origin: of ``encoder_origin``.
+        format: ``safetensors`` or ``parquet``.
+        shard_size: images a file.
+
+    Raises:
+        InputError: a source holds Gaussians already.
+    """
+    digest, names = hashlib.sha256(), None
+    for part, source in parts.items():
+        if source.example is not None:
+            raise InputError("the data set holds Gaussians already: there is nothing to encode")
+        names = list(source.class_names)
+        for key, label in zip(source.keys, source.labels, strict=True):
+            digest.update(f"{part}\0{_utf8(key)}\0{label}\0".encode())
+    return Manifest(
+        origin=dict(origin),
+        num_gaussians=encoder.num_gaussians or encoder.model.encoder.num_gaussians,
+        dtype="float16" if encoder.half else "float32",
+        format=format,
+        shard_size=shard_size,
+        class_names=names or [],
+        parts={part: len(source) for part, source in parts.items()},
+        source=digest.hexdigest()[:16],
     )
+
+
+def begin_set(folder: Path, manifest: Manifest, overwrite: bool = False) -> None:
+    """Write the manifest into a folder that may hold a part of the same set already; one process does it for all.
+
+    Raises:
+        InputError: the folder holds another set, unless ``overwrite``, or cannot be written.
+    """
+    check_writable(folder)
+    if (folder / MANIFEST_NAME).exists():
+        if not overwrite:
+            _check_same(folder, Manifest.read(folder), manifest)
+        else:
+            old = Manifest.read(folder)
+            for name in [name for part in old.parts for name in old.files(part)]:
+                (folder / name).unlink(missing_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot write results here ({error.strerror})") from error
+    manifest.write(folder)
+
+
+def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
+    for name in (field.name for field in fields(Manifest)):
+        theirs, ours = getattr(there, name), getattr(wanted, name)
+        if name == "origin":  # the same weights may have another name by now
+            theirs, ours = ({k: v for k, v in of.items() if k != "model"} for of in (theirs, ours))
+        if theirs != ours:
+            what = (
+                "images or labels" if name in ("source", "parts", "class_names") else name.replace("_", " ")
+            )
+            shown = "" if what == "images or labels" else f" ({theirs}, not {ours})"
+            raise InputError(
+                f"{folder} holds a set with other {what}{shown}: {wording('overwrite=True', '--overwrite')} replaces "
+                f"it, {option('out', 'FOLDER')} writes elsewhere"
+            )
+
+
+@dataclass(frozen=True)
+class _Job:
+    part: str
+    rows: range
+    file: Path
+
+
+class _Row(NamedTuple):
+    """What is kept of an encoded image: not its picture, of which a shard would hold gigabytes."""
+
+    gaussians: Gaussians
+    size: tuple[int, int]
+    psnr: float
+
+    @classmethod
+    def of(cls, image: EncodedImage) -> _Row:
+        height, width = image.picture.shape[-2:]
+        return cls(image.gaussians, (height, width), min(image.psnr, _MOST_PSNR))
+
+
+class _Images(Dataset[Tensor | str]):
+    """Images as the encoder wants them, by part and row, or what is wrong with them."""
+
+    def __init__(self, parts: Mapping[str, Source], transform: Transform) -> None:
+        self.parts, self.transform = parts, transform
+
+    def __getitem__(self, key: tuple[str, int]) -> Tensor | str:
+        part, row = key
+        try:
+            return self.transform(self.parts[part].load(row))
+        except InputError as error:
+            return str(error)
+
+
+def encode_set(
+    encoder: ImageEncoder,
+    parts: Mapping[str, Source],
+    folder: Path,
+    manifest: Manifest,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+    progress: Callable[[int], None] | None = None,
+) -> Iterator[tuple[Path, Shard]]:
+    """Encode what is not encoded yet of a set, shard by shard, each of them written whole or not at all.
+
+    Batches begin anew with each shard, so a shard's bytes depend on nothing but its images and the settings: not on
+    what was there before, nor on the number of processes, of which each makes the shards of its turn.
+
+    Args:
+        encoder: as for ``plan_set``.
+        parts: as for ``plan_set``.
+        folder: where ``begin_set`` has been.
+        manifest: of ``plan_set``.
+        batch_size: images at a time.
+        workers: processes that load images.
+        rank: which process this is.
+        world_size: how many there are.
+        progress: is called after each batch with the number of images that this process has encoded.
+
+    Yields:
+        Each file that this process has written, and what is in it. Images that can't be read are in ``failed``.
+
+    Raises:
+        InputError: a file cannot be written.
+    """
+    jobs = [
+        _Job(part, manifest.rows(part, number), folder / name)
+        for part in manifest.parts
+        for number, name in enumerate(manifest.files(part))
+    ]
+    jobs = [job for job in jobs[rank::world_size] if not _is_whole(job)]
+    batches = [
+        [(job.part, row) for row in job.rows[first : first + batch_size]]
+        for job in jobs
+        for first in range(0, len(job.rows), batch_size)
+    ]
+    loader = iter(
+        DataLoader(
+            _Images(parts, encoder.transform), batch_sampler=batches, num_workers=workers, collate_fn=list
+        )
+    )
+    done = 0
+    for job in jobs:
+        read: list[_Row | str] = []
+        while len(read) < len(job.rows):
+            loaded = next(loader)
+            encoded = iter(encoder([image for image in loaded if not isinstance(image, str)]))
+            read += [image if isinstance(image, str) else _Row.of(next(encoded)) for image in loaded]
+            done += len(loaded)
+            if progress is not None:
+                progress(done)
+        shard = _collect(parts[job.part], job.rows, read, encoder, manifest)
+        write_shard(job.file, shard)
+        yield job.file, shard
+
+
+def _is_whole(job: _Job) -> bool:
+    if not job.file.is_file():
+        return False
+    try:
+        shard = read_shard(job.file)
+    except InputError:  # a damaged one is made again
+        return False
+    return len(shard) + len(shard.failed) == len(job.rows)
+
+
+def _collect(
+    source: Source,
+    rows: Sequence[int],
+    read: Sequence[_Row | str],
+    encoder: ImageEncoder,
+    manifest: Manifest,
+) -> Shard:
+    ours = encoder.model.encoder
+    good = [(row, image) for row, image in zip(rows, read, strict=True) if not isinstance(image, str)]
+    empty = torch.empty(0, manifest.num_gaussians, NUM_FIELDS, dtype=getattr(torch, manifest.dtype))
+    return Shard(
+        raw=torch.stack([image.gaussians.raw for _, image in good]) if good else empty,
+        names=[_utf8(source.keys[row]) for row, _ in good],
+        aspects=[image.gaussians.aspect for _, image in good],
+        sizes=[image.size for _, image in good],
+        psnr=[image.psnr for _, image in good],
+        labels=[source.labels[row] for row, _ in good] if manifest.class_names else None,
+        scale_factor=ours.scale_factor,
+        nominal_count=ours.num_gaussians,
+        failed={_utf8(source.keys[row]): e for row, e in zip(rows, read, strict=True) if isinstance(e, str)},
+    )
+
+
+def _utf8(name: str) -> str:
+    """A file's name, whatever its bytes, as text that every format can hold."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -164,6 +164,7 @@ def write_results(
         if figure is not None:
             save_figure(figure, target.figure_file)
         # the last one: where it is, the others are, too
-        gaussians.save(target.gaussians_file, origin)
+        height, width = picture.shape[-2:]
+        gaussians.save(target.gaussians_file, origin, (height, width))
     except OSError as error:
         raise InputError(f"{target.name.parent}: cannot write results here ({error.strerror})") from error

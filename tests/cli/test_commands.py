@@ -21,7 +21,10 @@ from gvit.data.loading import EvaluationSamples
 from gvit.data.sources import load_source
 from gvit.data.transforms import eval_transform
 
-COMMANDS = ["train", "predict", "encode", "evaluate", "fit", "data", "reproduce", "models"]
+COMMANDS = [
+    *("train", "finetune", "predict", "encode", "render", "evaluate"),
+    *("fit", "data", "reproduce", "models"),
+]
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,10 @@ from gvit.errors import InputError, first_line, unknown_name
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # each is a module of this package with a function run(args) that returns the exit code
-_COMMANDS = ("train", "predict", "encode", "evaluate", "fit", "data", "reproduce", "models")
+_COMMANDS = (
+    *("train", "finetune", "predict", "encode", "render", "evaluate"),
+    *("fit", "data", "reproduce", "models"),
+)
 
 _HELP = """\
 usage: gvit COMMAND [options]
@@ -24,8 +27,10 @@ from those alone.
 
 commands:
   train      train a model; with no argument, on handwritten digits
+  finetune   train a trained model on other images
   predict    classify image files with a trained model
-  encode     draw image files as Gaussians with a trained encoder
+  encode     draw images, or a data set, as Gaussians with a trained encoder
+  render     draw files of Gaussians: PNG, SVG, or tables
   evaluate   measure a trained model on its test images
   fit        fit Gaussians to image files; with no argument, to a photograph
   data       check a folder of images before training: gvit data check DIR

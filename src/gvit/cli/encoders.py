@@ -31,12 +31,13 @@ def left_to_do(targets: Sequence[Target], num_gaussians: int, origin: Origin | N
     return waiting
 
 
-def load_encoder(place: str, flag: str) -> GViT:
+def load_encoder(place: str, flag: str, any_number: bool = True) -> GViT:
     """A model that draws any number of Gaussians of any image.
 
     Args:
         place: run folder, weights file or name.
         flag: what the user gave it to.
+        any_number: one that draws its own number of images of its own size is refused.
 
     Raises:
         InputError: there is none, or it draws one number only, or none at all.
@@ -46,7 +47,7 @@ def load_encoder(place: str, flag: str) -> GViT:
     model: Any = load_model(place)
     if model.encoder is None:
         found = "the model has no encoder"
-    elif not model.encoder.any_number:
+    elif any_number and not model.encoder.any_number:
         side = model.encoder.image_side
         found = f"its encoder draws {model.encoder.num_gaussians} Gaussians of {side}x{side} pixels only"
     else:

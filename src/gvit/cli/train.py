@@ -85,8 +85,12 @@ def run(args: list[str]) -> int:
 
         return _watch(partial(resume, again.resume, epochs=again.epochs), again.resume, "", again)
     recipe, new = _parse_new_run(args)
-    output, config = new.output, new.config
-    folder = output.out or Path("runs") / recipe
+    return start_run(new.config, new.output, recipe)
+
+
+def start_run(config: TrainConfig, output: Output, name: str) -> int:
+    """Train, or only tell what it would take; ``name`` of its folder in ``runs``, where none is given."""
+    folder = output.out or Path("runs") / name
     if output.download:
         from gvit.data.sources import download
 
@@ -115,10 +119,7 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
     defaults = load_recipe(recipe)
     # tyro makes one line of a paragraph
     recipes = "\n\n".join(textwrap.wrap(f"Recipes: {', '.join(sorted(RECIPES))}.", 80))
-    flags = {arg.split("=")[0].replace("_", "-") for arg in args}
-    if flags & _PHASES and "--min-steps" not in flags:  # phases that are given are not stretched
-        defaults = replace(defaults, schedule=replace(defaults.schedule, min_steps=None))
-    usual, prog = NewRun(Output(), defaults), f"gvit train {recipe}"
+    usual, prog = NewRun(Output(), with_given_phases(defaults, args)), f"gvit train {recipe}"
     form = grouped(usual, _COMMON)
     parsed = parse(
         type(form),
@@ -138,6 +139,14 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
         return recipe, regrouped(usual, parsed)
     except InputError as error:
         raise InputError(f"{error.args[0]}; see '{prog} --help'") from None
+
+
+def with_given_phases(defaults: TrainConfig, args: list[str]) -> TrainConfig:
+    """Phases that are given are not stretched."""
+    flags = {arg.split("=")[0].replace("_", "-") for arg in args}
+    if flags & _PHASES and "--min-steps" not in flags:
+        return replace(defaults, schedule=replace(defaults.schedule, min_steps=None))
+    return defaults
 
 
 def _watch(start: "Callable[..., Evaluation]", folder: Path, header: str, options: Output | Resume) -> int:

@@ -3,19 +3,76 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from gvit.data.images import find_images
 from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples, evaluation_loader
 from gvit.data.sources import Source, Split
+from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS, open_gaussians
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
+from gvit.gaussians.shards import MANIFEST_NAME, Manifest, is_shard, read_set, read_shard
+from gvit.gaussians.storage import read_size
 from gvit.models.base import evaluating
 from gvit.models.gvit import GViT
+
+
+@dataclass(frozen=True)
+class KeptImage:
+    """An image of which Gaussians are kept in a file.
+
+    Attributes:
+        name: what it is called there, a path below the folder or within the set.
+        gaussians: raw [K, 9] in float32.
+        size: its height and width, pixels; None where the file does not tell.
+        class_name: None where it has none.
+    """
+
+    name: str
+    gaussians: Gaussians
+    size: tuple[int, int] | None
+    class_name: str | None = None
+
+
+def find_kept(places: Sequence[str | Path]) -> Iterator[KeptImage | InputError]:
+    """The images of files, folders (searched recursively) and patterns, one by one, or what is wrong with a file.
+
+    Files are those of ``gvit fit`` and ``gvit encode``, one image each, or the shards of a set.
+
+    Raises:
+        InputError: a place that does not exist, or a folder without such files, or a set that is not complete.
+    """
+    for place in places:
+        folder = Path(place)
+        if (folder / MANIFEST_NAME).is_file():
+            files = [file for part in read_set(folder)[1].values() for file in part]
+        else:
+            files = find_images([place], GAUSSIAN_EXTENSIONS | {".parquet"})
+        for file in files:
+            try:
+                if is_shard(file):
+                    yield from _of_shard(file)
+                else:
+                    below = file.relative_to(folder).as_posix() if folder.is_dir() else file.name
+                    yield KeptImage(below, open_gaussians(file), read_size(file))
+            except InputError as error:
+                yield error
+
+
+def _of_shard(file: Path) -> Iterator[KeptImage]:
+    shard = read_shard(file)
+    beside = (file.parent / MANIFEST_NAME).is_file()
+    names = Manifest.read(file.parent).class_names if beside else ()
+    for row, name in enumerate(shard.names):
+        label = -1 if shard.labels is None else shard.labels[row]
+        class_name = names[label] if 0 <= label < len(names) else None
+        yield KeptImage(name, shard[row], shard.sizes[row], class_name)
 
 
 def encode_with(model: GViT) -> Callable[[Tensor], Gaussians]:

@@ -14,7 +14,7 @@ import math
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -69,6 +69,11 @@ class Augmentation:
         off = Augmentation()
         names = ("randaugment", "random_erase", "mixup", "cutmix")
         return [name for name in names if getattr(self, name) != getattr(off, name)]
+
+    @property
+    def repeats(self) -> bool:
+        """Whether an image comes again and again as it is, or mirrored."""
+        return replace(self, hflip=False) == Augmentation(hflip=False, min_crop=1.0)
 
 
 @dataclass(frozen=True)

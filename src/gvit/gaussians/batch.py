@@ -411,19 +411,22 @@ class Gaussians:
         covariances = lifted.covariances * pixels.unsqueeze(-1) * pixels
         return centers, covariances, lifted.colors, lifted.opacities
 
-    def save(self, path: str | Path, origin: Origin | None = None) -> None:
+    def save(
+        self, path: str | Path, origin: Origin | None = None, size: tuple[int, int] | None = None
+    ) -> None:
         """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all.
 
         Args:
             path: its name ends in ``.safetensors``.
             origin: what made them, kept beside them for ``gvit.gaussians.storage.read_origin``.
+            size: height and width of the image that they were made of, pixels, kept for ``read_size`` there.
 
         Raises:
             InputError: the name has another suffix.
         """
         tensors = {"raw": self.raw} | ({} if self.slots is None else {"slots": self.slots})
         meta = {name: getattr(self, name) for name in ("scale_factor", "nominal_count", "aspect")}
-        write_fields(path, tensors, meta, origin)
+        write_fields(path, tensors, meta, origin, size)
 
     @classmethod
     def load(cls, path: str | Path) -> Gaussians:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -14,12 +14,17 @@ from gvit.files import replacing
 
 _KEY = "gvit.gaussians"  # of the metadata
 _ORIGIN_KEY = "gvit.origin"  # apart from the fields: who reads those need not know it
+_SIZE_KEY = "gvit.size"
 Origin = Mapping[str, str | int | None]
 T = TypeVar("T")
 
 
 def write_fields(
-    path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, float], origin: Origin | None = None
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, float],
+    origin: Origin | None = None,
+    size: tuple[int, int] | None = None,
 ) -> None:
     """Write the file, whole or not at all; see ``Gaussians.save``."""
     from safetensors.torch import save
@@ -28,10 +33,12 @@ def write_fields(
     if path.suffix != ".safetensors":
         name = f"{path.stem.removesuffix('.safetensors')}.safetensors"
         raise InputError(f"{path}: Gaussians are written as safetensors; name the file {name}")
-    content = save(
-        {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},
-        {_KEY: json.dumps(meta)} | ({} if origin is None else {_ORIGIN_KEY: json.dumps(dict(origin))}),
-    )
+    told = {_KEY: json.dumps(meta)}
+    if origin is not None:
+        told[_ORIGIN_KEY] = json.dumps(dict(origin))
+    if size is not None:
+        told[_SIZE_KEY] = json.dumps(size)
+    content = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, told)
     with replacing(path) as partial:
         # safetensors' own file would be for its owner's eyes only, whatever the umask
         partial.write_bytes(content)
@@ -54,12 +61,24 @@ def read_fields(path: str | Path, make: Callable[..., T]) -> T:
 
 def read_origin(path: str | Path) -> Origin | None:
     """What made the Gaussians in a file that can be read; None where it does not say so."""
+    origin = _read(path, _ORIGIN_KEY)
+    return origin if isinstance(origin, dict) else None
+
+
+def read_size(path: str | Path) -> tuple[int, int] | None:
+    """Height and width of the image that a file's Gaussians were made of; None where it does not say so."""
+    size = _read(path, _SIZE_KEY)
+    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+        return None
+    return size[0], size[1]
+
+
+def _read(path: str | Path, key: str) -> Any:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        written = (file.metadata() or {}).get(_ORIGIN_KEY)
+        written = (file.metadata() or {}).get(key)
     try:
-        origin = None if written is None else json.loads(written)
+        return None if written is None else json.loads(written)
     except json.JSONDecodeError:
         return None
-    return origin if isinstance(origin, dict) else None

@@ -1,4 +1,6 @@
-"""A trained GViT on other classes: the encoder stands still, the classifier is fine-tuned (GViT paper, Table A.1b).
+"""A trained GViT on other images: the encoder stands still, the classifier is fine-tuned (GViT paper, Table A.1b).
+
+``finetune`` is for any data set, ``gvit finetune RUN --data-dir FOLDER``; what follows are the paper's own.
 
 Command, with class folders in ``FOLDER/train`` and ``FOLDER/val`` (Parquet files for the two CIFARs), ``_s`` after a
 ViT-S classifier, ``_b`` after a ViT-B:
@@ -12,13 +14,16 @@ names Aircraft and Cars, too, without values: they take those of CUB, fine-grain
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
 from gvit.training.config import (
     ComputeConfig,
     DataConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimizerConfig,
     ScheduleConfig,
     TrainConfig,
@@ -38,6 +43,7 @@ _VALUES: dict[str, tuple[dict[str, float], dict[str, float]]] = {
     "cars": ({"s": 4.8e-3, "b": 4.8e-3}, {"s": 100.0, "b": 80.0}),
 }
 TRANSFER_DATA = tuple(_VALUES)
+Mode = Literal["classifier", "all"]
 
 
 def transfer(data: str, size: Literal["s", "b"]) -> TrainConfig:
@@ -64,6 +70,46 @@ def transfer(data: str, size: Literal["s", "b"]) -> TrainConfig:
         ),
         compute=ComputeConfig(precision="bf16"),
     )
+
+
+def finetune(
+    init: str | Path, mode: Mode = "classifier", data: str | None = None, size: Literal["s", "b"] = "s"
+) -> TrainConfig:
+    """The complete configuration to go on with a trained model on other images.
+
+    Args:
+        init: run, weights file or name of pretrained weights; the model and its preprocessing are those.
+        mode: ``classifier``: the paper's transfer, the encoder stands still; ``all``: the encoder goes on to learn to
+            draw, and in the last fifth of the epochs the classifier's gradient guides it.
+        data: the paper's values for one of its data sets; None for values that fit a small set of any kind.
+        size: of the model, for the paper's values.
+    """
+    if data is not None:
+        config = transfer(data, size)
+    else:
+        config = TrainConfig(
+            model=ModelConfig(None),
+            data=DataConfig("folder", batch_size=None),
+            schedule=ScheduleConfig(
+                reconstruct_epochs=0.0,
+                perceptual_epochs=0.0,
+                classify_epochs=50.0,
+                guide_epochs=0.0,
+                min_steps=600,
+                freeze_encoder=True,
+                eval_every=None,
+            ),
+            objective=ObjectiveConfig(pixel_loss="psnr", perceptual_weight=0.0),
+            optimizer=OptimizerConfig(base_lr=8e-3, warmup_epochs=None, layer_decay=0.75, clip_grad=1.0),
+        )
+    config = replace(config, model=ModelConfig(None, init=Path(init)))
+    if mode == "classifier":
+        return config
+    whole = config.schedule.classify_epochs
+    phases = replace(
+        config.schedule, freeze_encoder=False, classify_epochs=0.8 * whole, guide_epochs=0.2 * whole
+    )
+    return replace(config, schedule=phases)
 
 
 def transfer_recipes() -> dict[str, Callable[[], TrainConfig]]:

@@ -26,6 +26,13 @@ from gvit.training.distributed import World
 from gvit.training.scaling import fitting_batch
 
 
+def augmentation_of(config: TrainConfig) -> Augmentation:
+    """What is random of a training image."""
+    data = config.data
+    geometry = data.hflip, data.min_crop, data.rotate, data.translate, data.zoom
+    return Augmentation(*geometry, **asdict(config.pixels))
+
+
 class Feed:
     """Sources of a run's images, and, after ``connect``, what its model reads of them.
 
@@ -96,8 +103,7 @@ class Feed:
             InputError: the model can't read what the sources hold.
         """
         data, world = self.config.data, self.world
-        geometry = data.hflip, data.min_crop, data.rotate, data.translate, data.zoom
-        augmentation = Augmentation(*geometry, **asdict(self.config.pixels))
+        augmentation = augmentation_of(self.config)
         transform = train_input(model, self.train, augmentation)
         mix = mixing(augmentation, len(self.train.class_names))
         self.samples = TrainingSamples(self.train, transform, draw_noise, self.config.seed, mix)

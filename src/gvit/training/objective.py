@@ -19,6 +19,7 @@ from gvit.models.gvit import GViT
 from gvit.rendering import render
 from gvit.training.config import GuidanceConfig, ObjectiveConfig
 from gvit.training.guidance import Guidance, fidelity
+from gvit.training.kept import KeptGaussians
 from gvit.training.schedule import StepPlan
 
 Autocast = Callable[[], AbstractContextManager]
@@ -118,9 +119,11 @@ class GuidedObjective:
 
     Attributes:
         class_weights: of the class loss [classes]; None where all classes count the same.
+        kept: gives the Gaussians of an encoder that stands still, where images come again; None encodes them anew.
     """
 
     class_weights: Tensor | None = None
+    kept: KeptGaussians | None = None
 
     def __init__(
         self,
@@ -153,7 +156,10 @@ class GuidedObjective:
         """
         turn = turn or Turn()
         with self.autocast(), torch.set_grad_enabled(plan.train_encoder):
-            raw = self._encode(batch, turn)
+            if self.kept is not None and not plan.train_encoder:
+                raw = self.kept(batch.inputs)
+            else:
+                raw = self._encode(batch, turn)
         if not raw.isfinite().all():
             raise FloatingPointError("the encoder's Gaussians are not finite")
         gradient, measures = torch.zeros_like(raw), dict[str, Tensor]()

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from gvit.gaussians import Gaussians
+
 Precision = Literal["float32", "bf16", "float64"]
 
 
@@ -26,6 +28,8 @@ def keep_float32(*modules: nn.Module) -> None:
         module.forward = MethodType(_forward_in_float32, module)
 
 
-def _forward_in_float32(self: nn.Module, *inputs: Tensor, **kwargs: Any) -> Any:
-    with torch.autocast(inputs[0].device.type, enabled=False):
-        return type(self).forward(self, *(tensor.float() for tensor in inputs), **kwargs)
+def _forward_in_float32(self: nn.Module, *inputs: Tensor | Gaussians, **kwargs: Any) -> Any:
+    first = inputs[0]
+    device = first.device if isinstance(first, Tensor) else first.raw.device
+    with torch.autocast(device.type, enabled=False):
+        return type(self).forward(self, *(given.to(torch.float32) for given in inputs), **kwargs)

@@ -104,6 +104,8 @@ def set_up(
     setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
     # from the start: an interrupted run, too, is only what it is going to be
     model.card = replace(model.card, encoder_only=setup.schedule.encoder_only)
+    if task.keeps_gaussians:
+        of_model.append("the encoder stands still, and images come again as they are: each is encoded once")
     notes = [*notes, *of_model, *_proportions(setup), *_left_out(setup), *feed.notes]
     return replace(setup, notes=tuple(map(Note, notes)))
 

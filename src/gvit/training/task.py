@@ -28,8 +28,10 @@ from gvit.training.distributed import (
     whole_optimizer,
     whole_weights,
 )
+from gvit.training.feed import augmentation_of
 from gvit.training.graphs import GraphedTurns
 from gvit.training.guidance import Guidance
+from gvit.training.kept import KeptGaussians
 from gvit.training.motion import GaussianMotion, Motion
 from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
 from gvit.training.precision import autocast, keep_float32
@@ -80,6 +82,11 @@ class Task:
             for name, net in self.networks.items()
         }
         self.objective = self.make_objective()
+
+    @property
+    def keeps_gaussians(self) -> bool:
+        """Whether each image is encoded once, and its Gaussians are kept."""
+        return False
 
     def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
         """The networks that learn, by name."""
@@ -253,7 +260,22 @@ class GuidedTask(Task):
     def make_objective(self) -> Objective:
         self.motion: GaussianMotion | None = None
         self.guidance = Guidance(self.config.guidance)
-        return GuidedObjective(self.model, self.config.objective, self.parallel, self.autocast, self.guidance)
+        objective = GuidedObjective(
+            self.model, self.config.objective, self.parallel, self.autocast, self.guidance
+        )
+        if self.keeps_gaussians:
+            objective.kept = KeptGaussians(self.model.encoder)
+        return objective
+
+    @property
+    def keeps_gaussians(self) -> bool:
+        """The encoder stands still from the first step to the last, and images come again: each is encoded once."""
+        schedule, encoder = self.config.schedule, self.model.encoder
+        *others, classify, guide = schedule.phase_epochs()
+        still = schedule.freeze_encoder and classify > 0 and not sum(others) + guide
+        alike = not encoder.noisy and self.config.objective.gaussians_range is None
+        # a sharded encoder is called by all processes at once, or by none
+        return still and alike and augmentation_of(self.config).repeats and not self.config.compute.fsdp
 
     def fit_schedule(self, schedule: Schedule) -> Schedule:
         return schedule

@@ -1,4 +1,4 @@
-"""Gaussians of images in class folders."""
+"""Gaussians of images, in class folders or in the shards of ``gvit encode``."""
 
 from __future__ import annotations
 
@@ -9,21 +9,26 @@ import torch
 
 from gvit.data.sources.base import Source, Split, existing_folder
 from gvit.data.sources.class_folders import class_folders
-from gvit.errors import InputError
+from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
+from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard
 
 GAUSSIAN_EXTENSIONS = frozenset({".safetensors"})
 
 
 def source(split: Split, data_dir: Path | None = None) -> Source:
     """Gaussians in class folders, a ``.safetensors`` file of raw [K, 9] for each image, as ``gvit fit FOLDER`` and
-    ``gvit.data.collections`` write them; folders, classes and splits as in ``gvit.data.sources.folders``.
+    ``gvit.data.collections`` write them; folders, classes and splits as in ``gvit.data.sources.folders``. Or the shards
+    of a data set that ``gvit encode RUN SOURCE`` has written, with its classes and splits.
 
     Raises:
         InputError: as for folders of photographs; also on loading a file that is damaged, or whose Gaussians differ
-            in number or bounds from those of the first training file.
+            in number or bounds from those of the first training file. Of shards: one is missing or damaged, or the set
+            has no classes, no such split or images of several aspects.
     """
     root = existing_folder(data_dir, "gaussians")
+    if (root / MANIFEST_NAME).is_file():
+        return _of_shards(split, root)
 
     def of(split: Split) -> Source:
         return class_folders(split, root, GAUSSIAN_EXTENSIONS, "Gaussians", open_gaussians)
@@ -40,6 +45,37 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         return loaded
 
     return replace(files, load=load, example=example)
+
+
+def _of_shards(split: Split, root: Path) -> Source:
+    manifest, files = read_set(root)
+    if not manifest.class_names or {"train", "test"} - set(files):
+        raise InputError(
+            f"{root}: a set of images without classes: 'gvit encode RUN SOURCE' with a folder for each class, or the "
+            "name of a data set, makes one to train on"
+        )
+    shards = {part: [read_shard(file) for file in files[part]] for part in dict.fromkeys(("train", split))}
+    for part in shards.values():
+        aspects = {aspect for shard in part for aspect in shard.aspects}
+        if len(aspects) > 1:
+            raise InputError(
+                f"{root}: images of {len(aspects)} aspects; {option('view', 'crop')} encodes squares, which can be "
+                "trained on"
+            )
+    rows = [(shard, row) for shard in shards[split] for row in range(len(shard))]
+    example = next((shard[row] for shard in shards["train"] for row in range(len(shard))), None)
+    if example is None:
+        raise InputError(f"{root}: no image of it could be read")
+
+    def load(index: int) -> Gaussians:
+        shard, row = rows[index]
+        return shard[row]
+
+    keys, labels = [], []
+    for shard in shards[split]:
+        keys += list(shard.names)
+        labels += list(shard.labels or ())
+    return Source(load, labels, manifest.class_names, example, keys=keys)
 
 
 def open_gaussians(path: str | Path) -> Gaussians:

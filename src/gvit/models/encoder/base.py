@@ -40,6 +40,7 @@ class GaussianEncoder(Part, nn.Module):
         kind: the name in model files and settings.
         turns: optimizer steps that a training batch takes; a kind that draws in turns learns after each of them.
         any_number: it draws any number of Gaussians, and images of any size.
+        noisy: noise decides what it draws in training; a kind without use for it says that it is not.
         num_gaussians: K; the usual one, where it can be any.
         scale_factor: c, the bound on the standard deviations in units of the Gaussians' spacing (paper, Table 1a).
     """
@@ -47,6 +48,7 @@ class GaussianEncoder(Part, nn.Module):
     kind: ClassVar[str]
     turns: int = 1
     any_number: ClassVar[bool] = False
+    noisy: ClassVar[bool] = True
     num_gaussians: int
     scale_factor: float
 

@@ -18,6 +18,7 @@ class QueryEncoder(ViTEncoder):
     """
 
     kind = "queries"
+    noisy = False
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)

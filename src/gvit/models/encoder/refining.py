@@ -66,6 +66,7 @@ class RefiningEncoder(GaussianEncoder):
 
     kind = "refining"
     any_number = True
+    noisy = False
 
     def __init__(
         self,

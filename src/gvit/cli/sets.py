@@ -1,0 +1,138 @@
+"""Whole data sets as Gaussians, for 'gvit encode': which images they are, and how it is told what becomes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gvit.cli.messages import print_error
+from gvit.errors import InputError
+
+if TYPE_CHECKING:
+    from gvit.data.sources import Source
+    from gvit.encoding import ImageEncoder
+    from gvit.gaussians.storage import Origin
+
+IMAGES = "images"  # as a data set: any images, without classes
+
+
+@dataclass(frozen=True)
+class SetOptions:
+    """Where a set goes and how it is made; see the options of 'gvit encode'."""
+
+    out: Path
+    format: str
+    shard_size: int
+    batch_size: int
+    workers: int
+    overwrite: bool
+
+
+def is_data_set(sources: Sequence[str]) -> bool:
+    """Whether a data set is named, rather than a path."""
+    from gvit.data.sources import SOURCES
+
+    return len(sources) == 1 and sources[0].partition("/")[0] in SOURCES and not Path(sources[0]).exists()
+
+
+def find_parts(sources: Sequence[str], dataset: str | None, data_dir: Path | None) -> dict[str, Source]:
+    """The images to encode, by the name of their part.
+
+    Raises:
+        InputError: there are none, or it cannot be told what is meant.
+    """
+    from gvit.data.sources import load_source
+    from gvit.encoding import unlabelled
+
+    if dataset is None:
+        dataset, data_dir = _recognise(sources, data_dir)
+    elif dataset != IMAGES and sources:
+        if len(sources) > 1 or data_dir is not None:
+            raise InputError(f"--dataset {dataset} is one folder, got {', '.join(sources)}")
+        data_dir = Path(sources[0])
+    if dataset == IMAGES:
+        return {IMAGES: unlabelled(sources)}
+    return {"train": load_source(dataset, "train", data_dir), "test": load_source(dataset, "test", data_dir)}
+
+
+def _recognise(sources: Sequence[str], data_dir: Path | None) -> tuple[str, Path | None]:
+    """The kind of data set that the sources are, and its folder."""
+    from gvit.data.images import EXTENSIONS
+
+    first = Path(sources[0]) if sources else Path()
+    if is_data_set(sources):
+        return sources[0], data_dir
+    if data_dir is not None:
+        raise InputError("--data-dir goes with the name of a data set, as --dataset NAME or as SOURCE")
+    if len(sources) > 1 or not first.is_dir():
+        return IMAGES, None
+    if any(next(place.glob("*.parquet"), None) for place in (first, first / "data")):
+        return "parquet", first
+    inside = [path for path in first.iterdir() if not path.name.startswith(".")]
+    folders = sum(path.is_dir() for path in inside)
+    if folders > 1 and not any(path.suffix.lower() in EXTENSIONS for path in inside):
+        return "folder", first
+    return IMAGES, None
+
+
+def encode_whole_set(
+    encoder: ImageEncoder,
+    parts: Mapping[str, Source],
+    place: str,
+    origin: Origin,
+    options: SetOptions,
+    device: str,
+) -> int:
+    """Encode what is left to do, a line for each file; under torchrun, this process's share of the files."""
+    from gvit.encoding import begin_set, encode_set, plan_set
+    from gvit.progress import ProgressBar
+    from gvit.training.distributed import joined
+
+    manifest = plan_set(encoder, parts, origin, options.format, options.shard_size)
+    # nobody waits for another after this: encoding needs no talk, and those who are done may go
+    with joined(device) as (world, device):
+        if world.is_main:
+            begin_set(options.out, manifest, options.overwrite)
+    encoder.model.to(device)
+    failed, total = False, -(-sum(manifest.parts.values()) // world.size)
+    with ProgressBar("encode", total, quiet=not world.is_main) as bar:
+        for file, shard in encode_set(
+            encoder,
+            parts,
+            options.out,
+            manifest,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            rank=world.rank,
+            world_size=world.size,
+            progress=bar.update,
+        ):
+            quality = f"{sum(shard.psnr) / len(shard):.2f} dB" if len(shard) else "-"
+            print(f"{file}  {len(shard)} images  {quality}", flush=True)
+    failed = _conclude(options.out, place)
+    return 2 if failed else 0
+
+
+def _conclude(folder: Path, place: str) -> bool:
+    """What there is now, where the whole set is; whether an image could not be read."""
+    from gvit.gaussians.shards import Manifest, read_shard
+
+    manifest = Manifest.read(folder)
+    files = [folder / name for part in manifest.parts for name in manifest.files(part)]
+    there = [file for file in files if file.is_file()]
+    shards = [read_shard(file) for file in there]
+    unreadable = [message for shard in shards for message in shard.failed.values()]
+    for message in unreadable:
+        print_error(InputError(message))
+    if len(there) < len(files):
+        print(f"{folder}: {len(there)} of {len(files)} files are there; the other processes make the rest")
+        return bool(unreadable)
+    quality = [value for shard in shards for value in shard.psnr]
+    mean = f": mean {sum(quality) / len(quality):.2f} dB" if quality else ""
+    print(
+        f"{len(quality)} images in {len(files)} files by {place}, {manifest.num_gaussians} Gaussians each{mean}  "
+        f"{folder / 'manifest.json'}"
+    )
+    return bool(unreadable)

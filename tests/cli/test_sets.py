@@ -1,0 +1,221 @@
+"""``gvit encode RUN SOURCE``: whole data sets, whatever interrupts it and however many processes there are."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gvit
+from gvit.cli import main
+from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard
+from pretrained_models import trained
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A run's weights, of a model with a classifier: 24 px, 20 Gaussians."""
+    folder = tmp_path_factory.mktemp("run")
+    model = trained(img_size=24, num_gaussians=20, looks=2, num_classes=2)
+    gvit.save_model(model, folder / "model.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory) -> Path:
+    """Two classes of 15 smooth images each, of several sizes, without a split."""
+    folder = tmp_path_factory.mktemp("photos")
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (folder / name).mkdir()
+        for number in range(15):
+            pixels = generator.integers(0, 256, (4, 4, 3), np.uint8)
+            size = (30 + number, 40 - number)
+            image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+            image.save(folder / name / f"{number}.png")
+    return folder
+
+
+def encode(*args: object) -> int:
+    return main(["encode", *map(str, args)])
+
+
+def fails(capsys, *args: object) -> str:
+    capsys.readouterr()
+    assert encode(*args) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("gvit: error: ")
+    assert error.count("\n") == 1, error
+    return error
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def command(run: Path, photos: Path, out: Path, *program: str) -> list[str]:
+    arguments = ["-m", "gvit", "encode", str(run), str(photos), "--out", str(out), "--shard-size", "4"]
+    return [sys.executable, *program, *arguments]
+
+
+@pytest.fixture(scope="module")
+def whole(run, photos, tmp_path_factory) -> Path:
+    """The set, by one process without an interruption."""
+    out = tmp_path_factory.mktemp("whole")
+    assert encode(run, photos, "--out", out, "--shard-size", 4) == 0
+    return out
+
+
+def test_names_labels_and_the_gaussians_of_the_evaluation(run, photos, whole):
+    manifest, files = read_set(whole)
+    assert (manifest.class_names, manifest.parts) == (["cat", "dog"], {"train": 24, "test": 6})
+    assert [file.name for file in files["test"]] == [f"test-0000{i}-of-00002.safetensors" for i in (0, 1)]
+    shards = [read_shard(file) for part in files.values() for file in part]
+    names = [name for shard in shards for name in shard.names]
+    assert sorted(names) == sorted(p.relative_to(photos).as_posix() for p in photos.rglob("*.png"))
+    model = gvit.load_model(run)
+    for shard in shards:
+        assert [manifest.class_names[label] for label in shard.labels] == [
+            n.split("/")[0] for n in shard.names
+        ]
+        expected = model.encode(gvit.load_images([photos / name for name in shard.names], model))
+        torch.testing.assert_close(torch.stack([shard[i].raw for i in range(len(shard))]), expected.raw)
+        assert (shard[0].scale_factor, shard[0].nominal_count) == (expected.scale_factor, 20)
+
+
+def test_killed_at_a_random_moment_and_started_again_the_shards_are_the_same_to_the_byte(
+    run, photos, whole, tmp_path
+):
+    process = subprocess.Popen(command(run, photos, tmp_path), env=ENVIRONMENT, stdout=subprocess.DEVNULL)
+    wanted, end = random.randrange(7), time.monotonic() + 120
+    while len(list(tmp_path.glob("*.safetensors"))) < wanted or not (tmp_path / MANIFEST_NAME).exists():
+        assert time.monotonic() < end
+        assert process.poll() is None
+        time.sleep(0.002)
+    time.sleep(0.02 * random.random())
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    done = {file: file.stat().st_mtime_ns for file in tmp_path.glob("*.safetensors")}
+    assert encode(run, photos, "--out", tmp_path, "--shard-size", 4) == 0
+    assert contents(tmp_path) == contents(whole)
+    assert all(file.stat().st_mtime_ns == written for file, written in done.items())  # not made again
+
+
+def test_two_processes_and_loading_workers_make_the_same_files(run, photos, whole, tmp_path):
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    done = subprocess.run(
+        command(run, photos, tmp_path / "two", *launcher),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "30 images in 8 files" in done.stdout
+    assert contents(tmp_path / "two") == contents(whole)
+    assert encode(run, photos, "--out", tmp_path / "one", "--shard-size", 4, "--workers", 2) == 0
+    assert contents(tmp_path / "one") == contents(whole)
+
+
+@pytest.mark.parametrize("form", ["safetensors", "parquet"])
+def test_both_formats_hold_the_same_and_can_be_trained_on(run, photos, whole, tmp_path, form):
+    out = tmp_path / "set"
+    assert encode(run, photos, "--out", out, "--shard-size", 7, "--format", form, "--half") == 0
+    manifest, files = read_set(out)
+    assert (manifest.dtype, len(files["train"])) == ("float16", 4)
+    halves = {
+        name: shard[i]
+        for file in files["test"]
+        for shard in [read_shard(file)]
+        for i, name in enumerate(shard.names)
+    }
+    for file in read_set(whole)[1]["test"]:
+        shard = read_shard(file)
+        for row, name in enumerate(shard.names):
+            drawn, exact = gvit.render(halves[name], 24, 24), gvit.render(shard[row], 24, 24)
+            assert (drawn - exact).abs().max() < 0.02
+    flags = ["--data-dir", out, "--epochs", 1, "--batch-size", 8, "--out", tmp_path / "run"]
+    assert main(["train", "gaussians", *map(str, flags)]) == 0
+    assert list(gvit.load_model(tmp_path / "run").card.class_names) == ["cat", "dog"]
+
+
+def test_encode_then_render_gives_the_psnr_of_evaluate_and_16_bits_cost_little(tmp_path, capsys):
+    """With the shipped model of digits, on its test images."""
+    flags = ["--epochs", 0.1, "--min-crop", 1, "--out", tmp_path / "run"]
+    assert main(["finetune", "digits", "--dataset", "digits", *map(str, flags)]) == 0
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    expected = json.loads((tmp_path / "run" / "evaluation.json").read_text())["psnr"]
+    for name, extra in (("full", ()), ("half", ("--half",))):
+        assert encode(tmp_path / "run", "digits", "--out", tmp_path / name, *extra) == 0
+        shards = [read_shard(file) for file in read_set(tmp_path / name)[1]["test"]]
+        told = [value for shard in shards for value in shard.psnr]
+        assert abs(np.mean(told) - expected) < (1e-3 if name == "full" else 0.1)
+    # what gvit render draws, rounded to 8 bits as a picture is, against what evaluate reads
+    capsys.readouterr()
+    assert main(["render", str(tmp_path / "full"), "--out", str(tmp_path / "pictures")]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    with Image.open(line.split("  ")[0]) as picture:
+        drawn = torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+    shard = read_shard(read_set(tmp_path / "full")[1]["train"][0])
+    assert (drawn - gvit.render(shard[0], 32, 32).clamp(0, 1)).abs().max() <= 0.51 / 255
+
+
+def test_whole_images_without_classes(run, photos, tmp_path, capsys):
+    out = tmp_path / "set"
+    assert (
+        encode(run, photos, "--out", out, "--dataset", "images", "--view", "whole", "--num-gaussians", 9) == 0
+    )
+    (file,) = read_set(out)[1]["images"]
+    shard = read_shard(file)
+    assert shard.labels is None
+    row = shard.names.index("dog/3.png")
+    assert (shard.sizes[row], len(shard[row])) == ((37, 33), 9)
+    assert shard[row].aspect == pytest.approx(37 / 33)
+    message = fails(capsys, run, photos, "--out", out, "--dataset", "images", "--num-gaussians", 9)
+    assert "holds a set with other origin" in message
+    assert main(["train", "gaussians", "--data-dir", str(out), "--out", str(tmp_path / "r")]) == 2
+    assert "a set of images without classes" in capsys.readouterr().err
+
+
+def test_what_cannot_be_read_is_named_and_costs_nothing_else(run, photos, tmp_path, capsys):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for number in range(3):
+        (folder / f"{number}.png").write_bytes((photos / "cat" / f"{number}.png").read_bytes())
+    (folder / "1.png").write_text("text")
+    error = fails(capsys, run, folder, "--out", tmp_path / "set")
+    assert f"{folder / '1.png'}: not an image file" in error
+    (file,) = read_set(tmp_path / "set")[1]["images"]
+    assert read_shard(file).names == ["0.png", "2.png"]
+    assert list(read_shard(file).failed) == ["1.png"]
+    assert "1.png" in fails(capsys, run, folder, "--out", tmp_path / "set")  # told again
+
+
+def test_another_set_is_refused_and_replaced_only_when_told_so(run, photos, whole, tmp_path, capsys):
+    out = tmp_path / "set"
+    assert encode(run, photos, "--out", out, "--shard-size", 10) == 0
+    before = contents(out)
+    for flags, named in (
+        (("--shard-size", 4), "other shard size (10, not 4)"),
+        (("--shard-size", 10, "--half"), "other dtype (float32, not float16)"),
+        (("--shard-size", 10, "--dataset", "images"), "other images or labels"),
+    ):
+        assert named in fails(capsys, run, photos, "--out", out, *flags)
+        assert contents(out) == before
+    assert encode(run, photos, "--out", out, "--shard-size", 4, "--overwrite") == 0
+    assert contents(out) == contents(whole)
+    assert "--half is for a set" in fails(capsys, photos, "--out", tmp_path / "b", "--half")
+    assert "no such file" in fails(capsys, run, tmp_path / "nothing", "--out", tmp_path / "b")
+    (out / "train-00000-of-00006.safetensors").unlink()
+    assert main(["train", "gaussians", "--data-dir", str(out), "--out", str(tmp_path / "r")]) == 2
+    assert "1 of 8 files are missing, train-00000-of-00006.safetensors first" in capsys.readouterr().err
