@@ -26,6 +26,10 @@ class GraphedTurns(nn.Module):
         super().__init__()
         self.encoder = encoder
         self.recorded: dict[Any, Any] = {}
+        # a recording runs on a stream of its own, which later versions of PyTorch warn of
+        silence = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
+        if silence is not None:
+            silence(False)
 
     def forward(
         self, images: Tensor, noise: Tensor | None = None, state: Drawing | None = None, **drawing: int | None
