@@ -16,7 +16,7 @@ from gvit.models.tokens import TOKENIZERS, CanonicalTokens, Tokenizer
 from gvit.models.vit import ViT
 from gvit.prediction import predict_files
 from gvit.recipes import debug
-from gvit.training.report import evaluate_run
+from gvit.training.report import assess
 from gvit.training.train import resume, train
 
 
@@ -59,7 +59,7 @@ def test_a_new_kind_of_tokens_trains_saves_loads_predicts_and_evaluates(tmp_path
     assert result.top1 > 0.4  # chance is 0.1
     assert result.psnr is None
     assert resume(tmp_path / "run") == result
-    assert evaluate_run(tmp_path / "run") == result
+    assert assess(tmp_path / "run").evaluation == result
     model = gvit.load_model(tmp_path / "run")
     assert isinstance(model.tokens, RowTokens)
     assert model.reads == "images"

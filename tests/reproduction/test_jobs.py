@@ -224,11 +224,11 @@ def test_a_worker_that_is_told_to_stop_keeps_what_it_has(few, tmp_path, monkeypa
     monkeypatch.setattr(jobs, "BATCH", 8)
     study = Study(few, [0], tmp_path)
     collection = replace(study.collect(None, 0), fit_steps=1)
-    execute._work(collection, "cpu")
+    execute._work(collection, Machine())
     assert not collection.done
     assert len(list(collection.data_dir.rglob("*.safetensors"))) == 8
     training = study.train(few, 0)
-    execute._work(training, "cpu")
+    execute._work(training, Machine())
     assert not training.done
     assert torch.load(training.folder / "checkpoint.pt", weights_only=True)["step"] == 1
 

@@ -26,7 +26,7 @@ from gvit.training.config import (
 )
 from gvit.training.dry_run import dry_run
 from gvit.training.observers import BrokenImage, ConsoleObserver, Observer
-from gvit.training.report import evaluate_run, write_report
+from gvit.training.report import assess, write_report
 from gvit.training.run import Run
 from gvit.training.setup import set_up
 from gvit.training.train import Interrupted, resume, train
@@ -152,9 +152,9 @@ def test_or_it_counts_as_wrong(config, photographs, tmp_path, capsys):
     assert sum(map(sum, result.confusion)) == 7
     assert result.top1 * 8 == sum(result.confusion[i][i] for i in range(2))
     assert metrics(run)[-1]["broken"] == 1
-    assert evaluate_run(run) == result
+    assert assess(run).evaluation == result
     with pytest.raises(InputError, match=r"a/01\.png"):
-        evaluate_run(run, broken_test_images="fail")
+        assess(run, broken_test_images="fail")
     assert main(["evaluate", str(run)]) == 0
     assert f"{damaged}: not an image file" in capsys.readouterr().err
     assert main(["evaluate", str(run), "--broken-test-images", "fail"]) == 2
@@ -162,7 +162,7 @@ def test_or_it_counts_as_wrong(config, photographs, tmp_path, capsys):
     assert dry_run(set_up(lenient)).seconds > 0
     # the other images were measured as ever
     damaged.write_bytes(content)
-    whole = evaluate_run(run)
+    whole = assess(run).evaluation
     assert whole.num_images * whole.top1 - result.num_images * result.top1 in (0, 1)
 
 

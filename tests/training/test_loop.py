@@ -136,7 +136,7 @@ def test_the_best_weights_stay_and_begin_with_the_classifier(tmp_path, monkeypat
     """By top-1, the first of equals; a resumed run remembers what was best before."""
     scores = {8: 0.9, 12: 0.25, 16: 0.5, 20: 0.5}
     monkeypatch.setattr(
-        Loop, "_evaluate", lambda loop: Evaluation(12, scores.get(loop.step, 0.0), None, 10.0, 0.1, [])
+        Loop, "_evaluate", lambda loop, _: Evaluation(12, scores.get(loop.step, 0.0), None, 10.0, 0.1, [])
     )
     config, run = with_(schedule={"eval_every": 1.0}), Run(tmp_path / "run")
     kept = {}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from gvit.errors import InputError
 from gvit.recipes import debug
-from gvit.training.report import evaluate_run, load_with_test_images
+from gvit.training.report import assess, load_with_test_images
 from gvit.training.run import Run
 from gvit.training.train import Interrupted, resume, train
 
@@ -39,7 +39,7 @@ def test_a_run_keeps_which_images_it_tests_with(tmp_path):
     recorded = json.loads((out / "split.json").read_text())
     assert (len(recorded["train"]), len(recorded["test"])) == (16, 4)
     write(photos / "cat", 30)  # of which a fifth would be new in the test, and others no longer
-    assert resume(out) == evaluate_run(out) == whole
+    assert resume(out) == assess(out).evaluation == whole
     assert json.loads((out / "split.json").read_text()) == recorded
     assert list(load_with_test_images(Run.open(out))[1].source.keys) == recorded["test"]
     again = train(config, out, overwrite=True)  # a new run is of what is there now
@@ -47,4 +47,4 @@ def test_a_run_keeps_which_images_it_tests_with(tmp_path):
     assert len(json.loads((out / "split.json").read_text())["train"]) == 40
     (out / "split.json").write_text("[]")
     with pytest.raises(InputError, match=r"split\.json: damaged"):
-        evaluate_run(out)
+        assess(out)

@@ -1,10 +1,12 @@
-"""What the command line says when something is wrong."""
+"""What the command line says of a run, and when something is wrong."""
 
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from gvit.errors import InputError, printable
+from gvit.training.config import TrainConfig
 
 
 def print_error(error: InputError) -> None:
@@ -21,3 +23,13 @@ def warn_of_left_out(sources: Sequence[str | Path]) -> None:
     line = left_out(sources)
     if line is not None:
         print(f"gvit: warning: {printable(line)}", file=sys.stderr)
+
+
+def describe(config: TrainConfig) -> str:
+    """The resolved configuration, a line per group."""
+    lines = []
+    for group, values in asdict(config).items():
+        if isinstance(values, dict):
+            values = " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
+        lines.append(f"{group:<10}{values}")
+    return "\n".join(lines)

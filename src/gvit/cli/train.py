@@ -4,13 +4,14 @@ import sys
 import textwrap
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gvit.cli.devices import find_device
 from gvit.cli.grouping import grouped, regrouped
+from gvit.cli.messages import describe
 from gvit.cli.parsing import flags_of, parse
 from gvit.cli.signals import stop_requests
 from gvit.errors import InputError, for_command_line
@@ -100,7 +101,7 @@ def start_run(config: TrainConfig, output: Output, name: str) -> int:
     from gvit.training.train import train
 
     start = partial(train, config, folder, overwrite=output.overwrite)
-    return _watch(start, folder, _describe(config), output)
+    return _watch(start, folder, describe(config), output)
 
 
 def _refuse_settings(args: list[str]) -> None:
@@ -189,15 +190,5 @@ def _dry_run(config: TrainConfig, device_name: str) -> int:
         setup = set_up(config, device, world)
         plan = dry_run(setup)
         if world.is_main:
-            print(_describe(setup.config), *map(for_command_line, setup.notes), plan, sep="\n")
+            print(describe(setup.config), *map(for_command_line, setup.notes), plan, sep="\n")
     return 0
-
-
-def _describe(config: TrainConfig) -> str:
-    """The resolved configuration, a line per group."""
-    lines = []
-    for group, values in asdict(config).items():
-        if isinstance(values, dict):
-            values = " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
-        lines.append(f"{group:<10}{values}")
-    return "\n".join(lines)

@@ -196,15 +196,6 @@ def assess(
     return assessed
 
 
-def evaluate_run(folder: str | Path, batch_size: int = 64, device: str = "cpu") -> Evaluation:
-    """A run's model on the test images of its data; see ``assess``, which leaves files.
-
-    Raises:
-        InputError: there is no run, or as ``load_with_test_images``.
-    """
-    return assess(folder, batch_size, device).evaluation
-
-
 def _own(place: Path, run: Run | None) -> tuple[ImageClassifier, EvaluationSamples]:
     if run is not None:
         return load_with_test_images(run, place)
