@@ -97,10 +97,9 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
     Raises:
         InputError: in one line, with the path, whose control characters are escaped.
     """
-    name = printable(str(path))
     try:
         if content is None and not stat.S_ISREG(os.stat(path).st_mode):
-            raise InputError(f"{name}: cannot be read as an image (not a file)")
+            raise InputError(f"{printable(str(path))}: cannot be read as an image (not a file)")
         with warnings.catch_warnings():
             # Pillow refuses what is twice its limit, and only warns of what is above it
             warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -110,12 +109,12 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
     except (InputError, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"{name}: not an image file{_guess(path, content)}") from error
+        raise InputError(f"{printable(str(path))}: not an image file{_guess(path, content)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise InputError(f"{name}: {_too_large(error)}") from error
+        raise InputError(f"{printable(str(path))}: {_too_large(error)}") from error
     except Exception as error:  # what decoders raise at damaged bytes is of any kind
         reason = getattr(error, "strerror", None) or first_line(error)
-        raise InputError(f"{name}: cannot be read as an image ({reason})") from error
+        raise InputError(f"{printable(str(path))}: cannot be read as an image ({reason})") from error
 
 
 def _too_large(error: Exception) -> str:
