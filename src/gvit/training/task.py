@@ -337,7 +337,10 @@ class GuidedTask(Task):
         super().load_state(state)
         self.guidance.load_state(state.get("guidance", {}), self.model)
         if self.motion is not None:
-            self.motion.start = state["motion"]
+            start = state["motion"]
+            # where another number of these images can be read by now, there is nothing to compare them with
+            alike = start is not None and len(start) == len(self.motion.images)
+            self.motion.start = start if alike else None
 
 
 def _mean(measured: Sequence[dict[str, float]]) -> dict[str, float]:
