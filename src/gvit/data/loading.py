@@ -178,15 +178,13 @@ class EvaluationSamples(Dataset[tuple[Tensor, Tensor]]):
         return inputs, torch.tensor(self.source.labels[index])
 
     def errors(self, indices: Iterable[int]) -> list[Broken]:
-        """What is wrong with each of some samples that could not be read; a disk may have changed its mind since."""
+        """What is wrong with those of the samples that cannot be read."""
         found = []
         for index in indices:
-            error = f"{self.source.keys[index]}: could not be read a moment ago"
             try:
                 self.source.load(index)
-            except InputError as raised:
-                error = raised.args[0]
-            found.append(Broken(index, error))
+            except InputError as error:
+                found.append(Broken(index, error.args[0]))
         return found
 
     def readable(self, indices: Iterable[int]) -> list[tuple[Tensor, Tensor]]:

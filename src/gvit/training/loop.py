@@ -184,9 +184,10 @@ class Loop:
         model = self.setup.task.model
         classes = 0 if model.card.encoder_only else model.num_classes
         measured = self.world.interleave(shard, len(feed.tests))
-        # of all processes: one may read by now what another can't
-        found = dict(feed.tests.errors(measured["broken"].nonzero().flatten().tolist()))
-        broken = [Broken(*one) for one in sorted(self.world.merge(found).items())]
+        rows = measured["broken"].nonzero().flatten().tolist()
+        # of all processes, which have to go on alike: what could not be read, one of them may read by now
+        found = self.world.merge(dict(feed.tests.errors(rows)))
+        broken = [Broken(row, found.get(row, f"{feed.test.keys[row]}: could not be read")) for row in rows]
         self._tell_broken("test", dict(broken), listening)
         if broken and self.setup.config.broken.broken_test_images == "fail":
             self.save()

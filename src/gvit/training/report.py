@@ -196,18 +196,13 @@ def assess(
     return assessed
 
 
-def evaluate_run(
-    folder: str | Path,
-    batch_size: int = 64,
-    device: str = "cpu",
-    broken_test_images: Literal["fail", "wrong"] | None = None,
-) -> Evaluation:
+def evaluate_run(folder: str | Path, batch_size: int = 64, device: str = "cpu") -> Evaluation:
     """A run's model on the test images of its data; see ``assess``, which leaves files.
 
     Raises:
         InputError: there is no run, or as ``load_with_test_images``.
     """
-    return assess(folder, batch_size, device, broken_test_images=broken_test_images).evaluation
+    return assess(folder, batch_size, device).evaluation
 
 
 def _own(place: Path, run: Run | None) -> tuple[ImageClassifier, EvaluationSamples]:
