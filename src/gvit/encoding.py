@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 
 from gvit.data.images import find_images, open_image
+from gvit.data.loading import loading_processes
 from gvit.data.sources import Source
 from gvit.data.transforms import Transform, eval_transform
 from gvit.errors import InputError, option, wording
@@ -196,7 +198,11 @@ def unlabelled(sources: Sequence[str | Path]) -> Source:
     files, keys = list(names), list(names.values())
     if len(set(keys)) < len(keys):
         keys = [file.as_posix() for file in files]
-    return Source(lambda row: open_image(files[row]), [-1] * len(files), (), keys=keys)
+    return Source(partial(_open, files), [-1] * len(files), (), keys=keys)
+
+
+def _open(files: Sequence[Path], row: int) -> Image.Image:
+    return open_image(files[row])
 
 
 def plan_set(
@@ -351,7 +357,10 @@ def encode_set(
     ]
     loader = iter(
         DataLoader(
-            _Images(parts, encoder.transform), batch_sampler=batches, num_workers=workers, collate_fn=list
+            _Images(parts, encoder.transform),
+            batch_sampler=batches,
+            collate_fn=list,
+            **loading_processes(workers),
         )
     )
     done = 0

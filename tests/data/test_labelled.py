@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from gvit.data.labelled import labelled_folder, labelled_set, with_classes
+from gvit.data.sources import load_source
 from gvit.errors import InputError
 
 
@@ -50,3 +51,12 @@ def test_folders_without_labelled_images(tmp_path):
         labelled_set(tmp_path)
     with pytest.raises(InputError, match="unknown data set 'fodler'; nearest: folder"):
         labelled_set(tmp_path, "fodler")
+
+
+def test_the_files_and_classes_are_those_that_a_model_is_trained_on(tmp_path):
+    fill(tmp_path, _rare=5, cat=5, __MACOSX=1)
+    (tmp_path / "cat" / "._0.png").write_bytes(b"what a Mac adds")
+    source = labelled_folder(tmp_path)
+    parts = [load_source("folder", split, tmp_path) for split in ("train", "test")]
+    assert source.class_names == parts[0].class_names == ["_rare", "cat"]
+    assert sorted(source.keys) == sorted([*parts[0].keys, *parts[1].keys])

@@ -45,3 +45,20 @@ def test_a_split_of_the_data_is_not_written_down(photos):
         for name in ("cat", "dog"):
             write(photos / split / name, 2)
     assert record_splits(*load_splits("folder", photos)) is None
+
+
+def test_a_split_that_came_later_does_not_take_the_place_of_the_recorded_one(photos):
+    recorded = record_splits(*load_splits("folder", photos))
+    for split in ("train", "val"):
+        for name in ("cat", "dog"):
+            write(photos / split / name, 2)
+    with pytest.raises(InputError, match="20 images that the run was split into are gone"):
+        load_splits("folder", photos, recorded)
+    again = load_splits(
+        "folder", photos, {**recorded, "train": ["train/cat/000.png"], "test": ["val/dog/001.png"]}
+    )
+    assert record_splits(*again) == {
+        "class_names": ["cat", "dog"],
+        "train": ["train/cat/000.png"],
+        "test": ["val/dog/001.png"],
+    }

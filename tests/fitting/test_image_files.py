@@ -1,5 +1,6 @@
 """``gvit fit`` as a person meets it."""
 
+import os
 import weakref
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 import gvit
 from gvit.cli import main
 from gvit.data.convert import as_pixels
+from gvit.errors import InputError
+from gvit.fitting.frames import count_frames, open_frames
 from gvit.fitting.image_files import fit_files
 from gvit.fitting.optimise import Fit
 from gvit.targets import Target, plan_targets
@@ -263,3 +266,15 @@ def test_without_an_image_a_photograph_is_fitted(tmp_path):
     assert run("--out", tmp_path, "--num-gaussians", 30, "--steps", 1) == 0
     with Image.open(tmp_path / "astronaut-fit.png") as figure:
         assert figure.width > 2.5 * figure.height
+
+
+def test_a_pipe_is_refused_where_it_would_be_waited_for(tmp_path):
+    pipe = tmp_path / "pipe.png"
+    os.mkfifo(pipe)
+    target = Target(pipe, tmp_path / "out")
+    (found,) = fit_files([target], lambda images: pytest.fail("there is nothing to fit"))
+    assert isinstance(found, InputError)
+    assert "not a file" in str(found)
+    assert count_frames(pipe) == 1
+    with pytest.raises(InputError, match="not a file"):
+        next(open_frames(pipe))

@@ -140,6 +140,26 @@ def test_a_broken_test_image_fails_by_name_and_nothing_is_lost(config, photograp
     assert resume(tmp_path / "run").num_images == 8
 
 
+def test_an_evaluation_that_failed_is_done_when_the_image_is_there_again(config, photographs, tmp_path):
+    """Told, and the best so far, as if nothing had happened; and what moves is compared with what there is."""
+    config = replace(config, schedule=replace(config.schedule, eval_every=4))
+    damaged = photographs / "test" / "a" / "00.png"
+    content = damaged.read_bytes()
+    damaged.write_text("")
+    with pytest.raises(InputError, match="1 of 8 test images cannot be read"):
+        train(config, tmp_path / "run")
+    damaged.write_bytes(content)
+    run = Run(tmp_path / "run")
+    result = resume(run.folder)
+    told = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
+    assert [line["step"] for line in told if line["kind"] == "evaluation"] == [12]
+    assert run.best_file.exists()
+    assert result.broken == []
+    written = run.metrics_file.read_text()
+    resume(run.folder)  # only once
+    assert run.metrics_file.read_text().count('"evaluation"') == written.count('"evaluation"')
+
+
 def test_or_it_counts_as_wrong(config, photographs, tmp_path, capsys):
     lenient = replace(config, broken=BrokenConfig(0.1, "wrong"))
     damaged = photographs / "test" / "a" / "01.png"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ from gvit.data.transforms import (
 )
 from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians, transform_gaussians
-from gvit.models.base import ImageClassifier
+from gvit.models.base import ImageClassifier, without_weights
+from gvit.models.tokens import Tokenizer
 from gvit.rendering import render
 
 
@@ -45,7 +47,7 @@ def eval_input(model: ImageClassifier, source: Source) -> Transform:
     _check_fit(model, source)
     if source.example is None:
         return eval_transform(preprocessing)
-    return _gaussian_input(model, lambda extent: eval_map(preprocessing, extent))
+    return _gaussian_input(model, partial(eval_map, preprocessing))
 
 
 def train_input(model: ImageClassifier, source: Source, augmentation: Augmentation) -> Transform:
@@ -62,7 +64,7 @@ def train_input(model: ImageClassifier, source: Source, augmentation: Augmentati
         raise InputError(
             f"{option(augmentation.of_pixels[0])} is for images, but the data set holds Gaussians"
         )
-    return _gaussian_input(model, lambda extent: random_map(preprocessing, augmentation, extent))
+    return _gaussian_input(model, partial(random_map, preprocessing, augmentation))
 
 
 def read_gaussians(path: str | Path, model: ImageClassifier) -> Tensor:
@@ -76,7 +78,7 @@ def read_gaussians(path: str | Path, model: ImageClassifier) -> Tensor:
         model.tokens.check_number(len(gaussians))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    return _gaussian_input(model, lambda extent: eval_map(model.card.preprocessing, extent))(gaussians)
+    return _gaussian_input(model, partial(eval_map, model.card.preprocessing))(gaussians)
 
 
 def _check_fit(model: ImageClassifier, source: Source) -> None:
@@ -101,22 +103,26 @@ def _check_fit(model: ImageClassifier, source: Source) -> None:
         )
 
 
-def _gaussian_input(
-    model: ImageClassifier, draw_map: Callable[[tuple[float, float]], AffineMap]
-) -> Transform:
+_DrawMap = Callable[[tuple[float, float]], AffineMap]
+
+
+def _gaussian_input(model: ImageClassifier, draw_map: _DrawMap) -> Transform:
     """Moved by a map onto the square canvas, then as numbers, or as pixels for a model that reads images."""
-
-    def place(gaussians: Gaussians, **bounds: Any) -> Gaussians:
-        drawn = draw_map(gaussians.extent)
-        return transform_gaussians(gaussians, drawn.matrix, drawn.shift, aspect=1.0, **bounds)
-
     if model.reads == "gaussians":
-        tokens = model.tokens
-        return lambda gaussians: tokens.in_slots(place(gaussians, **tokens.bounds_of(gaussians))).raw
+        return partial(_as_numbers, draw_map, without_weights(model.tokens))
+    return partial(_as_picture, draw_map, model.img_size)
 
-    def draw(gaussians: Gaussians) -> Tensor:
-        # a picture has no bound on the scales: four times the canvas's side is none
-        placed = place(gaussians, scale_factor=4 * math.sqrt(gaussians.nominal_count))
-        return render(placed, model.img_size, model.img_size).clamp(0, 1)
 
-    return draw
+def _as_numbers(draw_map: _DrawMap, tokens: Tokenizer, gaussians: Gaussians) -> Tensor:
+    return tokens.in_slots(_place(draw_map, gaussians, **tokens.bounds_of(gaussians))).raw
+
+
+def _as_picture(draw_map: _DrawMap, side: int, gaussians: Gaussians) -> Tensor:
+    # a picture has no bound on the scales: four times the canvas's side is none
+    placed = _place(draw_map, gaussians, scale_factor=4 * math.sqrt(gaussians.nominal_count))
+    return render(placed, side, side).clamp(0, 1)
+
+
+def _place(draw_map: _DrawMap, gaussians: Gaussians, **bounds: Any) -> Gaussians:
+    drawn = draw_map(gaussians.extent)
+    return transform_gaussians(gaussians, drawn.matrix, drawn.shift, aspect=1.0, **bounds)

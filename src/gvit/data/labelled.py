@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gvit.data.images import EXTENSIONS, open_image
 from gvit.data.sources import Source, load_source
+from gvit.data.sources.base import Keys, files_below
+from gvit.data.sources.class_folders import HELD_OUT, is_shown, shown_files, suffix_of
 from gvit.errors import InputError, option
 
-_SPLITS = ("val", "test", "validation")
 _SHOWN = 10
 
 
@@ -39,29 +41,29 @@ def labelled_set(data_dir: Path | None, dataset: str | None = None) -> Source:
 def labelled_folder(root: Path) -> Source:
     """Every image of every class folder in ``root``; of its ``val/`` (or ``test/``, ``validation/``) where it has one.
 
-    One class, and one image of it, will do. A folder without images is no class.
+    One class, and one image of it, will do. A folder without images is no class; otherwise classes and files are those
+    that ``class_folders`` finds.
 
     Raises:
         InputError: there is no such folder, or it holds no class folders with images.
     """
     if not root.is_dir():
         raise InputError(f"{option('data_dir', root)}: no such folder")
-    place = next((root / name for name in _SPLITS if (root / name).is_dir()), root)
+    place = next((root / name for name in HELD_OUT if (root / name).is_dir()), root)
     if place == root and (root / "train").is_dir():
         place = root / "train"
-    files: dict[str, list[Path]] = {}
-    for folder in sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] not in "._"):
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    files: dict[str, list[str]] = {}
+    for name in sorted(path.name for path in place.iterdir() if path.is_dir() and is_shown(path.name)):
+        found = [file for file in shown_files(place / name) if suffix_of(file) in EXTENSIONS]
         if found:
-            files[folder.name] = found
+            files[name] = [os.path.relpath(place / name / file, root) for file in found]
     if not files:
         raise InputError(
             f"{place}: no images in class folders here; expected {place}/CLASS/*.jpg, or *.png, ..."
         )
-    paths = [path for found in files.values() for path in found]
+    keys = Keys(file for found in files.values() for file in found)
     labels = [label for label, found in enumerate(files.values()) for _ in found]
-    keys = [str(path.relative_to(root)) for path in paths]
-    return Source(lambda i: open_image(paths[i]), labels, list(files), keys=keys)
+    return Source(files_below(root, keys, open_image), labels, list(files), keys=keys)
 
 
 def with_classes(source: Source, class_names: Sequence[str]) -> Source:

@@ -25,6 +25,9 @@ _SUBSTITUTES, _MIXING, _NOISE = 1, 2, 3
 
 _MOST_SUBSTITUTES = 100
 
+# how processes begin that load, where there is no fork to be relied on
+_ELSEWHERE = "spawn"
+
 
 class Broken(NamedTuple):
     """A sample that cannot be read.
@@ -277,7 +280,7 @@ def training_loader(
     """The sampler's batches; ``pin``: where there is a GPU, in memory that it reads by itself."""
     pin = pin and torch.cuda.is_available()
     return DataLoader(
-        samples, batch_sampler=sampler, pin_memory=pin, collate_fn=_as_it_is, **_processes(workers)
+        samples, batch_sampler=sampler, pin_memory=pin, collate_fn=_as_it_is, **loading_processes(workers)
     )
 
 
@@ -286,17 +289,18 @@ def evaluation_loader(
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """All samples in their order, or a process's share of them."""
     sampler = EverySampler(len(samples), rank, world_size)
-    return DataLoader(samples, batch_size=batch_size, sampler=sampler, **_processes(workers))
+    return DataLoader(samples, batch_size=batch_size, sampler=sampler, **loading_processes(workers))
 
 
-def _processes(workers: int) -> dict[str, Any]:
-    """Processes that load, and leave it to the main one to answer an interruption.
+def loading_processes(workers: int) -> dict[str, Any]:
+    """Arguments of a ``DataLoader``: processes that load, and leave it to the main one to answer an interruption.
 
-    Forked on Linux, as they are by default unless the main process was itself spawned, or by Python 3.14.
+    Forked on Linux, as they are by default unless the main process was itself spawned, or by Python 3.14. Elsewhere
+    they are spawned, as they are by default, and are sent what they load.
     """
     if not workers:
         return {}
-    context = "fork" if sys.platform == "linux" else None
+    context = "fork" if sys.platform == "linux" else _ELSEWHERE
     return {
         "num_workers": workers,
         "multiprocessing_context": context,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from gvit.data.sources import Source, Split, load_source
 from gvit.errors import InputError
@@ -23,13 +25,14 @@ def load_splits(
         name: as for ``load_source``.
         data_dir: as for ``load_source``.
         recorded: what ``record_splits`` gave before: the same images in the same order, whatever has come to the data
-            since then. Where the data have other classes now, it is as if it weren't there.
+            since then, be it a test split of their own. Where the data have other classes now, it is as if it weren't
+            there.
 
     Raises:
         InputError: as ``load_source``; or a recorded image is gone.
     """
     train, test = (load_source(name, split, data_dir) for split in _SPLITS)
-    if recorded is None or train.own_split or list(train.class_names) != list(recorded["class_names"]):
+    if recorded is None or list(train.class_names) != list(recorded["class_names"]):
         return train, test
     both = _joined(train, test)
     row = {key: number for number, key in enumerate(both.keys)}
@@ -40,8 +43,9 @@ def load_splits(
         )
     later = len(both) - sum(len(recorded[split]) for split in _SPLITS)
     notes = (f"{later} images that came after the run had begun are left out",) if later else ()
+    both = replace(both, notes=both.notes + notes, own_split=False)
     one, other = (both.take([row[key] for key in recorded[split]]) for split in _SPLITS)
-    return replace(one, notes=one.notes + notes), replace(other, notes=other.notes + notes)
+    return one, other
 
 
 def load_test(name: str, data_dir: Path | None = None, recorded: Record | None = None) -> Source:
@@ -60,10 +64,13 @@ def record_splits(train: Source, test: Source) -> Record | None:
 
 def _joined(one: Source, other: Source) -> Source:
     """The samples of both."""
-    count = len(one)
     return replace(
         one,
-        load=lambda i: one.load(i) if i < count else other.load(i - count),
+        load=partial(_load_joined, one, other),
         labels=[*one.labels, *other.labels],
         keys=[*one.keys, *other.keys],
     )
+
+
+def _load_joined(one: Source, other: Source, row: int) -> Any:
+    return one.load(row) if row < len(one) else other.load(row - len(one))

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -96,14 +97,7 @@ class AffineMap:
 def eval_transform(preprocessing: Preprocessing) -> Transform:
     """The fixed way from an RGB image to [3, H, W] in [0, 1]."""
     resized = round(preprocessing.img_size / preprocessing.crop_pct)
-    steps = _resize(preprocessing, resized)
-
-    def transform(image: Image.Image) -> Tensor:
-        for step in steps:  # without torchvision's search for images in what it is given, which takes as long
-            image = step.transform(image, step.make_params([image]))
-        return _to_tensor(image)
-
-    return transform
+    return partial(_apply, [*map(_drawing, _resize(preprocessing, resized))], None, None)
 
 
 def eval_map(preprocessing: Preprocessing, extent: tuple[float, float]) -> AffineMap:
@@ -125,18 +119,20 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
     if augmentation.rotate or augmentation.translate or augmentation.zoom:
         steps.append(_drawing(_random_affine(augmentation)))
     repaint, erase = _randaugment(augmentation, preprocessing.img_size), _random_erase(augmentation)
+    return partial(_apply, steps, repaint, erase)
 
-    def transform(image: Image.Image) -> Tensor:
-        for step in steps:
-            image = step(image)
-        if repaint is None and erase is None:
-            return _to_tensor(image)
-        # timm draws from the generators of Python and NumPy
-        with seeded_elsewhere(int(torch.randint(2**32, (1,)))):
-            pixels = _to_tensor(image if repaint is None else repaint(image))
-            return pixels if erase is None else erase(pixels)
 
-    return transform
+def _apply(
+    steps: Sequence[_Step], repaint: _Step | None, erase: Transform | None, image: Image.Image
+) -> Tensor:
+    for step in steps:
+        image = step(image)
+    if repaint is None and erase is None:
+        return _to_tensor(image)
+    # timm draws from the generators of Python and NumPy
+    with seeded_elsewhere(int(torch.randint(2**32, (1,)))):
+        pixels = _to_tensor(image if repaint is None else repaint(image))
+        return pixels if erase is None else erase(pixels)
 
 
 def mixing(augmentation: Augmentation, num_classes: int) -> Mixing | None:
@@ -188,7 +184,11 @@ def random_map(
 
 def _drawing(transform: v2.Transform) -> _Step:
     """One of torchvision's, without its search for images in whatever it is given, which takes longer than they do."""
-    return lambda image: transform.transform(image, transform.make_params([image]))
+    return partial(_draw, transform)
+
+
+def _draw(transform: v2.Transform, image: Image.Image) -> Image.Image:
+    return transform.transform(image, transform.make_params([image]))
 
 
 def _mirror_half(image: Image.Image) -> Image.Image:

@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from gvit.data.convert import Color, ImageLike, as_pixels, composite
-from gvit.errors import InputError, first_line
+from gvit.data.images import opened
+from gvit.errors import InputError, first_line, printable
 from gvit.fitting.image_files import FittedFile
 from gvit.fitting.optimise import Fit, fit
 from gvit.gaussians import Gaussians
@@ -24,9 +25,9 @@ LATER_SHARE = 0.5
 def count_frames(path: str | Path) -> int:
     """Frames of an animated GIF, PNG, WebP or TIFF file; 1 for any other file, readable or not."""
     try:
-        with Image.open(path) as file:
+        with opened(path) as file:
             return int(getattr(file, "n_frames", 1))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except InputError:
         return 1
 
 
@@ -40,16 +41,17 @@ def open_frames(path: str | Path, first: int = 0) -> Iterator[Image.Image]:
     Raises:
         InputError: the file, or a frame, can't be read.
     """
-    number = first
-    try:
-        with Image.open(path) as file:
-            for number in range(first, int(getattr(file, "n_frames", 1))):
+    with opened(path) as file:
+        for number in range(first, int(getattr(file, "n_frames", 1))):
+            try:
                 file.seek(number)
-                yield file.copy()
-    except UnidentifiedImageError as error:
-        raise InputError(f"{path}: not an image file") from error
-    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path}: frame {number} cannot be read ({first_line(error)})") from error
+                frame = file.copy()
+            except Exception as error:  # as in ``opened``
+                reason = first_line(error)
+                raise InputError(
+                    f"{printable(str(path))}: frame {number} cannot be read ({reason})"
+                ) from error
+            yield frame
 
 
 def fit_frames(

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 
 from gvit.data.convert import Color, as_pixels, composite, parse_color
+from gvit.data.images import opened
 from gvit.errors import InputError
 from gvit.fitting.optimise import Fit
 from gvit.gaussians import Gaussians
@@ -85,9 +85,9 @@ def fit_files(
 def _size(target: Target) -> tuple[int, int] | None:
     """Width and height by the header; None where there is none, of which reading the file tells more."""
     try:
-        with Image.open(target.source) as file:
+        with opened(target.source) as file:
             return file.size
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except InputError:
         return None
 
 

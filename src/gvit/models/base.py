@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -16,6 +18,8 @@ from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.encoder import GaussianEncoder
 from gvit.models.part import Part
 from gvit.models.tokens import Reads, Tokenizer
+
+_Part = TypeVar("_Part", bound=nn.Module)
 
 
 @contextmanager
@@ -27,6 +31,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
+
+
+def without_weights(part: _Part) -> _Part:
+    """A copy whose parameters and buffers have shapes only, for what another process is to know of a part."""
+    tensors = [*part.parameters(), *part.buffers()]
+    memo: dict[int, Any] = {id(tensor): torch.empty_like(tensor, device="meta") for tensor in tensors}
+    return copy.deepcopy(part, memo)
 
 
 class ImageClassifier(Part, nn.Module):

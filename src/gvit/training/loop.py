@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gvit.data.loading import Batch
+from gvit.data.loading import Batch, Broken
 from gvit.data.sources import Split
 from gvit.errors import InputError, first_line, for_python, option
 from gvit.evaluation import Evaluation, summarize
@@ -49,6 +49,7 @@ class Loop:
         step: steps done.
         best: the largest top-1 so far, or PSNR of an encoder alone; None before the first evaluation that tells.
         broken: images of each split that could not be read so far, and why.
+        unmeasured: the evaluation that was due at this step failed, by a test image that could not be read.
     """
 
     setup: Setup
@@ -58,6 +59,7 @@ class Loop:
     step: int = 0
     best: float | None = None
     broken: dict[Split, dict[int, str]] = field(default_factory=lambda: {"train": {}, "test": {}})
+    unmeasured: bool = False
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint.
@@ -73,6 +75,7 @@ class Loop:
             # of an older gvit, or of a run that was copied without it
             self.best = state.get("best") if self.run.best_file.exists() else None
             self.broken = state.get("broken", self.broken)
+            self.unmeasured = state.get("unmeasured", False)
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
             raise InputError(f"{self.run.checkpoint_file}: not of this run's model ({reason})") from error
@@ -98,6 +101,9 @@ class Loop:
             observer.start(start)
         setup.task.model.train()
         result = None
+        if self.unmeasured:
+            result, improved = self._evaluate_and_tell(listening)
+            self.save(improved)
         started = time.perf_counter()
         for parts in feed.batches(self.step, last, setup.config.data.workers):
             number, plan, rates = self.step, schedule.plan(self.step), setup.rates(self.step)
@@ -111,10 +117,7 @@ class Loop:
                 observer.step(Step(number + 1, self._epoch, plan, rates, measures, speed))
             result, improved = None, False
             if self.step % setup.eval_steps == 0 or self.step == schedule.total:
-                result, motion = self._evaluate(listening), setup.task.measure_motion()
-                improved = self._improves(result)
-                for observer in listening:
-                    observer.evaluation(Evaluated(self.step, self._epoch, result, motion))
+                result, improved = self._evaluate_and_tell(listening)
             stopping = self.world.any(stop()) and self.step < last
             if result is not None or self.step == last or stopping:
                 self.save(improved)
@@ -162,6 +165,15 @@ class Loop:
                 f"{list(known.values())[-1]}"
             )
 
+    def _evaluate_and_tell(self, listening: Sequence[Observer]) -> tuple[Evaluation, bool]:
+        """The evaluation that is due, and whether it is the best so far."""
+        self.unmeasured = True
+        result, motion = self._evaluate(listening), self.setup.task.measure_motion()
+        self.unmeasured = False
+        for observer in listening:
+            observer.evaluation(Evaluated(self.step, self._epoch, result, motion))
+        return result, self._improves(result)
+
     def _evaluate(self, listening: Sequence[Observer]) -> Evaluation:
         """The model, or its moving average, on all test images."""
         feed = self.setup.feed
@@ -172,7 +184,10 @@ class Loop:
         model = self.setup.task.model
         classes = 0 if model.card.encoder_only else model.num_classes
         measured = self.world.interleave(shard, len(feed.tests))
-        broken = feed.tests.errors(measured["broken"].nonzero().flatten().tolist())
+        rows = measured["broken"].nonzero().flatten().tolist()
+        # of all processes, which have to go on alike: what could not be read, one of them may read by now
+        found = self.world.merge(dict(feed.tests.errors(rows)))
+        broken = [Broken(row, found.get(row, f"{feed.test.keys[row]}: could not be read")) for row in rows]
         self._tell_broken("test", dict(broken), listening)
         if broken and self.setup.config.broken.broken_test_images == "fail":
             self.save()
@@ -204,7 +219,14 @@ class Loop:
             "architecture": Architecture.of(model).to_dict(),
             "class_names": list(model.card.class_names),
         }
-        state = {"step": self.step, "best": self.best, "broken": self.broken, **described, **task.state()}
+        state = {
+            "step": self.step,
+            "best": self.best,
+            "broken": self.broken,
+            "unmeasured": self.unmeasured,
+            **described,
+            **task.state(),
+        }
         if self.world.is_main:
             for file in (self.run.weights_file, *([self.run.best_file] if improved else [])):
                 save_model(model, file, state.get("ema", state["model"]))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gvit.data.loading import Batch, derive_seed
 from gvit.errors import InputError, first_line
 from gvit.evaluation import measure
-from gvit.models.base import ImageClassifier
+from gvit.models.base import ImageClassifier, without_weights
 from gvit.models.gvit import GViT
 from gvit.training.build import build_optimizer
 from gvit.training.config import TrainConfig
@@ -54,9 +54,11 @@ class Task:
         graphs: those of them that are called as CUDA graphs.
         ema: the moving average that is evaluated and saved instead of the model; None for none.
         turns: how far the encoder has come with each part of the last batch.
+        draw_noise: what a training sample needs of chance beside its augmentation, from torch's global generator.
     """
 
     turns: list[Turn]
+    draw_noise: Callable[[], Tensor] = partial(torch.empty, 0)
 
     def __init__(
         self, model: ImageClassifier, config: TrainConfig, device: torch.device, world: World
@@ -108,10 +110,6 @@ class Task:
     def fit_schedule(self, schedule: Schedule) -> Schedule:
         """The phases that there are for it: a network without Gaussians has nothing to do but to classify."""
         return schedule.classify_only()
-
-    def draw_noise(self) -> Tensor:
-        """What a training sample needs of chance beside its augmentation, from torch's global generator."""
-        return torch.empty(0)
 
     def draw_count(self, step: int) -> int | None:
         """How many Gaussians a step draws; None for as many as ever."""
@@ -246,6 +244,14 @@ class GuidedTask(Task):
     model: GViT
     objective: GuidedObjective
 
+    def __init__(
+        self, model: ImageClassifier, config: TrainConfig, device: torch.device, world: World
+    ) -> None:
+        assert model.encoder is not None
+        # processes that load images are given it: none of the weights, which may be on a GPU or sharded
+        self.draw_noise = without_weights(model.encoder).draw_noise
+        super().__init__(model, config, device, world)
+
     def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
         assert model.encoder is not None
         return {"encoder": model.encoder, "classifier": model.classifier}
@@ -279,9 +285,6 @@ class GuidedTask(Task):
 
     def fit_schedule(self, schedule: Schedule) -> Schedule:
         return schedule
-
-    def draw_noise(self) -> Tensor:
-        return self.model.encoder.draw_noise()
 
     def draw_count(self, step: int) -> int | None:
         if self.config.objective.gaussians_range is None:
@@ -334,7 +337,10 @@ class GuidedTask(Task):
         super().load_state(state)
         self.guidance.load_state(state.get("guidance", {}), self.model)
         if self.motion is not None:
-            self.motion.start = state["motion"]
+            start = state["motion"]
+            # where another number of these images can be read by now, there is nothing to compare them with
+            alike = start is not None and len(start) == len(self.motion.images)
+            self.motion.start = start if alike else None
 
 
 def _mean(measured: Sequence[dict[str, float]]) -> dict[str, float]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Literal, overload
+from typing import Any, Literal, TypeVar, overload
 
 import numpy as np
 from PIL import Image
@@ -14,6 +16,7 @@ from gvit.errors import InputError, option, wording
 from gvit.gaussians import Gaussians
 
 Split = Literal["train", "test"]
+_Loaded = TypeVar("_Loaded")
 
 
 class Keys(Sequence[str]):
@@ -47,7 +50,8 @@ class Source:
     """One split of a data set: labelled images, or the Gaussians of labelled images.
 
     Attributes:
-        load: the i-th image, 8-bit RGB, or its Gaussians, raw [K, 9].
+        load: the i-th image, 8-bit RGB, or its Gaussians, raw [K, 9]. What a spawned process can be given, so no lambda
+            and no function within a function, if processes are to load where they are not forked (as on macOS).
         labels: class index of each image.
         class_names: in the order of the indices.
         example: for a set of Gaussians, those of one image; all others have as many and the same bounds. None for a
@@ -78,7 +82,23 @@ class Source:
         """Some of the samples, in the order of ``rows``."""
         chosen = np.asarray(rows, np.int64)
         labels, keys = ([of[row] for row in chosen.tolist()] for of in (self.labels, self.keys))
-        return replace(self, load=lambda i: self.load(int(chosen[i])), labels=labels, keys=Keys(keys))
+        return replace(self, load=partial(_load_chosen, self.load, chosen), labels=labels, keys=Keys(keys))
+
+
+def _load_chosen(load: Callable[[int], Any], chosen: np.ndarray, row: int) -> Any:
+    return load(int(chosen[row]))
+
+
+def files_below(
+    root: Path, keys: Sequence[str], open_file: Callable[[str], _Loaded]
+) -> Callable[[int], _Loaded]:
+    """What loads the i-th of some files, whose keys are their paths below a folder."""
+    # a path object for each image costs a tenth of a small one
+    return partial(_load_below, f"{root}{os.sep}", keys, open_file)
+
+
+def _load_below(begin: str, keys: Sequence[str], open_file: Callable[[str], _Loaded], row: int) -> _Loaded:
+    return open_file(begin + keys[row])
 
 
 def split_off(whole: Source, split: Split) -> Source:

@@ -9,10 +9,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from gvit.data.sources.base import Keys, Source, Split, split_off
+from gvit.data.sources.base import Keys, Source, Split, files_below, split_off
 from gvit.data.unread import UNREAD, count_left_out
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
+
+# what the folder of a test split may be called
+HELD_OUT = ("val", "test", "validation")
 
 
 def class_folders(
@@ -39,7 +42,7 @@ def class_folders(
     Raises:
         InputError: there are no such folders, a class has no files, or one of the test split is not in training.
     """
-    held_out = next((root / name for name in ("val", "test", "validation") if (root / name).is_dir()), None)
+    held_out = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
     need, place = "", root
     if (root / "train").is_dir():
         if held_out is None:
@@ -54,18 +57,15 @@ def class_folders(
         need = "; where there are no train/ and val/, a class needs at least 2: a fifth is kept for the test"
     keys, labels, unread = [], [], Counter[str]()
     for label, name in enumerate(names):
-        files = _files(place / name)
-        unread.update(kind for file in files if (kind := _suffix(file)) in UNREAD - extensions)
-        found = [f"{place / name}/{file}" for file in files if _suffix(file) in extensions]
+        files = shown_files(place / name)
+        unread.update(kind for file in files if (kind := suffix_of(file)) in UNREAD - extensions)
+        found = [f"{place / name}/{file}" for file in files if suffix_of(file) in extensions]
         keys += [os.path.relpath(path, root) for path in found]
         labels += [label] * len(found)
-    compact, begin = (
-        Keys(keys),
-        f"{root}{os.sep}",
-    )  # a path object for each image costs a tenth of a small one
+    compact = Keys(keys)
     told = count_left_out(unread) if what == "images" else None
     notes = () if told is None else (f"{place}: {told}",)
-    source = Source(lambda i: open_file(begin + compact[i]), labels, names, keys=compact, notes=notes)
+    source = Source(files_below(root, compact, open_file), labels, names, keys=compact, notes=notes)
     if need:
         source = split_off(source, split)
     empty = set(range(len(names))) - set(source.labels)
@@ -78,26 +78,26 @@ def class_folders(
 
 
 def _class_names(root: Path) -> list[str]:
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and _is_shown(path.name))
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and is_shown(path.name))
     if len(names) < 2:
         raise InputError(f"{root}: expected a folder for each class, at least two, found {len(names)}")
     return names
 
 
-def _files(folder: Path) -> list[str]:
+def shown_files(folder: Path) -> list[str]:
     """Paths below a folder, which may not be there, in order: a folder's own name before what is in it."""
     found = []
     for place, folders, files in os.walk(folder):
-        folders[:] = filter(_is_shown, folders)
+        folders[:] = filter(is_shown, folders)
         below = os.path.relpath(place, folder)
-        found += [os.path.normpath(os.path.join(below, name)) for name in files if _is_shown(name)]
+        found += [os.path.normpath(os.path.join(below, name)) for name in files if is_shown(name)]
     return sorted(found, key=lambda path: path.split(os.sep))
 
 
-def _is_shown(name: str) -> bool:
+def is_shown(name: str) -> bool:
     """Not hidden, nor what a Mac's archives add."""
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _suffix(file: str) -> str:
+def suffix_of(file: str) -> str:
     return os.path.splitext(file)[1].lower()

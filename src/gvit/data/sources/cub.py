@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from gvit.data.images import open_image
-from gvit.data.sources.base import Keys, Source, Split, existing_folder
+from gvit.data.sources.base import Keys, Source, Split, existing_folder, files_below
 from gvit.errors import InputError, first_line
 
 
@@ -31,7 +31,7 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         raise InputError(f"{root}: its lists don't agree: not all of them have the number {error}") from error
     keys = Keys(f"images/{files[image]}" for image in chosen)
     names = [name.partition(".")[2].replace("_", " ") or name for name in classes.values()]
-    return Source(lambda i: open_image(root / keys[i]), rows, names, keys=keys)
+    return Source(files_below(root, keys, open_image), rows, names, keys=keys)
 
 
 def _table(file: Path) -> dict[str, str]:

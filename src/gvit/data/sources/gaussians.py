@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
-from gvit.data.sources.base import Source, Split, existing_folder
+from gvit.data.sources.base import Source, Split, existing_folder, files_below
 from gvit.data.sources.class_folders import class_folders
 from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
-from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard
+from gvit.gaussians.shards import MANIFEST_NAME, Shard, read_set, read_shard
 
 GAUSSIAN_EXTENSIONS = frozenset({".safetensors"})
 
@@ -37,14 +39,16 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
     first = root / (files if split == "train" else of("train")).keys[0]
     example = open_gaussians(first)
 
-    def load(row: int) -> Gaussians:
-        file = root / files.keys[row]
-        loaded = open_gaussians(file)
-        if _kind(loaded) != _kind(example):
-            raise InputError(f"{file}: holds {_kind(loaded)}, but {first} {_kind(example)}")
-        return loaded
+    open_alike = partial(_open_alike, _kind(example), first)
+    return replace(files, load=files_below(root, files.keys, open_alike), example=example)
 
-    return replace(files, load=load, example=example)
+
+def _open_alike(kind: str, first: Path, file: str) -> Gaussians:
+    """As ``open_gaussians``, of the kind that the first file holds."""
+    loaded = open_gaussians(file)
+    if _kind(loaded) != kind:
+        raise InputError(f"{file}: holds {_kind(loaded)}, but {first} {kind}")
+    return loaded
 
 
 def _of_shards(split: Split, root: Path) -> Source:
@@ -67,15 +71,16 @@ def _of_shards(split: Split, root: Path) -> Source:
     if example is None:
         raise InputError(f"{root}: no image of it could be read")
 
-    def load(index: int) -> Gaussians:
-        shard, row = rows[index]
-        return shard[row]
-
     keys, labels = [], []
     for shard in shards[split]:
         keys += list(shard.names)
         labels += list(shard.labels or ())
-    return Source(load, labels, manifest.class_names, example, keys=keys)
+    return Source(partial(_of_shard, rows), labels, manifest.class_names, example, keys=keys)
+
+
+def _of_shard(rows: Sequence[tuple[Shard, int]], index: int) -> Gaussians:
+    shard, row = rows[index]
+    return shard[row]
 
 
 def open_gaussians(path: str | Path) -> Gaussians:

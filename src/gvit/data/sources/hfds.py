@@ -79,5 +79,5 @@ def _source(split: Split, splits: dict[str, Any], name: str) -> Source:
         rows = rows.flatten_indices()
     labels, names = index_classes(columns[part], columns["train"], names)
     keys = Keys(f"{part}/{row}" for row in range(len(labels)))
-    found = Source(image_loader(rows.data.column(image), keys), labels, names, keys=keys)
+    found = Source(image_loader(rows.data, image, keys), labels, names, keys=keys)
     return found if test else split_off(found, split)

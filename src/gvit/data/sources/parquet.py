@@ -53,7 +53,7 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         ) from error
     rows = ((file.name, row) for file, part in zip(files, tables, strict=True) for row in range(len(part)))
     keys = Keys(f"{name}/{row}" for name, row in rows)
-    whole = Source(image_loader(encoded, keys), labels, names, keys=keys)
+    whole = Source(image_loader(pa.table({"image": encoded}), "image", keys), labels, names, keys=keys)
     return whole if tests else split_off(whole, split)
 
 

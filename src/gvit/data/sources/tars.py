@@ -77,19 +77,8 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         np.concatenate([getattr(shard, name) for shard in read]) for name in ("offsets", "sizes")
     )
 
-    files, begin = list(map(str, paths)), f"{root}{os.sep}"
-
-    def load(row: int) -> Image.Image:
-        name = begin + keys[row]
-        try:
-            with open(files[shards[row]], "rb") as file:
-                file.seek(offsets[row])
-                content = file.read(sizes[row])
-        except OSError as error:
-            raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
-        return open_image(name, content)
-
-    whole = Source(load, labels, names or found, keys=keys)
+    members = _Members(f"{root}{os.sep}", keys, list(map(str, paths)), shards, offsets, sizes)
+    whole = Source(members.load, labels, names or found, keys=keys)
     return whole if own else split_off(whole, split)
 
 
@@ -108,6 +97,28 @@ class _Shard:
     labels: list[int | str]
     offsets: np.ndarray
     sizes: np.ndarray
+
+
+@dataclass(frozen=True)
+class _Members:
+    """Images of many tars: what each is called, below where, and in which tar it begins where, and how long it is."""
+
+    begin: str
+    keys: Sequence[str]
+    files: Sequence[str]
+    shards: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+
+    def load(self, row: int) -> Image.Image:
+        name = self.begin + self.keys[row]
+        try:
+            with open(self.files[self.shards[row]], "rb") as file:
+                file.seek(self.offsets[row])
+                content = file.read(self.sizes[row])
+        except OSError as error:
+            raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
+        return open_image(name, content)
 
 
 def _words(tar: Path, root: Path) -> set[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from gvit.data.images import open_image
-from gvit.data.sources.base import Keys, Source, Split, existing_folder, split_off
+from gvit.data.sources.base import Keys, Source, Split, existing_folder, files_below, split_off
 from gvit.errors import InputError, first_line, wording
 
 # What makes up a split, as arguments of the class; the parts come one after the other. As it is usual, models are
@@ -44,14 +45,18 @@ def source(split: Split, data_dir: Path | None = None, name: str = "CIFAR10") ->
     if name.startswith("CIFAR"):
         pixels = np.concatenate([part.images for part in parts])
         keys = Keys(f"{split}/{row}" for row in range(len(pixels)))
-        return Source(lambda i: Image.fromarray(pixels[i]), labels, parts[0].class_names, keys=keys)
+        return Source(partial(_image_of, pixels), labels, parts[0].class_names, keys=keys)
     keys = Keys(Path(file).relative_to(root).as_posix() for part in parts for file in part.images)
-    found = Source(lambda i: open_image(root / keys[i]), labels, parts[0].class_names, keys=keys)
+    found = Source(files_below(root, keys, open_image), labels, parts[0].class_names, keys=keys)
     if name != "SUN397":
         return found
     # in the order that the folders happen to have on this disk
     ordered = found.take(sorted(range(len(found)), key=found.keys.__getitem__))
     return split_off(ordered, split)
+
+
+def _image_of(pixels: np.ndarray, row: int) -> Image.Image:
+    return Image.fromarray(pixels[row])
 
 
 def download(name: str, data_dir: Path | None) -> None:
