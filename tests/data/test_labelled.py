@@ -4,6 +4,7 @@ import pytest
 from PIL import Image
 
 from gvit.data.labelled import labelled_folder, labelled_set, with_classes
+from gvit.data.sources import load_source
 from gvit.errors import InputError
 
 
@@ -21,6 +22,15 @@ def test_every_image_of_class_folders_counts(tmp_path):
     assert list(source.labels) == [0, 1, 1, 1]
     assert list(source.keys) == ["cat/0.png", "dog/0.png", "dog/1.png", "dog/2.png"]
     assert source.load(3).getpixel((0, 0)) == (20, 0, 0)
+
+
+def test_what_counts_is_what_counts_in_training(tmp_path):
+    fill(tmp_path, _other=2, cat=2, __MACOSX=1)
+    (tmp_path / "cat" / "._0.png").touch()  # what a Mac leaves beside a file
+    (tmp_path / "cat" / "folder.png").mkdir()
+    source, trained = labelled_folder(tmp_path), load_source("folder", "train", tmp_path)
+    assert source.class_names == trained.class_names == ["_other", "cat"]
+    assert list(source.keys) == ["_other/0.png", "_other/1.png", "cat/0.png", "cat/1.png"]
 
 
 @pytest.mark.parametrize("held_out", ["val", "test", "validation"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from gvit.data.images import EXTENSIONS, open_image
 from gvit.data.sources import Source, load_source
+from gvit.data.sources.class_folders import files_below, is_shown, suffix_of
 from gvit.errors import InputError, option
 
 _SPLITS = ("val", "test", "validation")
@@ -39,7 +41,8 @@ def labelled_set(data_dir: Path | None, dataset: str | None = None) -> Source:
 def labelled_folder(root: Path) -> Source:
     """Every image of every class folder in ``root``; of its ``val/`` (or ``test/``, ``validation/``) where it has one.
 
-    One class, and one image of it, will do. A folder without images is no class.
+    One class, and one image of it, will do. A folder without images is no class. What is
+    hidden does not count, as in training.
 
     Raises:
         InputError: there is no such folder, or it holds no class folders with images.
@@ -50,8 +53,8 @@ def labelled_folder(root: Path) -> Source:
     if place == root and (root / "train").is_dir():
         place = root / "train"
     files: dict[str, list[Path]] = {}
-    for folder in sorted(path for path in place.iterdir() if path.is_dir() and path.name[0] not in "._"):
-        found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS)
+    for folder in sorted(path for path in place.iterdir() if path.is_dir() and is_shown(path.name)):
+        found = [folder / file for file in files_below(folder) if suffix_of(file) in EXTENSIONS]
         if found:
             files[folder.name] = found
     if not files:
@@ -60,7 +63,7 @@ def labelled_folder(root: Path) -> Source:
         )
     paths = [path for found in files.values() for path in found]
     labels = [label for label, found in enumerate(files.values()) for _ in found]
-    keys = [str(path.relative_to(root)) for path in paths]
+    keys = [os.path.relpath(path, root) for path in paths]
     return Source(lambda i: open_image(paths[i]), labels, list(files), keys=keys)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from gvit.data.sources.base import Keys, Source, Split, split_off
 from gvit.data.unread import UNREAD, count_left_out
-from gvit.errors import InputError
+from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
 
 
@@ -54,9 +54,9 @@ def class_folders(
         need = "; where there are no train/ and val/, a class needs at least 2: a fifth is kept for the test"
     keys, labels, unread = [], [], Counter[str]()
     for label, name in enumerate(names):
-        files = _files(place / name)
-        unread.update(kind for file in files if (kind := _suffix(file)) in UNREAD - extensions)
-        found = [f"{place / name}/{file}" for file in files if _suffix(file) in extensions]
+        files = files_below(place / name)
+        unread.update(kind for file in files if (kind := suffix_of(file)) in UNREAD - extensions)
+        found = [f"{place / name}/{file}" for file in files if suffix_of(file) in extensions]
         keys += [os.path.relpath(path, root) for path in found]
         labels += [label] * len(found)
     compact, begin = (
@@ -78,26 +78,36 @@ def class_folders(
 
 
 def _class_names(root: Path) -> list[str]:
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and _is_shown(path.name))
+    names = sorted(path.name for path in root.iterdir() if path.is_dir() and is_shown(path.name))
     if len(names) < 2:
-        raise InputError(f"{root}: expected a folder for each class, at least two, found {len(names)}")
+        raise InputError(
+            f"{root}: expected a folder for each class, at least two, found {len(names)}{_other_kind(root)}"
+        )
     return names
 
 
-def _files(folder: Path) -> list[str]:
+def _other_kind(root: Path) -> str:
+    """How to say that the folder holds another kind of data set, where it looks like one."""
+    for name, pattern in (("parquet", "*.parquet"), ("wds", "*.tar")):
+        if any(any(place.glob(pattern)) for place in (root, root / "data")):
+            return f"; for the {pattern} files here: {option('dataset', name)}"
+    return ""
+
+
+def files_below(folder: Path) -> list[str]:
     """Paths below a folder, which may not be there, in order: a folder's own name before what is in it."""
     found = []
     for place, folders, files in os.walk(folder):
-        folders[:] = filter(_is_shown, folders)
+        folders[:] = filter(is_shown, folders)
         below = os.path.relpath(place, folder)
-        found += [os.path.normpath(os.path.join(below, name)) for name in files if _is_shown(name)]
+        found += [os.path.normpath(os.path.join(below, name)) for name in files if is_shown(name)]
     return sorted(found, key=lambda path: path.split(os.sep))
 
 
-def _is_shown(name: str) -> bool:
+def is_shown(name: str) -> bool:
     """Not hidden, nor what a Mac's archives add."""
     return not name.startswith(".") and name != "__MACOSX"
 
 
-def _suffix(file: str) -> str:
+def suffix_of(file: str) -> str:
     return os.path.splitext(file)[1].lower()
