@@ -264,7 +264,13 @@ def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
     for name in (field.name for field in fields(Manifest)):
         theirs, ours = getattr(there, name), getattr(wanted, name)
         if name == "origin":  # the same weights may have another name by now
-            theirs, ours = ({k: v for k, v in of.items() if k != "model"} for of in (theirs, ours))
+            different = [key for key in ours if key != "model" and theirs.get(key) != ours[key]]
+            name = next(iter(different), name)  # one will do
+            theirs, ours = (of.get(name) if different else None for of in (theirs, ours))
+            name = "weights" if name == "sha256" else name
+            if name == "max_side" and None in (theirs, ours):  # images that are cropped have none
+                name = "view"
+                theirs, ours = ("crop" if side is None else "whole" for side in (theirs, ours))
         if theirs != ours:
             what = (
                 "images or labels" if name in ("source", "parts", "class_names") else name.replace("_", " ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +74,13 @@ def plan_targets(
     for source in sources:
         folder = Path(source)
         inside = folder.is_dir()
-        if inside and folder.resolve() == out.resolve():
+        if inside and _real(folder) == _real(out):
             raise InputError(f"{out} holds the images; choose another {option('out')} folder for the results")
         for file in find_images([source]):
-            if inside and out.resolve() in file.resolve().parents:
+            if inside and _real(out) in _real(file).parents:
                 continue
             place = file.relative_to(folder) if inside else Path(file.name)
-            targets.setdefault(file.resolve(), Target(file, out / place.with_suffix(""), endings))
+            targets.setdefault(_real(file), Target(file, out / place.with_suffix(""), endings))
     check_writable(out)
     owners: dict[Path, Path] = {}
     for target in targets.values():
@@ -88,7 +89,7 @@ def plan_targets(
                 raise InputError(
                     f"{file} is a folder, where a result has to go; choose another {option('out')} folder"
                 )
-            if file.resolve() in targets:
+            if _real(file) in targets:
                 raise InputError(
                     f"{file} is an image and would be replaced; choose another {option('out')} folder"
                 )
@@ -99,6 +100,11 @@ def plan_targets(
                     f"give them two {option('out')} folders"
                 )
     return list(targets.values())
+
+
+def _real(path: Path) -> Path:
+    """Without links; a loop of links, at which ``Path.resolve`` raises, is an image that can't be read."""
+    return Path(os.path.realpath(path))
 
 
 def is_done(target: Target, num_gaussians: int, origin: Origin | None = None) -> bool:

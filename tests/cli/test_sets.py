@@ -182,7 +182,7 @@ def test_whole_images_without_classes(run, photos, tmp_path, capsys):
     assert (shard.sizes[row], len(shard[row])) == ((37, 33), 9)
     assert shard[row].aspect == pytest.approx(37 / 33)
     message = fails(capsys, run, photos, "--out", out, "--dataset", "images", "--num-gaussians", 9)
-    assert "holds a set with other origin" in message
+    assert "holds a set with other view (whole, not crop)" in message
     assert main(["train", "gaussians", "--data-dir", str(out), "--out", str(tmp_path / "r")]) == 2
     assert "a set of images without classes" in capsys.readouterr().err
 

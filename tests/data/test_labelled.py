@@ -24,6 +24,15 @@ def test_every_image_of_class_folders_counts(tmp_path):
     assert source.load(3).getpixel((0, 0)) == (20, 0, 0)
 
 
+def test_what_counts_is_what_counts_in_training(tmp_path):
+    fill(tmp_path, _other=2, cat=2, __MACOSX=1)
+    (tmp_path / "cat" / "._0.png").touch()  # what a Mac leaves beside a file
+    (tmp_path / "cat" / "folder.png").mkdir()
+    source, trained = labelled_folder(tmp_path), load_source("folder", "train", tmp_path)
+    assert source.class_names == trained.class_names == ["_other", "cat"]
+    assert list(source.keys) == ["_other/0.png", "_other/1.png", "cat/0.png", "cat/1.png"]
+
+
 @pytest.mark.parametrize("held_out", ["val", "test", "validation"])
 def test_where_there_is_a_test_split_it_is_that(tmp_path, held_out):
     fill(tmp_path / "train", cat=4)

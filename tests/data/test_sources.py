@@ -73,8 +73,13 @@ def test_folders_that_cannot_be_used(tmp_path):
     with pytest.raises(InputError, match=r"^data_dir='.*gone': no such folder") as caught:
         load_source("folder", "train", tmp_path / "gone")
     assert caught.value.for_command_line() == f"--data-dir {tmp_path / 'gone'}: no such folder"
-    with pytest.raises(InputError, match="a folder for each class, at least two, found 0"):
+    with pytest.raises(InputError, match=r"a folder for each class, at least two, found 0$"):
         load_source("folder", "train", tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-0.parquet").touch()
+    with pytest.raises(InputError, match="found 1; for") as caught:
+        load_source("folder", "train", tmp_path)
+    assert caught.value.for_command_line().endswith("for the *.parquet files here: --dataset parquet")
     write_class(tmp_path / "train" / "a", 0, 1)
     with pytest.raises(InputError, match="no val/ or test/"):
         load_source("folder", "train", tmp_path)

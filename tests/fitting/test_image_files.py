@@ -229,6 +229,16 @@ def test_results_are_no_images_to_fit(tmp_path, capsys):
     assert "holds the images" in fails(capsys, tmp_path, "--out", tmp_path)
 
 
+def test_a_loop_of_links_in_a_folder_is_an_image_that_cannot_be_read(tmp_path, capsys):
+    folder = tmp_path / "in"
+    write(folder / "a.png")
+    for suffix in (".jpg", ".heic"):
+        (folder / f"loop{suffix}").symlink_to(folder / f"loop{suffix}")
+    assert run(folder, "--out", tmp_path / "fits", *QUICK) == 2
+    assert "loop.jpg: cannot be read as an image" in capsys.readouterr().err
+    assert (tmp_path / "fits" / "a.safetensors").is_file()
+
+
 def test_no_image_is_replaced(tmp_path, capsys):
     file = write(tmp_path / "a.png")
     before = file.read_bytes()

@@ -124,7 +124,7 @@ def run(args: list[str]) -> int:
         options.overwrite,
     )
     parts = find_parts(sources, options.dataset, options.data_dir)
-    return encode_whole_set(encoder, parts, place, origin, set_options, device)
+    return encode_whole_set(encoder, parts, place, origin, set_options, device, sources)
 
 
 def _tell_apart(options: Options) -> tuple[str, tuple[str, ...], bool]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from gvit.cli.devices import find_device
+from gvit.cli.messages import warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
 from gvit.errors import printable
 
@@ -35,7 +36,7 @@ class Options:
         data_dir: labelled images: a folder for each class, called as in training, or val/ (test/) with such folders.
         out: folder for the files; RUN/evaluation-NAME for other images when not given.
         json: print JSON.
-        dataset: how the images lie in data_dir (parquet, gaussians, ...), or a data set that needs none (digits).
+        dataset: how the images lie in that folder (parquet, gaussians, ...), or a data set that needs none (digits).
         batch_size: images at a time.
         broken_test_images: fail, or wrong, which counts what cannot be read as a wrong answer; as in training when
             not given.
@@ -58,6 +59,8 @@ def run(args: list[str]) -> int:
     """Print the measures; the library writes them into files."""
     options = parse(Options, args, "gvit evaluate")
     at_least_one(batch_size=options.batch_size)
+    if options.data_dir is not None:
+        warn_of_left_out([options.data_dir])
 
     from gvit.training.report import assess
 

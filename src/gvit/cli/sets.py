@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gvit.cli.messages import print_error
+from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.errors import InputError
 
 if TYPE_CHECKING:
@@ -84,6 +84,7 @@ def encode_whole_set(
     origin: Origin,
     options: SetOptions,
     device: str,
+    sources: Sequence[str] = (),
 ) -> int:
     """Encode what is left to do, a line for each file; under torchrun, this process's share of the files."""
     from gvit.encoding import begin_set, encode_set, plan_set
@@ -94,6 +95,7 @@ def encode_whole_set(
     # nobody waits for another after this: encoding needs no talk, and those who are done may go
     with joined(device) as (world, device):
         if world.is_main:
+            warn_of_left_out(sources)
             begin_set(options.out, manifest, options.overwrite)
     encoder.model.to(device)
     failed, total = False, -(-sum(manifest.parts.values()) // world.size)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ UNREAD = (
 def left_out(sources: Sequence[str | Path]) -> str | None:
     """A line that counts the image and video files in folders that are not looked at, by suffix; None for none."""
     files = {
-        file.resolve()
+        Path(os.path.realpath(file))  # Path.resolve raises at a loop of links
         for folder in map(Path, sources)
         if folder.is_dir()
         for file in folder.rglob("*")

@@ -93,7 +93,7 @@ class Run:
         )
         existing = [file for file in files if file.exists()] + run.measured_files
         if existing and not overwrite:
-            goes_on = wording(f"resume({str(folder)!r})", f"--resume {folder}")
+            goes_on = wording(f"resume({str(folder)!r})", f"'gvit train --resume {folder}'")
             replaces = wording("overwrite=True", "--overwrite")
             raise InputError(
                 f"{folder} already holds a run: {goes_on} goes on with it, {replaces} replaces it, "

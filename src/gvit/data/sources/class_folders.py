@@ -11,7 +11,7 @@ from PIL import Image
 
 from gvit.data.sources.base import Keys, Source, Split, files_below, split_off
 from gvit.data.unread import UNREAD, count_left_out
-from gvit.errors import InputError
+from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
 
 # what the folder of a test split may be called
@@ -80,8 +80,18 @@ def class_folders(
 def _class_names(root: Path) -> list[str]:
     names = sorted(path.name for path in root.iterdir() if path.is_dir() and is_shown(path.name))
     if len(names) < 2:
-        raise InputError(f"{root}: expected a folder for each class, at least two, found {len(names)}")
+        raise InputError(
+            f"{root}: expected a folder for each class, at least two, found {len(names)}{_other_kind(root)}"
+        )
     return names
+
+
+def _other_kind(root: Path) -> str:
+    """How to say that the folder holds another kind of data set, where it looks like one."""
+    for name, pattern in (("parquet", "*.parquet"), ("wds", "*.tar")):
+        if any(any(place.glob(pattern)) for place in (root, root / "data")):
+            return f"; for the {pattern} files here: {option('dataset', name)}"
+    return ""
 
 
 def shown_files(folder: Path) -> list[str]:
