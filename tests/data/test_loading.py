@@ -15,6 +15,7 @@ from gvit.data.loading import (
     StepSampler,
     TrainingSamples,
     derive_seed,
+    evaluation_loader,
     seeded,
     training_loader,
 )
@@ -110,6 +111,25 @@ def test_an_interruption_of_the_whole_group_leaves_loading_alone(source):
 def test_loading_works_in_a_process_that_was_spawned():
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         assert pool.submit(count_batches).result() == 2
+
+
+def test_an_evaluation_batch_is_its_samples_one_by_one():
+    pixels = np.random.default_rng(3).integers(0, 256, (5, 20, 30, 3), np.uint8)
+
+    def load(row: int) -> Image.Image:
+        if row == 3:
+            raise InputError("row 3: not an image file")
+        return Image.fromarray(pixels[row])
+
+    tests = EvaluationSamples(
+        Source(load, [0, 1, 0, 1, 1], ("a", "b")), eval_transform(Preprocessing(16)), mark_broken=True
+    )
+    inputs, labels = zip(*evaluation_loader(tests, batch_size=2), strict=True)
+    assert [len(batch) for batch in inputs] == [2, 2, 1]
+    assert torch.cat(labels).tolist() == [0, 1, 0, 1, 1]
+    one_by_one = torch.stack([tests[row][0] for row in range(5)])
+    assert torch.equal(torch.cat(inputs).nan_to_num(-1), one_by_one.nan_to_num(-1))
+    assert torch.cat(inputs).isnan().flatten(1).all(1).tolist() == [row == 3 for row in range(5)]
 
 
 def test_an_epoch_shows_each_image_at_most_once_and_the_next_in_another_order():

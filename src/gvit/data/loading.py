@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gvit.data.sources import Source
-from gvit.data.transforms import Mixing, Transform, seeded_elsewhere
+from gvit.data.transforms import ImageTransform, Mixing, Transform, seeded_elsewhere
 from gvit.errors import InputError
 
 # what is drawn for a sample beside its augmentation has streams of its own, with keys of their own
@@ -177,6 +177,21 @@ class EvaluationSamples(Dataset[tuple[Tensor, Tensor]]):
             inputs = torch.full_like(self._example, math.nan)
         return inputs, torch.tensor(self.source.labels[index])
 
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """A batch; what a ``DataLoader`` calls."""
+        labels = torch.tensor([self.source.labels[index] for index in indices])
+        if not isinstance(self.transform, ImageTransform):
+            return torch.stack([self[index][0] for index in indices]), labels
+        inputs = np.empty((len(indices), 3, self.transform.side, self.transform.side), np.float32)
+        for index, into in zip(indices, inputs, strict=True):
+            try:
+                self.transform.write(cast(Image.Image, self.source.load(index)), into)
+            except InputError:
+                if not self.mark_broken:
+                    raise
+                into.fill(np.nan)
+        return torch.from_numpy(inputs), labels
+
     def errors(self, indices: Iterable[int]) -> list[Broken]:
         """What is wrong with those of the samples that cannot be read."""
         found = []
@@ -289,7 +304,9 @@ def evaluation_loader(
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """All samples in their order, or a process's share of them."""
     sampler = EverySampler(len(samples), rank, world_size)
-    return DataLoader(samples, batch_size=batch_size, sampler=sampler, **loading_processes(workers))
+    return DataLoader(
+        samples, batch_size=batch_size, sampler=sampler, collate_fn=_as_it_is, **loading_processes(workers)
+    )
 
 
 def loading_processes(workers: int) -> dict[str, Any]:
@@ -312,7 +329,6 @@ def _ignore_interruption(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
-def _as_it_is(batch: Any) -> Batch:
-    """What ``TrainingSamples`` gives is a batch already."""
-    assert isinstance(batch, Batch)
+def _as_it_is(batch: Any) -> Any:
+    """What samples give is a batch already."""
     return batch

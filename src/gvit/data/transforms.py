@@ -94,10 +94,35 @@ class AffineMap:
         return AffineMap(other.matrix @ self.matrix, other.matrix @ self.shift + other.shift)
 
 
-def eval_transform(preprocessing: Preprocessing) -> Transform:
+@dataclass(frozen=True)
+class ImageTransform:
+    """The fixed way from an RGB image to [3, H, W] in [0, 1].
+
+    Attributes:
+        side: H and W.
+        steps: from image to image.
+    """
+
+    side: int
+    steps: Sequence[_Step]
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return _to_tensor(self._image(image))
+
+    def write(self, image: Image.Image, into: np.ndarray) -> None:
+        """The same into float32 [3, H, W], which may be part of a batch: nothing is copied into that then."""
+        _write_planes(self._image(image), into)
+
+    def _image(self, image: Image.Image) -> Image.Image:
+        for step in self.steps:
+            image = step(image)
+        return image
+
+
+def eval_transform(preprocessing: Preprocessing) -> ImageTransform:
     """The fixed way from an RGB image to [3, H, W] in [0, 1]."""
     resized = round(preprocessing.img_size / preprocessing.crop_pct)
-    return partial(_apply, [*map(_drawing, _resize(preprocessing, resized))], None, None)
+    return ImageTransform(preprocessing.img_size, [*map(_drawing, _resize(preprocessing, resized))])
 
 
 def eval_map(preprocessing: Preprocessing, extent: tuple[float, float]) -> AffineMap:
@@ -273,6 +298,11 @@ def _window(middle: tuple[float, float], half: tuple[float, float]) -> AffineMap
 
 def _to_tensor(image: Image.Image) -> Tensor:
     """[3, H, W] in [0, 1]."""
+    planes = np.empty((3, image.height, image.width), np.float32)
+    _write_planes(image, planes)
+    return torch.from_numpy(planes)
+
+
+def _write_planes(image: Image.Image, into: np.ndarray) -> None:
     # NumPy turns it in one pass, which takes a half of torch's time
-    planes = np.asarray(image).transpose(2, 0, 1).astype(np.float32, order="C")
-    return torch.from_numpy(planes).mul_(1 / 255)
+    np.multiply(np.asarray(image).transpose(2, 0, 1), np.float32(1 / 255), out=into, dtype=np.float32)
