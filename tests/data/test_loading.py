@@ -2,7 +2,6 @@ import multiprocessing
 import os
 import signal
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 import pytest
@@ -38,14 +37,6 @@ def draw_noise() -> torch.Tensor:
 def samples(source: Source, seed: int = 0) -> TrainingSamples:
     transform = train_transform(Preprocessing(16), Augmentation(rotate=10, translate=0.1, zoom=0.1))
     return TrainingSamples(source, transform, draw_noise, seed)
-
-
-def count_batches() -> int:
-    """Two workers' batches, of a source that a spawned process could not be given."""
-    own = Source(lambda i: Image.new("RGB", (20, 30)), [0, 1], ("a", "b"))
-    return sum(
-        1 for _ in training_loader(samples(own), StepSampler(2, 1, seed=0, start=0, stop=2), workers=2)
-    )
 
 
 def same(one, other) -> bool:
@@ -106,11 +97,6 @@ def test_an_interruption_of_the_whole_group_leaves_loading_alone(source):
     for process in multiprocessing.active_children():
         os.kill(process.pid, signal.SIGINT)
     assert len(list(batches)) == 39
-
-
-def test_loading_works_in_a_process_that_was_spawned():
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        assert pool.submit(count_batches).result() == 2
 
 
 def test_an_evaluation_batch_is_its_samples_one_by_one():
