@@ -247,10 +247,10 @@ def begin_set(folder: Path, manifest: Manifest, overwrite: bool = False) -> None
     """
     check_writable(folder)
     if (folder / MANIFEST_NAME).exists():
+        old = Manifest.read(folder)
         if not overwrite:
-            _check_same(folder, Manifest.read(folder), manifest)
+            _check_same(folder, old, manifest)
         else:
-            old = Manifest.read(folder)
             for name in [name for part in old.parts for name in old.files(part)]:
                 (folder / name).unlink(missing_ok=True)
     try:

@@ -98,7 +98,7 @@ def encode_whole_set(
             warn_of_left_out(sources)
             begin_set(options.out, manifest, options.overwrite)
     encoder.model.to(device)
-    failed, total = False, -(-sum(manifest.parts.values()) // world.size)
+    total = -(-sum(manifest.parts.values()) // world.size)
     with ProgressBar("encode", total, quiet=not world.is_main) as bar:
         for file, shard in encode_set(
             encoder,
@@ -113,8 +113,7 @@ def encode_whole_set(
         ):
             quality = f"{sum(shard.psnr) / len(shard):.2f} dB" if len(shard) else "-"
             print(f"{file}  {len(shard)} images  {quality}", flush=True)
-    failed = _conclude(options.out, place)
-    return 2 if failed else 0
+    return 2 if _conclude(options.out, place) else 0
 
 
 def _conclude(folder: Path, place: str) -> bool:
