@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
 from gvit.data.images import find_images, open_image
-from gvit.data.loading import loading_processes
+from gvit.data.loading import Loader, loading_processes
 from gvit.data.sources import Source
 from gvit.data.transforms import Transform, eval_transform
 from gvit.errors import InputError, option, wording
@@ -362,7 +362,7 @@ def encode_set(
         for first in range(0, len(job.rows), batch_size)
     ]
     loader = iter(
-        DataLoader(
+        Loader(
             _Images(parts, encoder.transform),
             batch_sampler=batches,
             collate_fn=list,

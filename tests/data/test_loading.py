@@ -1,6 +1,8 @@
+import gc
 import multiprocessing
 import os
 import signal
+import sys
 from collections import Counter
 
 import numpy as np
@@ -89,6 +91,32 @@ def test_batches_are_a_pure_function_of_the_step(source, workers):
     assert len(rest) == 3
     for expected, batch in zip(whole[5:], rest, strict=True):
         assert same(batch, expected)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="processes inherit nothing where they are spawned")
+def test_loading_processes_collect_nothing_that_their_parent_threw_away(source, tmp_path):
+    class Circle:
+        def __init__(self) -> None:
+            self.itself = self
+
+        def __del__(self) -> None:
+            (tmp_path / str(os.getpid())).touch()
+
+    def collect() -> torch.Tensor:
+        gc.collect()
+        return draw_noise()
+
+    gc.disable()
+    try:
+        Circle()
+        transform = train_transform(Preprocessing(16), Augmentation())
+        made = TrainingSamples(source, transform, collect, 0)
+        assert len(list(training_loader(made, StepSampler(10, 3, 0, 0, 2), workers=1))) == 2
+    finally:
+        gc.enable()
+    assert not list(tmp_path.iterdir())
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())]
 
 
 def test_an_interruption_of_the_whole_group_leaves_loading_alone(source):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import math
 import signal
 import sys
@@ -289,12 +290,31 @@ class EverySampler(Sampler[int]):
         return ((self.rank + i * self.world_size) % self.num_samples for i in range(len(self)))
 
 
+class Loader(DataLoader[Any]):
+    """A ``DataLoader`` whose forked processes leave alone what they inherit.
+
+    What was thrown away and not yet collected is never collected in them: a GPU's memory, or a graph recorded on it,
+    may be freed by the process alone that made it.
+    """
+
+    def __iter__(self) -> Any:
+        if not self.num_workers:
+            return super().__iter__()
+        already = gc.get_freeze_count()
+        gc.freeze()
+        try:
+            return super().__iter__()
+        finally:
+            if not already:
+                gc.unfreeze()
+
+
 def training_loader(
     samples: TrainingSamples, sampler: StepSampler, workers: int = 0, pin: bool = True
 ) -> DataLoader[Batch]:
     """The sampler's batches; ``pin``: where there is a GPU, in memory that it reads by itself."""
     pin = pin and torch.cuda.is_available()
-    return DataLoader(
+    return Loader(
         samples, batch_sampler=sampler, pin_memory=pin, collate_fn=_as_it_is, **loading_processes(workers)
     )
 
@@ -304,7 +324,7 @@ def evaluation_loader(
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """All samples in their order, or a process's share of them."""
     sampler = EverySampler(len(samples), rank, world_size)
-    return DataLoader(
+    return Loader(
         samples, batch_size=batch_size, sampler=sampler, collate_fn=_as_it_is, **loading_processes(workers)
     )
 
