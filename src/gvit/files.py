@@ -9,27 +9,57 @@ from pathlib import Path
 
 from gvit.errors import InputError
 
+_PARTIAL = ".partial"
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """A path beside ``path`` to write to; what was written takes the place of ``path`` when the block ends.
 
-    Where the block raises, ``path`` stays as it was and nothing is left beside it.
+    Whatever ends the process or the machine meanwhile, ``path`` is what it was or what it was to become, whole. Where
+    the block raises, ``path`` stays as it was and nothing is left beside it.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, for example because the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(path.name + ".partial")
+    partial = path.with_name(path.name + _PARTIAL)
     try:
         yield partial
+        _to_disk(partial)
         os.replace(partial, path)
+        _to_disk(path.parent)  # or the name could still be the old file's after a power failure
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise InputError(f"{path}: cannot be written ({error.strerror or error})") from error
+        cause = _of_the_system(error)
+        if cause is not None:
+            raise InputError(f"{path}: cannot be written ({cause.strerror or cause})") from error
         raise
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what a process that was killed while it wrote into a folder has left there."""
+    for file in folder.glob(f"*{_PARTIAL}"):
+        file.unlink(missing_ok=True)
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until what was written is on the disk; a folder's is the names in it."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders
+    number = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _of_the_system(error: BaseException | None) -> OSError | None:
+    """The operating system's error behind PyTorch's, which says of a full disk that a position was not expected."""
+    while isinstance(error, RuntimeError):
+        error = error.__context__
+    return error if isinstance(error, OSError) else None
 
 
 def write_text(path: str | Path, text: str) -> None:

@@ -9,14 +9,17 @@ import pytest
 from gvit.cli.signals import stop_requests
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_asks_to_stop(number):
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_the_first_signal_asks_to_stop(number, code):
     before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
     with stop_requests() as stop:
         assert not stop()
         os.kill(os.getpid(), number)
         assert stop()
         assert stop()
+        assert stop.exit_code == code
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
     with stop_requests() as stop:
         assert not stop()
@@ -51,3 +54,13 @@ def test_a_thread_that_gets_no_signals_is_never_asked():
     thread.join()
     assert answers == [False]
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_what_nohup_has_a_process_ignore_stays_ignored():
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGHUP, before)

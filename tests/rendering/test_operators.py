@@ -163,3 +163,14 @@ def test_clipped_alpha_gets_no_geometry():
     assert image.item() == pytest.approx(0.9)
     assert not center.grad.any()
     assert not opacity.grad.any()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_gradient_of_the_gradient_is_refused_in_a_line(backend):
+    gaussians = Gaussians(torch.zeros(1, 5, 9, requires_grad=True))
+    drawn = render(gaussians, 8, 8, backend=backend)
+    (gradient,) = torch.autograd.grad(drawn.square().sum(), gaussians.raw, create_graph=True)
+    with pytest.raises(
+        RuntimeError, match="first derivatives only: take their gradient without create_graph"
+    ):
+        gradient.square().sum().backward()

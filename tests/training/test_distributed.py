@@ -148,6 +148,18 @@ def test_two_processes_in_float32(tmp_path):
     assert_close(run(tmp_path / "two", 2), run(tmp_path / "one", 1), 1e-4)
 
 
+def test_an_error_of_one_process_is_told_by_it_alone(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").touch()
+    arguments = [*ARGUMENTS, "--out", str(tmp_path / "run")]
+    ended = subprocess.run(
+        command("-m", "gvit", *arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=240
+    )
+    assert ended.returncode
+    assert ended.stderr.count("already holds a run") == 1
+    assert "[rank1]" not in ended.stderr  # no traceback of the one that waited
+
+
 def test_an_interrupted_sharded_run_goes_on_to_the_same_result(alone, tmp_path):
     folder = tmp_path / "run"
     training = subprocess.Popen(

@@ -1,5 +1,6 @@
 """From the first argument to the file of its verb. Nothing heavy is imported before it is needed."""
 
+import errno
 import importlib
 import os
 import sys
@@ -18,6 +19,9 @@ _COMMANDS = (
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
     *("fit", "data", "reproduce", "models"),
 )
+
+# the disk is full, the quota used up, or the file as large as it may be
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _HELP = """\
 usage: gvit COMMAND [options]
@@ -74,6 +78,9 @@ def _run(args: list[str]) -> int:
         print_error(error)
         return 2
     except (MemoryError, RuntimeError) as error:
+        if _is_lost_peer(error):
+            print(f"gvit: process {os.environ['RANK']} ends, because another one did", file=sys.stderr)
+            return 1
         if not _is_out_of_memory(error):
             raise
         print_error(
@@ -82,11 +89,28 @@ def _run(args: list[str]) -> int:
             )
         )
         return 2
+    except BrokenPipeError:  # 'gvit predict ... | head'
+        _discard_output()
+        return 0
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        print_error(InputError(f"{error.filename or 'a file'}: cannot be written ({error.strerror})"))
+        return 2
     except KeyboardInterrupt:
         print("gvit: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # 'gvit predict ... | head'
-        return 0
+
+
+def _discard_output() -> None:
+    """What is still to be written would be an error once more when the interpreter ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _is_lost_peer(error: Exception) -> bool:
+    """What gloo and NCCL say where another process of ``torchrun`` has ended, which has said itself why."""
+    lost = ("closed by peer", "reset by peer", "remote process exited", "Broken pipe")
+    return int(os.environ.get("WORLD_SIZE", 1)) > 1 and any(text in str(error) for text in lost)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

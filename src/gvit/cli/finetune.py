@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 
 import tyro
 
+from gvit.cli.lengths import with_given_phases, with_its_warmup
 from gvit.cli.parsing import flags_of, parse
-from gvit.cli.train import Output, start_run, with_given_phases
+from gvit.cli.train import Output, start_run
 from gvit.errors import InputError, unknown_name
 from gvit.recipes.transfer import TRANSFER_DATA, Mode, finetune
 from gvit.training.config import TrainConfig
@@ -59,7 +60,8 @@ def run(args: list[str]) -> int:
     )
     if new.choice != choice:  # values of a flag were taken for RUN
         raise InputError(f"give RUN first: gvit finetune {new.choice.run} ...")
-    return start_run(new.config, new.output, "finetuned" if choice.recipe is None else choice.recipe)
+    changed = with_its_warmup(new.config, config, args)
+    return start_run(changed, new.output, "finetuned" if choice.recipe is None else choice.recipe)
 
 
 def _choose(args: list[str]) -> Choice:

@@ -2,29 +2,54 @@
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from types import FrameType
+
+# of a closed terminal, too, where there is such a signal
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+
+
+@dataclass
+class StopRequest:
+    """Tells, when called, whether a signal to stop came.
+
+    Attributes:
+        number: the signal's; None before one came.
+    """
+
+    number: int | None = None
+
+    def __call__(self) -> bool:
+        return self.number is not None
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell tells it: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP; 130 where another process was asked."""
+        return 128 + (self.number or signal.SIGINT)
 
 
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """A function that tells whether SIGINT or SIGTERM came; a second one of the same kind acts as usual, at once.
+def stop_requests() -> Iterator[StopRequest]:
+    """Whether SIGINT, SIGTERM or SIGHUP came; a second one of the same kind acts as usual, at once.
 
-    Signals reach the main thread alone: in another one, the function always says no.
+    What this process was told to ignore, as by ``nohup``, it ignores. Signals reach the main thread alone: in another
+    one, the answer is always no.
     """
-    event = threading.Event()
+    request = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield event.is_set
+        yield request
         return
 
-    def request(number: int, _frame: FrameType | None) -> None:
-        event.set()
-        signal.signal(number, previous[signal.Signals(number)])
+    def ask(number: int, _frame: FrameType | None) -> None:
+        request.number = request.number or number
+        signal.signal(number, previous[number])
 
-    previous = {number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)}
+    heard = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, ask) for number in heard}
     try:
-        yield event.is_set
+        yield request
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

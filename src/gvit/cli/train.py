@@ -11,19 +11,18 @@ from typing import TYPE_CHECKING
 
 from gvit.cli.devices import find_device
 from gvit.cli.grouping import grouped, regrouped
+from gvit.cli.lengths import with_given_phases, with_its_warmup
 from gvit.cli.messages import describe
 from gvit.cli.parsing import flags_of, parse
 from gvit.cli.signals import stop_requests
 from gvit.errors import InputError, for_command_line
 from gvit.recipes import RECIPES, load_recipe
 from gvit.training.config import TrainConfig
-from gvit.training.schedule import PHASES
 
 if TYPE_CHECKING:
     from gvit.evaluation import Evaluation
     from gvit.training.observers import Observer
 
-_PHASES = {"--epochs", *(f"--{phase}-epochs" for phase in PHASES)}
 # what the help begins with
 _COMMON = (
     *("data_dir", "out", "overwrite", "epochs", "batch_size", "base_lr", "model", "init"),
@@ -137,17 +136,10 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
         ),
     )
     try:
-        return recipe, regrouped(usual, parsed)
+        new = regrouped(usual, parsed)
     except InputError as error:
         raise InputError(f"{error.args[0]}; see '{prog} --help'") from None
-
-
-def with_given_phases(defaults: TrainConfig, args: list[str]) -> TrainConfig:
-    """Phases that are given are not stretched."""
-    flags = {arg.split("=")[0].replace("_", "-") for arg in args}
-    if flags & _PHASES and "--min-steps" not in flags:
-        return replace(defaults, schedule=replace(defaults.schedule, min_steps=None))
-    return defaults
+    return recipe, replace(new, config=with_its_warmup(new.config, defaults, args))
 
 
 def _watch(start: "Callable[..., Evaluation]", folder: Path, header: str, options: Output | Resume) -> int:
@@ -173,7 +165,7 @@ def _watch(start: "Callable[..., Evaluation]", folder: Path, header: str, option
                     f"stopped at step {stopped.step}, saved; go on with: gvit train --resume {folder}",
                     file=sys.stderr,
                 )
-            return 130
+            return stop.exit_code
         stack.close()
         if world.is_main:
             report = Run(folder).report_file

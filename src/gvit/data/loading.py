@@ -7,6 +7,7 @@ import gc
 import math
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -19,7 +20,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from gvit.data.sources import Source
 from gvit.data.transforms import ImageTransform, Mixing, Transform, seeded_elsewhere
-from gvit.errors import InputError
+from gvit.errors import InputError, first_line, option
 
 # what is drawn for a sample beside its augmentation has streams of its own, with keys of their own
 _SUBSTITUTES, _MIXING, _NOISE = 1, 2, 3
@@ -290,11 +291,18 @@ class EverySampler(Sampler[int]):
         return ((self.rank + i * self.world_size) % self.num_samples for i in range(len(self)))
 
 
+class LoadingError(InputError):
+    """A process that loads images was killed."""
+
+
 class Loader(DataLoader[Any]):
-    """A ``DataLoader`` whose forked processes leave alone what they inherit.
+    """A ``DataLoader`` whose forked processes leave alone what they inherit, and whose death is told in a line.
 
     What was thrown away and not yet collected is never collected in them: a GPU's memory, or a graph recorded on it,
     may be freed by the process alone that made it.
+
+    Raises:
+        LoadingError: while batches are drawn: a process that loads was killed.
     """
 
     def __iter__(self) -> Any:
@@ -303,10 +311,38 @@ class Loader(DataLoader[Any]):
         already = gc.get_freeze_count()
         gc.freeze()
         try:
-            return super().__iter__()
+            with _signals_as_they_were():
+                return _watched(super().__iter__())
         finally:
             if not already:
                 gc.unfreeze()
+
+
+@contextmanager
+def _signals_as_they_were() -> Iterator[None]:
+    """PyTorch would tell of a killed process at once, in the middle of a step: asked for a batch, it does, too."""
+    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGCHLD)
+    yield
+    if before is not None:  # not one that Python didn't set
+        signal.signal(signal.SIGCHLD, before)
+
+
+def _watched(batches: Iterator[Any]) -> Iterator[Any]:
+    try:
+        yield from batches
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        # of an error in what it runs, torch says where it was caught
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
+            raise
+        if str(error).startswith("Caught "):
+            raise
+        raise LoadingError(
+            f"a process that loads images was killed ({first_line(error)}); where memory ran out, fewer "
+            f"{option('workers')} need less"
+        ) from error
 
 
 def training_loader(

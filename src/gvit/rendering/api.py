@@ -72,6 +72,7 @@ def rasterize(
         ValueError: shapes, dtypes or devices don't fit together; a number is NaN or infinite; a covariance is
             not positive semi-definite (or still singular after the blur); a constant is out of its range; the
             backend is unknown or can't run here.
+        RuntimeError: in a second backward pass: there are first derivatives only.
     """
     inputs = {"centers": centers, "covariances": covariances, "colors": colors, "opacities": opacities}
     if background is not None:

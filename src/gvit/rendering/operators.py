@@ -119,5 +119,11 @@ def register(
         gradients = backward_operator(grad_image, grad_alpha, *ctx.saved_tensors, *ctx.constants)
         return *gradients, *(None,) * (2 + len(Constants._fields))
 
+    def refuse(*_: Any) -> None:
+        raise RuntimeError(
+            "gvit's renderers have first derivatives only: take their gradient without create_graph=True, or detach it"
+        )
+
     operator.register_autograd(differentiate, setup_context=set_up)
+    backward_operator.register_autograd(refuse)
     return operator

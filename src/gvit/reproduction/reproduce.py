@@ -33,13 +33,13 @@ from gvit.reproduction.targets import (
     table1c,
     table1d,
     table4,
-    with_budget,
 )
 from gvit.reproduction.transfer import table2
 from gvit.training.config import AUTO, TrainConfig
 from gvit.training.distributed import ALONE
 from gvit.training.dry_run import DryRun, dry_run
 from gvit.training.feed import Feed
+from gvit.training.scaling import with_budget
 from gvit.training.setup import set_up
 
 TARGETS: dict[str, Callable[[Study], Target]] = {

@@ -184,14 +184,6 @@ def change(config: TrainConfig, **groups: dict[str, Any]) -> TrainConfig:
     return replace(config, **changed)
 
 
-def with_budget(config: TrainConfig, epochs: float) -> TrainConfig:
-    """Phases and warm-up stretched or shrunk to ``epochs`` in all."""
-    factor = epochs / sum(config.schedule.phase_epochs())
-    warmup = config.optimizer.warmup_epochs
-    optimizer = {"warmup_epochs": None if warmup is None else warmup * factor}
-    return change(config, schedule={"epochs": epochs}, optimizer=optimizer)
-
-
 def table1a(study: Study) -> Target:
     """Scale factor (paper, Table 1a)."""
     paper = {0.5: 73.4, 0.75: 74.6, 1.0: 75.2, 2.0: 73.7}

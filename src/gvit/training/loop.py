@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from gvit.data.loading import Batch, Broken
+from gvit.data.loading import Batch, Broken, LoadingError
 from gvit.data.sources import Split
-from gvit.errors import InputError, first_line, for_python, option
+from gvit.errors import InputError, first_line, for_python, option, wording
 from gvit.evaluation import Evaluation, summarize
 from gvit.models.architecture import Architecture
 from gvit.models.weights import save_model
@@ -90,8 +90,19 @@ class Loop:
         Raises:
             Interrupted: by ``stop``, after saving.
             InputError: training diverged (NaN or infinite losses), or too many training images cannot be read; the
-                last checkpoint stays as it was. Or a test image cannot be read, after saving.
+                last checkpoint stays as it was. Or a test image cannot be read, or a process that loads images was
+                killed, after saving.
         """
+        try:
+            return self._fit(stop, until)
+        except LoadingError as error:
+            if self.world.size > 1:  # the others wait for this one's next step
+                raise
+            self.save()
+            again = wording("resume", f"gvit train --resume {self.run.folder}")
+            raise InputError(f"{error.args[0]}. Saved at step {self.step}; go on with: {again}") from error
+
+    def _fit(self, stop: Callable[[], bool], until: int | None) -> Evaluation:
         setup, feed, schedule = self.setup, self.setup.feed, self.setup.schedule
         last = schedule.total if until is None else min(until, schedule.total)
         listening = self._listening()

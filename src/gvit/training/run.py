@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from gvit.data.splits import Record
 from gvit.errors import InputError, first_line, option, wording
-from gvit.files import replacing, write_text
+from gvit.files import remove_partial, replacing, write_text
 from gvit.models.weights import WEIGHTS_NAME
 from gvit.training.config import TrainConfig
 
 # what a model was found to be on labelled images, and what the folder begins with for images that are not the run's
 MEASURED = ("evaluation.json", "confusion.png", "mistakes.csv", "mistakes.png")
 EVALUATION = "evaluation"
+
+# processes that load images notice within five seconds that the one that trained was killed
+_PATIENCE = 8.0
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,35 @@ class Run:
             file.unlink()
             with suppress(OSError):  # the run's own folder, or there is something else in it
                 file.parent.rmdir()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Have the folder, which is made where there is none, for this process alone.
+
+        The operating system keeps the lock (on ``.lock``) and takes it from a process that ends in whatever way. What
+        such a one was about to write is removed.
+
+        Raises:
+            InputError: another process has it, or the folder cannot be written.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.folder / ".lock", timeout=_PATIENCE)
+            # a file system without locks says so, and is used without
+            with suppress(NotImplementedError):
+                lock.acquire()
+        except Timeout:
+            raise InputError(
+                f"{self.folder}: another process is training here; wait for it, stop it, or write elsewhere with "
+                f"{option('out', 'FOLDER')}"
+            ) from None
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot write a run here ({error.strerror or error})") from error
+        try:
+            remove_partial(self.folder)
+            yield
+        finally:
+            lock.release()
 
     @classmethod
     def create(cls, folder: Path, config: TrainConfig, overwrite: bool = False) -> Run:
@@ -172,8 +205,9 @@ class Run:
             raise InputError(f"{self.split_file}: damaged ({first_line(error)})") from error
 
     def save_checkpoint(self, state: dict[str, Any]) -> None:
-        with replacing(self.checkpoint_file) as partial:
-            torch.save(state, partial)
+        # to a file of ours: of a name alone, PyTorch doesn't say why it could not be written
+        with replacing(self.checkpoint_file) as partial, partial.open("wb") as file:
+            torch.save(state, file)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """What ``save_checkpoint`` wrote last; None where the run stopped before its first one.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -49,17 +50,18 @@ def train(
         The evaluation after the last step.
 
     Raises:
-        InputError: unusable configuration, data or folder.
+        InputError: unusable configuration, data or folder; another process is training in it; or the disk is full.
         Interrupted: ``stop`` said so; everything is saved, and ``resume`` goes on.
     """
     # everything that can be wrong with the configuration shows before anything is written
     setup = set_up(config, device, world)
     run, observers = Run(Path(out)), list(observers)
-    if world.is_main:
-        Run.create(run.folder, setup.config, overwrite)
-        run.save_split(setup.feed.recorded)
-    world.barrier()
-    return _fit(Loop(setup, run, observers, world), stop)
+    with _alone(run, world):
+        if world.is_main:
+            Run.create(run.folder, setup.config, overwrite)
+            run.save_split(setup.feed.recorded)
+        world.barrier()
+        return _fit(Loop(setup, run, observers, world), stop)
 
 
 def resume(
@@ -84,10 +86,24 @@ def resume(
         epochs: in all, more than the run has: its last phase lasts longer (see ``gvit.training.scaling.extended``).
 
     Raises:
-        InputError: there is no run, or its checkpoint is damaged or lost; or it has more epochs than ``epochs``.
+        InputError: there is no run, or its checkpoint is damaged or lost; another process is training in it; or it
+            has more epochs than ``epochs``.
         Interrupted: again.
     """
     run = Run.open(Path(out))
+    with _alone(run, world):
+        return _resume(run, list(observers), device, world, stop, until, epochs)
+
+
+def _resume(
+    run: Run,
+    observers: list[Observer],
+    device: str,
+    world: World,
+    stop: Callable[[], bool],
+    until: int | None,
+    epochs: float | None,
+) -> Evaluation:
     config, state = run.load_config(), run.load_checkpoint()
     if state is None and run.weights_file.exists():
         raise InputError(
@@ -99,7 +115,6 @@ def resume(
     broken = state is not None and not _is_readable(run)
     split, known = run.load_split(), _known(run, state)
     setup = set_up(config, device, world, known=known, initialize=state is None, recorded=split)
-    observers = list(observers)
     loop = Loop(setup, run, observers, world)
     if state is not None:
         loop.load(state)
@@ -112,6 +127,11 @@ def resume(
     if broken:  # the checkpoint has all that is in them
         loop.save()
     return _fit(loop, stop, until)
+
+
+def _alone(run: Run, world: World) -> AbstractContextManager[None]:
+    """The main process writes the run's files, and sees to it that no other run does."""
+    return run.locked() if world.is_main else nullcontext()
 
 
 def _is_readable(run: Run) -> bool:

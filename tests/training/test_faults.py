@@ -1,0 +1,142 @@
+"""Faults that are really injected: what a run's folder holds after them, and what is said."""
+
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from gvit.errors import InputError
+from gvit.recipes import debug
+from gvit.training.observers import Observer, Step
+from gvit.training.run import Run
+from gvit.training.train import resume, train
+
+CONFIG = debug()
+
+
+class Act(Observer):
+    """Does something after a step."""
+
+    def __init__(self, at: int, action) -> None:
+        self.at, self.action = at, action
+
+    def step(self, step: Step) -> None:
+        if step.number == self.at:
+            self.action()
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(CONFIG, folder)
+    return folder
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    models = [Run(folder).load_checkpoint()["model"] for folder in (one, other)]
+    return all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+
+
+def test_a_full_disk_keeps_the_checkpoint_and_says_so(finished, tmp_path):
+    """A limit on the size of files, as a full disk is: in the middle of the file, and by the operating system."""
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.save_checkpoint({"step": 1})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+    try:
+        with pytest.raises(InputError, match=r"checkpoint\.pt: cannot be written \(File too large\)"):
+            run.save_checkpoint(Run(finished).load_checkpoint())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert run.load_checkpoint() == {"step": 1}
+    assert [file.name for file in run.folder.iterdir()] == ["checkpoint.pt"]
+
+
+# forks a process that saves without end and kills it, at 50 random moments
+KILLING = """
+import os, random, signal, sys, time, torch
+from pathlib import Path
+from gvit.training.run import Run
+run, chance, step = Run(Path(sys.argv[1])), random.Random(0), 0
+for _ in range(50):
+    reading, writing = os.pipe()
+    child = os.fork()
+    if not child:
+        while True:
+            step += 1
+            run.save_checkpoint({"step": step, "weights": torch.full((200_000,), float(step))})
+            os.write(writing, step.to_bytes(4, "big"))
+    step = int.from_bytes(os.read(reading, 4), "big")
+    time.sleep(chance.uniform(0, 0.02))
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    os.close(writing)
+    while told := os.read(reading, 4):
+        step = int.from_bytes(told, "big")
+    state = run.load_checkpoint()
+    assert step <= state["step"] <= step + 1, (step, state["step"])
+    assert (state["weights"] == state["step"]).all()
+    step = state["step"]
+    print("whole", *sorted(file.name for file in run.folder.iterdir()))
+"""
+
+
+def test_a_process_killed_while_it_saves_leaves_the_last_whole_checkpoint(tmp_path):
+    """What it was about to write is gone when the folder is used again."""
+    told = subprocess.run(
+        [sys.executable, "-c", KILLING, tmp_path], capture_output=True, text=True, check=True
+    )
+    lines = told.stdout.splitlines()
+    assert len(lines) == 50
+    assert "whole checkpoint.pt checkpoint.pt.partial" in lines  # it was killed in the middle of it
+    with Run(tmp_path).locked():
+        assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "checkpoint.pt"]
+
+
+def test_a_killed_loading_process_costs_no_step(finished, tmp_path):
+    def kill() -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, signal.SIGKILL)
+
+    config = replace(CONFIG, data=replace(CONFIG.data, workers=1))
+    with pytest.raises(
+        InputError, match=r"a process that loads images was killed .*Saved at step \d+; go on"
+    ):
+        train(config, tmp_path, [Act(7, kill)])
+    assert Run(tmp_path).load_checkpoint()["step"] >= 7
+    resume(tmp_path)
+    assert same_weights(tmp_path, finished)
+
+
+def test_a_folder_is_one_run_s(tmp_path, monkeypatch):
+    monkeypatch.setattr("gvit.training.run._PATIENCE", 0.1)
+    refused = []
+
+    def another() -> None:
+        for start in (lambda: train(CONFIG, tmp_path, overwrite=True), lambda: resume(tmp_path)):
+            with pytest.raises(InputError, match="another process is training here") as caught:
+                start()
+            refused.append(caught.value)
+
+    train(CONFIG, tmp_path, [Act(3, another)])
+    assert len(refused) == 2
+    resume(tmp_path)
+
+
+def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
+    holding = "import sys, time; from pathlib import Path; from gvit.training.run import Run\n"
+    holding += "with Run(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
+    process = subprocess.Popen([sys.executable, "-c", holding, tmp_path], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    threading.Timer(0.5, process.kill).start()
+    with Run(tmp_path).locked():  # it waits a little
+        assert process.wait() == -signal.SIGKILL
