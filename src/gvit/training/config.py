@@ -316,6 +316,8 @@ class OptimizerConfig:
         beta2: decay of the second moment.
         clip_grad: largest norm of each network's gradient; None turns clipping off.
         ema_decay: evaluate and save an exponential moving average of the weights with this decay a step.
+        max_skipped: steps in a row that are left out because their numbers are not finite; with one more, the run goes
+            back to its last checkpoint with gamma halved, once, and then stops.
     """
 
     base_lr: Annotated[float, Field(gt=0)] = 1e-4
@@ -326,6 +328,7 @@ class OptimizerConfig:
     beta2: Annotated[float, Field(ge=0, le=1)] = 0.95
     clip_grad: Annotated[float | None, Field(gt=0)] = None
     ema_decay: Annotated[float | None, Field(ge=0, le=1)] = None
+    max_skipped: Annotated[int, Field(ge=0)] = 10
 
 
 @_raises_input_error

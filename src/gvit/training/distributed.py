@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from gvit.errors import InputError, option
@@ -145,6 +146,16 @@ def synchronized(networks: Mapping[str, nn.Module], last: bool) -> Iterator[None
             elif isinstance(network, FSDPModule):
                 network.set_requires_gradient_sync(last)
         yield
+
+
+def gradient_norm(network: nn.Module) -> Tensor:
+    """Of all of its parameters, in all processes; sharded where they are."""
+    return nn.utils.get_total_norm([p.grad for p in network.parameters() if p.grad is not None])
+
+
+def whole(value: Tensor) -> Tensor:
+    """A number that may be sharded, put together; every process has to call it."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
 
 
 def whole_weights(model: nn.Module) -> dict[str, Any]:

@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gvit.data.loading import Batch, Broken, LoadingError
-from gvit.data.sources import Split
-from gvit.errors import InputError, first_line, for_python, option, wording
+from gvit.errors import InputError, first_line, for_python, wording
 from gvit.evaluation import Evaluation, summarize
 from gvit.models.architecture import Architecture
 from gvit.models.weights import save_model
+from gvit.training.broken import BrokenImages
 from gvit.training.distributed import ALONE, World
-from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Start, Step
+from gvit.training.observers.base import Evaluated, Observer, Start, Step
 from gvit.training.observers.jsonl import JsonlObserver
 from gvit.training.report import unreadable
 from gvit.training.run import Run
+from gvit.training.schedule import StepPlan
 from gvit.training.setup import Setup
+from gvit.training.stumbling import Diverged, GradientError, Stumbling
 
 
 class Interrupted(Exception):
@@ -48,7 +50,6 @@ class Loop:
         world: the processes that train together.
         step: steps done.
         best: the largest top-1 so far, or PSNR of an encoder alone; None before the first evaluation that tells.
-        broken: images of each split that could not be read so far, and why.
         unmeasured: the evaluation that was due at this step failed, by a test image that could not be read.
     """
 
@@ -58,8 +59,11 @@ class Loop:
     world: World = ALONE
     step: int = 0
     best: float | None = None
-    broken: dict[Split, dict[int, str]] = field(default_factory=lambda: {"train": {}, "test": {}})
     unmeasured: bool = False
+
+    def __post_init__(self) -> None:
+        self.broken = BrokenImages(self.setup.feed, self.setup.config.broken.max_broken)
+        self.stumbling = Stumbling(self.setup.config.optimizer.max_skipped, str(self.run.folder))
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint.
@@ -74,8 +78,9 @@ class Loop:
             self.step = state["step"]
             # of an older gvit, or of a run that was copied without it
             self.best = state.get("best") if self.run.best_file.exists() else None
-            self.broken = state.get("broken", self.broken)
+            self.broken.known = state.get("broken", self.broken.known)
             self.unmeasured = state.get("unmeasured", False)
+            self.stumbling.load_state(state.get("stumbling", {}))
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = f"it has no {error}" if isinstance(error, KeyError) else first_line(error)
             raise InputError(f"{self.run.checkpoint_file}: not of this run's model ({reason})") from error
@@ -101,15 +106,27 @@ class Loop:
             self.save()
             again = wording("resume", f"gvit train --resume {self.run.folder}")
             raise InputError(f"{error.args[0]}. Saved at step {self.step}; go on with: {again}") from error
+        except Diverged as error:
+            if self.world.size > 1:
+                raise
+            note = self.stumbling.retry(error, self._go_back)
+        return self._fit(stop, until, (note,))
 
-    def _fit(self, stop: Callable[[], bool], until: int | None) -> Evaluation:
+    def _go_back(self) -> bool:
+        """To the last checkpoint, if there is one."""
+        state = self.run.load_checkpoint()
+        if state is not None:
+            self.load(state)
+        return state is not None
+
+    def _fit(self, stop: Callable[[], bool], until: int | None, notes: Sequence[str] = ()) -> Evaluation:
         setup, feed, schedule = self.setup, self.setup.feed, self.setup.schedule
         last = schedule.total if until is None else min(until, schedule.total)
         listening = self._listening()
         initialized = setup.config.model.init is not None
-        start = Start(schedule.total, self.step, feed.steps_per_epoch, setup.notes, initialized)
+        told = tuple(notes) or setup.notes
         for observer in listening:
-            observer.start(start)
+            observer.start(Start(schedule.total, self.step, feed.steps_per_epoch, told, initialized))
         setup.task.model.train()
         result = None
         if self.unmeasured:
@@ -117,15 +134,17 @@ class Loop:
             self.save(improved)
         started = time.perf_counter()
         for parts in feed.batches(self.step, last, setup.config.data.workers):
-            number, plan, rates = self.step, schedule.plan(self.step), setup.rates(self.step)
+            number, rates = self.step, setup.rates(self.step)
+            plan = self.stumbling.plan(schedule.plan(number))
             found = {one.row: one.error for part in parts for one in part.broken}
-            measures = self.world.mean(self._train_step(parts) | {"broken": float(len(found))})
-            if measures.pop("broken"):
-                self._tell_broken("train", self.world.merge(found), listening)
-                self._check_broken()
+            measures = self._train_step(parts, plan, listening)
+            means = self.world.mean((measures or {}) | {"broken": float(len(found))})
+            if means.pop("broken"):
+                self.broken.tell("train", self.world.merge(found), self.step, listening)
+                self.broken.check()
             speed = feed.batch_size / (time.perf_counter() - started)
-            for observer in listening:
-                observer.step(Step(number + 1, self._epoch, plan, rates, measures, speed))
+            for observer in listening if measures is not None else ():
+                observer.step(Step(number + 1, self._epoch, plan, rates, means, speed))
             result, improved = None, False
             if self.step % setup.eval_steps == 0 or self.step == schedule.total:
                 result, improved = self._evaluate_and_tell(listening)
@@ -144,37 +163,27 @@ class Loop:
     def _listening(self) -> list[Observer]:
         return [JsonlObserver(self.run.metrics_file), *self.observers] if self.world.is_main else []
 
-    def _train_step(self, parts: Sequence[Batch]) -> dict[str, float]:
+    def _train_step(
+        self, parts: Sequence[Batch], plan: StepPlan, listening: Sequence[Observer]
+    ) -> dict[str, float] | None:
+        """What was measured; None where the step was skipped."""
         schedule, task = self.setup.schedule, self.setup.task
-        plan = schedule.plan(self.step)
         if self.step == schedule.steps_of(plan.phase).start:
             task.begin(plan.phase)
         try:
             measures = task.step(self.step, parts, plan, self.setup.rates(self.step))
             measures |= task.effect(self.step, parts)
         except FloatingPointError as error:
-            raise self._diverged(plan.phase, error) from error
+            # a loss is one process's, and the others wait for its gradient
+            if self.world.size > 1 and not isinstance(error, GradientError):
+                raise self.stumbling.diverged(self.step, plan.phase, error) from error
+            task.drop()
+            self.stumbling.skip(self.step, plan.phase, error, listening)
+            self.step += 1
+            return None
+        self.stumbling.go_on()
         self.step += 1
         return measures
-
-    def _tell_broken(self, split: Split, found: Mapping[int, str], listening: Sequence[Observer]) -> None:
-        """Each image once."""
-        known, feed = self.broken[split], self.setup.feed
-        for index in sorted(found.keys() - known.keys()):
-            known[index] = found[index]
-            total = len(feed.train if split == "train" else feed.test)
-            for observer in listening:
-                observer.broken(BrokenImage(self.step, split, index, found[index], len(known), total))
-
-    def _check_broken(self) -> None:
-        known, total = self.broken["train"], len(self.setup.feed.train)
-        largest = self.setup.config.broken.max_broken
-        if len(known) > largest * total:
-            raise InputError(
-                f"{len(known)} of {total} training images cannot be read so far, more than "
-                f"{option('max_broken', largest)} allows; 'gvit data check DIR' finds all of them. The last: "
-                f"{list(known.values())[-1]}"
-            )
 
     def _evaluate_and_tell(self, listening: Sequence[Observer]) -> tuple[Evaluation, bool]:
         """The evaluation that is due, and whether it is the best so far."""
@@ -191,7 +200,7 @@ class Loop:
         try:
             shard = self.setup.task.measure(feed.test_loader)
         except FloatingPointError as error:
-            raise self._diverged("evaluation", error) from error
+            raise self.stumbling.diverged(self.step, "evaluation", error) from error
         model = self.setup.task.model
         classes = 0 if model.card.encoder_only else model.num_classes
         measured = self.world.interleave(shard, len(feed.tests))
@@ -199,7 +208,7 @@ class Loop:
         # of all processes, which have to go on alike: what could not be read, one of them may read by now
         found = self.world.merge(dict(feed.tests.errors(rows)))
         broken = [Broken(row, found.get(row, f"{feed.test.keys[row]}: could not be read")) for row in rows]
-        self._tell_broken("test", dict(broken), listening)
+        self.broken.tell("test", dict(broken), self.step, listening)
         if broken and self.setup.config.broken.broken_test_images == "fail":
             self.save()
             raise unreadable(broken, len(feed.tests))
@@ -216,12 +225,6 @@ class Loop:
         self.best = score
         return True
 
-    def _diverged(self, where: str, error: Exception) -> InputError:
-        return InputError(
-            f"training diverged at step {self.step} ({where}): {first_line(error)}; lower {option('base_lr')} or "
-            f"{option('gamma')}. The last checkpoint in {self.run.folder}, if there is one, is from before"
-        )
-
     def save(self, improved: bool = False) -> None:
         """Write weights and a checkpoint to resume from, and the best weights anew; every process has to call it."""
         task, model = self.setup.task, self.setup.task.model
@@ -233,8 +236,9 @@ class Loop:
         state = {
             "step": self.step,
             "best": self.best,
-            "broken": self.broken,
+            "broken": self.broken.known,
             "unmeasured": self.unmeasured,
+            "stumbling": self.stumbling.state(),
             **described,
             **task.state(),
         }

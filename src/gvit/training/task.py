@@ -22,9 +22,11 @@ from gvit.training.config import TrainConfig
 from gvit.training.distributed import (
     World,
     distribute,
+    gradient_norm,
     load_optimizer,
     load_weights,
     synchronized,
+    whole,
     whole_optimizer,
     whole_weights,
 )
@@ -36,6 +38,7 @@ from gvit.training.motion import GaussianMotion, Motion
 from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
 from gvit.training.precision import autocast, keep_float32
 from gvit.training.schedule import Phase, Schedule, StepPlan
+from gvit.training.stumbling import GradientError
 
 _COUNT = 1  # sets the stream that the numbers of Gaussians come from apart from the batches' own
 
@@ -144,7 +147,7 @@ class Task:
             Means over this process's parts of what the objective measures.
 
         Raises:
-            FloatingPointError: Gaussians or a loss are NaN or infinite; no weight has changed.
+            FloatingPointError: Gaussians, a loss or a gradient are NaN or infinite; what was wrong changed no weight.
         """
         count = self.objective.turns(plan)
         self.turns = [Turn(of=count, num_gaussians=self.draw_count(step)) for _ in parts]
@@ -153,14 +156,18 @@ class Task:
         for number in range(count):
             if number:
                 self.turns = [turn.then() for turn in self.turns]
-            measures = self._turn(step, parts, first)
             # what learns from the last turn only has no gradient before
-            self._optimize(rates if number == count - 1 else {"encoder": rates["encoder"]})
+            learning = rates if number == count - 1 else {"encoder": rates["encoder"]}
+            measures = self._turn(step, parts, first, learning)
         if plan.added:  # one optimizer step more, whatever the number of turns
             self.turns = [turn.again() for turn in self.turns]
-            measures = self._turn(step, parts, plan)
-            self._optimize({"encoder": rates["encoder"]})
+            measures = self._turn(step, parts, plan, {"encoder": rates["encoder"]})
         return measures
+
+    def drop(self) -> None:
+        """Forget the gradients of a step that came to nothing."""
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
 
     def effect(self, step: int, parts: Sequence[Batch]) -> dict[str, float]:
         """What the step that has just been taken did to its own batch; empty where there is nothing to tell.
@@ -170,15 +177,27 @@ class Task:
         """
         return {}
 
-    def _turn(self, step: int, parts: Sequence[Batch], plan: StepPlan) -> dict[str, float]:
-        """Gradients, and means of what is measured."""
-        measured: list[dict[str, float]] = []
+    def _turn(
+        self, step: int, parts: Sequence[Batch], plan: StepPlan, rates: dict[str, float]
+    ) -> dict[str, float]:
+        """One optimizer step of the networks that have a rate, and means of what is measured."""
+        measured: list[dict[str, Tensor]] = []
         for index, part in enumerate(parts):
             self._seed(step, index, len(parts))
             with synchronized(self.parallel, last=index == len(parts) - 1):
-                measures = self.objective.backward(part, plan, 1 / len(parts), self.turns[index])
-            measured.append({name: value.item() for name, value in measures.items()})
-        return _mean(measured)
+                measured.append(self.objective.backward(part, plan, 1 / len(parts), self.turns[index]))
+        norms = {name: gradient_norm(self.networks[name]) for name in rates}
+        # in one go: a GPU is waited for once
+        values = [value for measures in measured for value in measures.values()]
+        count = len(values)
+        values += map(whole, norms.values())
+        read = torch.stack([value.detach().to(self.device, torch.float64) for value in values]).tolist()
+        for name, norm in zip(norms, read[count:], strict=True):
+            if not math.isfinite(norm):
+                raise GradientError(f"the gradient of the {name} has norm {norm}")
+        self._optimize(rates, norms)
+        numbers = iter(read)
+        return _mean([{name: next(numbers) for name in measures} for measures in measured])
 
     def _seed(self, step: int, index: int, parts: int) -> None:
         """Dropout and stochastic depth, too, depend on nothing but seed, step and place in the batch."""
@@ -189,7 +208,7 @@ class Task:
         inputs, noise = (x.to(self.device, dtype, non_blocking=True) for x in (batch.inputs, batch.noise))
         return Batch(inputs, batch.labels.to(self.device, non_blocking=True), noise)
 
-    def _optimize(self, rates: dict[str, float]) -> None:
+    def _optimize(self, rates: dict[str, float], norms: dict[str, Tensor]) -> None:
         largest = self.config.optimizer.clip_grad
         for name, optimizer in self.optimizers.items():
             if name not in rates:
@@ -197,7 +216,7 @@ class Task:
             for group in optimizer.param_groups:
                 group["lr"] = rates[name] * group.get("lr_scale", 1.0)
             if largest is not None:
-                nn.utils.clip_grad_norm_(self.networks[name].parameters(), largest)
+                nn.utils.clip_grads_with_norm_(self.networks[name].parameters(), largest, norms[name])
             optimizer.step()
             optimizer.zero_grad()
         if self.ema is not None:
@@ -321,8 +340,8 @@ class GuidedTask(Task):
             measured.append({name: value.item() for name, value in measures.items()})
         return _mean(measured)
 
-    def _optimize(self, rates: dict[str, float]) -> None:
-        super()._optimize(rates)
+    def _optimize(self, rates: dict[str, float], norms: dict[str, Tensor]) -> None:
+        super()._optimize(rates, norms)
         if "classifier" in rates:
             self.guidance.follow(self.model.classifier)
 

@@ -89,6 +89,21 @@ class BrokenImage:
     total: int
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A step was left out, because its losses, Gaussians or gradients were not finite.
+
+    Attributes:
+        step: steps gone by so far, this one included.
+        reason: which of them it was.
+        count: such steps so far.
+    """
+
+    step: int
+    reason: str
+    count: int
+
+
 class Observer:
     """Is told, in the main process; a subclass listens to what it wants."""
 
@@ -103,3 +118,6 @@ class Observer:
 
     def broken(self, image: BrokenImage) -> None:
         """For every image that cannot be read, once, before the step or evaluation that met it."""
+
+    def skipped(self, skipped: Skipped) -> None:
+        """Instead of ``step``, for a step that changed nothing."""

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from gvit.errors import for_python, printable
 from gvit.progress import ProgressBar, clock
-from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Start, Step
+from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Skipped, Start, Step
 
 _SHORT = {"pixel_loss": "pixel", "perceptual_loss": "1-ssim", "class_loss": "class", "accuracy": "acc"}
 
@@ -66,6 +66,9 @@ class ConsoleObserver(Observer):
         what = "left out" if image.split == "train" else "not measured"
         error = printable(self.worded(image.error))
         self.console.print(f"{error}: {what}, {image.count} of {image.total} {image.split} images so far")
+
+    def skipped(self, skipped: Skipped) -> None:
+        self.console.print(f"step {skipped.step} skipped: {skipped.reason}; {skipped.count} so far")
 
     def evaluation(self, evaluated: Evaluated) -> None:
         elapsed = time.perf_counter() - self.begun

@@ -1,4 +1,4 @@
-"""``metrics.jsonl``: a line of JSON for every tenth step, every guided one, every evaluation and broken image."""
+"""``metrics.jsonl``: a line of JSON for every tenth, guided or skipped step, every evaluation and broken image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from gvit.errors import InputError, for_python
 from gvit.files import write_text
-from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Start, Step
+from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Skipped, Start, Step
 
 _EVERY = 10
 
@@ -64,6 +64,9 @@ class JsonlObserver(Observer):
 
     def broken(self, image: BrokenImage) -> None:
         self._append(kind="broken", **asdict(image) | {"error": for_python(image.error)})
+
+    def skipped(self, skipped: Skipped) -> None:
+        self._append(kind="skipped", **asdict(skipped))
 
     def _append(self, **record: Any) -> None:
         try:

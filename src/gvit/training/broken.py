@@ -1,0 +1,49 @@
+"""Images that a run could not read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gvit.data.sources import Split
+from gvit.errors import InputError, option
+from gvit.training.feed import Feed
+from gvit.training.observers.base import BrokenImage, Observer
+
+
+@dataclass
+class BrokenImages:
+    """Those met so far.
+
+    Attributes:
+        feed: what is read.
+        largest: share of the training images that may be broken.
+        known: of each split, what is wrong with them by their index.
+    """
+
+    feed: Feed
+    largest: float
+    known: dict[Split, dict[int, str]] = field(default_factory=lambda: {"train": {}, "test": {}})
+
+    def tell(self, split: Split, found: Mapping[int, str], step: int, listening: Sequence[Observer]) -> None:
+        """Each image once."""
+        known = self.known[split]
+        for index in sorted(found.keys() - known.keys()):
+            known[index] = found[index]
+            total = len(self.feed.train if split == "train" else self.feed.test)
+            for observer in listening:
+                observer.broken(BrokenImage(step, split, index, found[index], len(known), total))
+
+    def check(self) -> None:
+        """See to it that they are few.
+
+        Raises:
+            InputError: they are not.
+        """
+        known, total = self.known["train"], len(self.feed.train)
+        if len(known) > self.largest * total:
+            raise InputError(
+                f"{len(known)} of {total} training images cannot be read so far, more than "
+                f"{option('max_broken', self.largest)} allows; 'gvit data check DIR' finds all of them. The last: "
+                f"{list(known.values())[-1]}"
+            )

@@ -1,0 +1,168 @@
+"""Files that were made to harm: each is refused in one line, and no code of theirs runs."""
+
+import json
+import os
+import pickle
+import shutil
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save
+
+import gvit
+from gvit.cli import main
+from gvit.models.weights import locate
+from gvit.recipes import debug
+from gvit.training.train import train
+
+
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.file),)
+
+
+def read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    with safe_open(file, "pt") as opened:
+        return {name: opened.get_tensor(name) for name in opened.keys()}, dict(opened.metadata())  # noqa: SIM118
+
+
+def header(size: int, text: bytes, data: bytes = b"") -> bytes:
+    return struct.pack("<Q", size) + text + data
+
+
+LYING = {
+    "a header of exabytes": header(2**62, b"{}"),
+    "a header that is cut off": header(1000, b'{"a": '),
+    "a header that is no JSON": header(8, b"\x1b[2Jboo!"),
+    "data that lie beyond the end": header(
+        60, b'{"raw":{"dtype":"F32","shape":[9,9],"data_offsets":[0,324]}}', b"\0" * 4
+    ),
+    "nothing": b"",
+    "zeros": bytes(100),
+}
+
+
+def harmful_tensors(kind: str, tensors: dict, meta: dict) -> bytes:
+    """A file of gvit's with a change that nobody's gvit makes."""
+    name = "raw" if "raw" in tensors else "classifier.head.weight"
+    if kind == "wrong shapes":
+        tensors[name] = tensors[name][..., :-1].contiguous()
+    elif kind == "a tensor is missing":
+        del tensors[name]
+    elif kind == "described by something else":
+        meta = dict.fromkeys(meta, "[1, 2]")
+    elif kind == "described by control characters":
+        meta = {key: json.dumps({"\x1b]0;owned\x07": "\x1b[2J"}) for key in meta}
+    elif kind == "not described":
+        meta = {}
+    return save(tensors, meta)
+
+
+KINDS = (
+    *("wrong shapes", "a tensor is missing", "described by something else"),
+    *("described by control characters", "not described"),
+)
+
+
+def refused(capsys, *arguments: object) -> str:
+    """The one line that the command line says."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("gvit: error: ")
+    assert err.count("\n") == 1
+    assert err[:-1].isprintable(), err
+    assert len(err) < 1000
+    return err
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("images") / "image.png"
+    Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(file)
+    return file
+
+
+@pytest.mark.parametrize("content", [*LYING.values(), None, *KINDS], ids=[*LYING, "a pickle bomb", *KINDS])
+def test_weights(content, image, tmp_path, capsys):
+    file = tmp_path / "model.safetensors"
+    if content is None:
+        file.write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        file.write_bytes(harmful_tensors(content, *read(locate("digits"))))
+    assert "model.safetensors: " in refused(capsys, "predict", file, image)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("content", [*LYING.values(), None, *KINDS], ids=[*LYING, "a pickle bomb", *KINDS])
+def test_gaussians(content, tmp_path, capsys):
+    file = tmp_path / "gaussians.safetensors"
+    gvit.Gaussians(torch.zeros(4, 9)).save(file)
+    if content is None:
+        file.write_bytes(pickle.dumps(Bomb(tmp_path / "ran")))
+    elif isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        file.write_bytes(harmful_tensors(content, *read(file)))
+    assert "gaussians.safetensors: " in refused(capsys, "render", file, "--out", tmp_path / "out")
+    assert not (tmp_path / "ran").exists()
+    assert not list(tmp_path.glob("out/*"))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    train(debug(), folder)
+    return folder
+
+
+@pytest.mark.parametrize("how", ["pickle", "torch.save"])
+def test_checkpoints(finished, tmp_path, capsys, how):
+    run = shutil.copytree(finished, tmp_path / "run")
+    bomb = {"step": 1, "model": Bomb(tmp_path / "ran")}
+    if how == "pickle":
+        (run / "checkpoint.pt").write_bytes(pickle.dumps(bomb))
+    else:
+        torch.save(bomb, run / "checkpoint.pt")
+    assert "checkpoint.pt: damaged" in refused(capsys, "train", "--resume", run)
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda config: config | {"colour": 1}, "unknown field 'colour'"),
+        (lambda config: config | {"\x1b[2J": 1}, "unknown field"),
+        (lambda config: config | {"model": 7}, "config.json: damaged"),
+        (lambda config: [config], "config.json: damaged"),
+        (
+            lambda config: config | {"schedule": config["schedule"] | {"epochs": 1e400}},
+            "config.json: damaged",
+        ),
+    ],
+    ids=[
+        "a newer version's field",
+        "control characters",
+        "a number for a group",
+        "a list",
+        "an infinite length",
+    ],
+)
+def test_configurations(finished, tmp_path, capsys, change, said):
+    run = shutil.copytree(finished, tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps(change(config)))
+    assert said in refused(capsys, "train", "--resume", run)
