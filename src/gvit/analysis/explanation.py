@@ -304,13 +304,9 @@ class Explainer:
             ValueError: images of another size or number of channels.
         """
         with asking(self.model):
-            if isinstance(inputs, Gaussians):
-                gaussians = inputs
-            elif self.model.encoder is None:
-                gaussians = _as_gaussians(inputs, self.model)
-            else:
-                encoder: Any = self.model  # a GViT
-                gaussians, image = encoder.encode(inputs), inputs
+            gaussians = read_gaussians(self.model, inputs)
+            if isinstance(inputs, Tensor) and self.model.encoder is not None:
+                image = inputs
             # a copy, since tensors that were made in inference mode can't be differentiated
             gaussians = gaussians.replace_raw(gaussians.raw.detach().clone())
             if not len(gaussians):
@@ -345,6 +341,25 @@ def attribute(
     return explainer(method, model, **options).attribute(inputs, target, image)
 
 
-def _as_gaussians(raw: Float[Tensor, "batch k 9"], model: ImageClassifier) -> Gaussians:
-    """Raw numbers in the meaning that they have to the model."""
-    return Gaussians(raw, **model.tokens.bounds_of(Gaussians(raw)))
+def read_gaussians(
+    model: ImageClassifier, inputs: Inputs, *, num_gaussians: int | None = None, looks: int | None = None
+) -> Gaussians:
+    """What a model's classifier reads of inputs, and what scores are of: raw [B, K, 9].
+
+    Args:
+        model: see ``Explainer``.
+        inputs: see ``Explainer.attribute``.
+        num_gaussians: of images, see ``GViT.encode``.
+        looks: of images, see ``GViT.encode``.
+
+    Raises:
+        InputError: a number of Gaussians or looks that the encoder doesn't take.
+        ValueError: images of another size or number of channels.
+    """
+    if isinstance(inputs, Gaussians):
+        return inputs
+    if model.encoder is not None:
+        encoder: Any = model  # a GViT
+        return encoder.encode(inputs, num_gaussians=num_gaussians, looks=looks)
+    # raw numbers in the meaning that they have to the model
+    return Gaussians(inputs, **model.tokens.bounds_of(Gaussians(inputs)))
