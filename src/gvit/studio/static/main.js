@@ -1,0 +1,491 @@
+// What is on the page, and what each control does. A state ("doc") is never changed, but followed by another.
+
+import * as server from "./server.js";
+import { bindKeys } from "./keys.js";
+import { History } from "./history.js";
+import { Bars, element, fill, find, fromHex, showNumbers, toHex, toast } from "./panel.js";
+import { Stage, paintPicture } from "./stage.js";
+
+const LONGER_SIDE = 512; // pixels of the picture, of images that are smaller
+
+class Studio {
+  history = new History();
+  stage = new Stage(find("picture"), find("overlay"));
+  bars = new Bars();
+  model = null; // what the server tells of it
+  view = null; // the server's answer for the state that is shown
+  kept = null; // a state and its view, to compare with
+  scores = null; // {values, raw, key}
+  files = new Map(); // on the shelf: name to {content, url}
+  #queue = Promise.resolve();
+  #working = 0;
+  #preview = null;
+  #previewing = false;
+
+  get doc() {
+    return this.history.now;
+  }
+
+  // --- models and images
+
+  async start() {
+    const names = await server.models();
+    find("models").replaceChildren(...names.map((name) => {
+      const button = element("button", "", name.replace(/^gvit_tiny\./, "").split("/").slice(-2).join("/"));
+      Object.assign(button, { title: name, role: "radio" });
+      button.addEventListener("click", () => this.run(() => this.use(name)));
+      button.dataset.name = name;
+      return button;
+    }));
+    await this.use(names[0]);
+  }
+
+  async use(name) {
+    const model = await server.describe(name);
+    this.model = model;
+    for (const button of find("models").children) button.setAttribute("aria-checked", button.dataset.name === name);
+    find("prediction").hidden = !model.classes.length;
+    find("target-field").hidden = !model.classes.length;
+    find("encoding").hidden = !model.any_number;
+    this.bars.begin(model.classes);
+    fill(find("method"), model.methods.map((method) => [method.name, method.name]));
+    for (const [index, option] of [...find("method").options].entries()) option.title = model.methods[index].about;
+    fill(find("target"), [["", "the prediction"], ...model.classes.map((text, index) => [index, text])]);
+    find("looks").max = model.most_looks;
+    this.drawShelf();
+    if (!this.doc) {
+      await this.openExample(model.examples[0]);
+    } else if (this.doc.model !== name) {
+      // the image that is open stays where the model can read it; else its first example
+      const { source } = this.doc;
+      if (source?.own) await this.open(source.name, source.content, source);
+      else await this.openExample(model.examples[0]);
+    }
+  }
+
+  drawShelf() {
+    const tiles = this.model.examples.map((name) => ({ name, url: server.exampleUrl(this.model.name, name), open: () => this.openExample(name) }));
+    for (const [name, file] of this.files) tiles.unshift({ name, url: file.url, open: () => this.open(name, file.content, { own: true }) });
+    find("shelf").replaceChildren(...tiles.map(({ name, url, open }) => {
+      const tile = element("button", "tile");
+      tile.title = name;
+      tile.dataset.name = name;
+      tile.setAttribute("aria-label", `Open ${name}`);
+      if (url) {
+        const image = element("img");
+        Object.assign(image, { src: url, alt: "" });
+        image.addEventListener("load", () => tile.classList.toggle("tiny", image.naturalWidth <= 16));
+        tile.append(image);
+      } else {
+        tile.textContent = ".st";
+      }
+      tile.addEventListener("click", () => this.run(open));
+      return tile;
+    }));
+    this.markShelf();
+  }
+
+  markShelf() {
+    for (const tile of find("shelf").children) tile.setAttribute("aria-current", tile.dataset.name === this.doc?.name);
+  }
+
+  async openExample(name) {
+    if (name === undefined) return;
+    const answer = await fetch(server.exampleUrl(this.model.name, name));
+    if (!answer.ok) throw new Error(`${name} could not be read.`);
+    await this.open(name, await answer.blob(), { own: false });
+  }
+
+  async openFile(file) {
+    const isImage = !file.name.endsWith(".safetensors");
+    await this.open(file.name, file, { own: true });
+    this.files.set(file.name, { content: file, url: isImage ? URL.createObjectURL(file) : null });
+    this.drawShelf();
+  }
+
+  /** A new state of a file; with numbers of its own, where these are given. */
+  async open(name, content, { own = true } = {}, numbers = {}) {
+    const model = this.model;
+    const opened = await server.open(model.name, name, content, numbers);
+    const [height, width] = opened.size;
+    const scale = Math.max(1, LONGER_SIDE / Math.max(height, width));
+    const doc = {
+      model: model.name, name, source: { name, content, own }, numbers, raw: opened.raw, bounds: opened.bounds,
+      off: new Uint8Array(opened.raw.length / 9), width: Math.max(1, Math.round(scale * width)), height: Math.max(1, Math.round(scale * height)),
+      seen: opened.seen && { pixels: opened.seen.slice?.() ?? null, size: opened.seenSize }, psnr: opened.psnr,
+    };
+    this.stage.selected = new Set();
+    await this.show(doc, await server.state(doc, []));
+    this.history.push(doc);
+    this.changed();
+  }
+
+  async again(numbers) {
+    const { name, content, own } = this.doc.source;
+    await this.open(name, content, { own }, { ...this.doc.numbers, ...numbers });
+  }
+
+  // --- states
+
+  /** One thing after the other; what goes wrong is told. */
+  run(work) {
+    this.#working += 1;
+    document.documentElement.dataset.state = "busy";
+    find("frames").classList.add("working");
+    this.#queue = this.#queue.then(work).catch((error) => toast(error.message)).finally(() => {
+      this.#working -= 1;
+      if (this.#working) return;
+      document.documentElement.dataset.state = "ready";
+      find("frames").classList.remove("working");
+    });
+    return this.#queue;
+  }
+
+  /** Edits for good: the state after them follows the one that is shown. */
+  commit(edits, off = null) {
+    this.#preview = null;
+    return this.run(async () => {
+      const before = { ...this.doc, off: off ?? this.doc.off };
+      const view = await server.state(before, edits);
+      const doc = edits.length ? { ...before, raw: view.raw } : before;
+      this.history.push(doc);
+      await this.show(doc, view);
+      this.changed();
+    });
+  }
+
+  /** Edits while a hand is still at them; of many, only the last one is computed. */
+  async preview(edits, off = null) {
+    this.#preview = { edits, off };
+    if (this.#previewing) return;
+    this.#previewing = true;
+    try {
+      while (this.#preview) {
+        const { edits, off } = this.#preview;
+        this.#preview = null;
+        const doc = { ...this.doc, off: off ?? this.doc.off };
+        const view = await server.state(doc, edits);
+        if (!this.#working) this.paint(doc, view, edits[0]?.kind !== "move");
+      }
+    } catch (error) {
+      toast(error.message);
+    } finally {
+      this.#previewing = false;
+    }
+  }
+
+  async show(doc, view) {
+    if (doc.model !== this.model.name) await this.use(doc.model);
+    this.view = view;
+    this.paint(doc, view);
+  }
+
+  paint(doc, view, moveEllipses = true) {
+    find("empty").hidden = true;
+    // while Gaussians are dragged, the stage itself moves their ellipses
+    const ellipses = moveEllipses ? view.ellipses : this.view.ellipses;
+    find("now").style.setProperty("--ratio", doc.width / doc.height);
+    this.stage.show({ ...doc, picture: view.picture, ellipses });
+    find("latency").textContent = `in ${view.milliseconds} ms`;
+    if (view.probabilities) {
+      const comparable = this.kept?.doc.model === doc.model ? this.kept.view.probabilities : null;
+      this.predicted = this.bars.show(view.probabilities, comparable);
+    }
+    const on = doc.off.reduce((count, off) => count + !off, 0);
+    find("facts").textContent = [
+      `${on === doc.off.length ? "" : `${on} of `}${doc.off.length} Gaussians`,
+      doc.psnr === null ? "" : `${doc.psnr.toFixed(1)} dB as encoded`,
+      doc.name,
+    ].filter(Boolean).join("  ·  ");
+    find("now").querySelector(".what").textContent = this.caption(doc, view);
+  }
+
+  caption(doc, view) {
+    const classes = this.model.name === doc.model ? this.model.classes : [];
+    const best = view.probabilities?.indexOf(Math.max(...view.probabilities));
+    return best === undefined || !classes.length ? doc.name : `${classes[best]} · ${doc.name}`;
+  }
+
+  /** All that follows from a state that is there for good. */
+  changed() {
+    const { doc } = this;
+    find("undo").disabled = !this.history.canUndo;
+    find("redo").disabled = !this.history.canRedo;
+    this.markShelf();
+    const count = doc.off.length;
+    const most = this.model.most_gaussians;
+    for (const id of ["count", "looks"]) find(id).disabled = doc.psnr === null;
+    find("count").value = Math.log(count) / Math.log(most);
+    find("count-out").textContent = count;
+    const looks = doc.numbers.looks ?? this.model.looks ?? 1;
+    find("looks").value = looks;
+    find("looks-out").textContent = looks;
+    find("quality").textContent = doc.psnr === null ? "" : `${doc.psnr.toFixed(2)} dB`;
+    const on = doc.off.reduce((sum, off) => sum + !off, 0);
+    find("keep").value = Math.round((100 * on) / count);
+    find("keep-out").textContent = `${on} of ${count}`;
+    if (this.scores && this.scores.raw !== doc.raw) this.stage.scores = null;
+    if (find("by-score").checked) this.scored().catch((error) => toast(error.message));
+    const original = find("original");
+    if (doc.seen) {
+      const [height, width] = doc.seen.size;
+      paintPicture(original, doc.seen.pixels, width, height);
+    }
+    if (!doc.seen) this.original(false);
+    find("show-original").disabled = !doc.seen;
+    this.describeSelection();
+  }
+
+  step(which) {
+    return this.run(async () => {
+      if (!this.history[which]()) return;
+      this.stage.selected = new Set();
+      await this.show(this.doc, await server.state(this.doc, []));
+      this.changed();
+    });
+  }
+
+  // --- what is chosen
+
+  get chosen() {
+    return [...this.stage.selected];
+  }
+
+  edit(kind, values) {
+    return { kind, chosen: this.chosen, ...values };
+  }
+
+  transform(values) {
+    if (this.stage.selected.size) this.commit([this.edit("transform", values)]);
+  }
+
+  switch(indices, off = null) {
+    if (!indices.length) return;
+    const to = off ?? !indices.every((index) => this.doc.off[index]);
+    const mask = this.doc.off.slice();
+    for (const index of indices) mask[index] = to;
+    this.commit([], mask);
+  }
+
+  describeSelection() {
+    if (!this.view) return;
+    const { stage, doc } = this;
+    const { size } = stage.selected;
+    const shown = stage.hovered >= 0 ? stage.hovered : size === 1 ? this.chosen[0] : -1;
+    find("chosen").textContent = shown >= 0 ? `#${shown}${size > 1 ? `, ${size} selected` : ""}` : size ? `${size} selected` : "none selected";
+    find("edits").hidden = !size;
+    find("hint").hidden = size > 0 || shown >= 0;
+    if (shown >= 0) {
+      const values = this.scores?.raw === doc.raw ? this.scores.values[shown] : null;
+      showNumbers(stage.ellipse(shown), shown, doc.off[shown], values);
+    } else {
+      find("numbers").replaceChildren();
+    }
+    if (size) {
+      const ellipses = this.chosen.map((index) => stage.ellipse(index));
+      const mean = (column) => ellipses.reduce((sum, ellipse) => sum + ellipse[column], 0) / size;
+      find("color").value = toHex(mean(5), mean(6), mean(7));
+      find("opacity").value = mean(8);
+      find("opacity-out").textContent = mean(8).toFixed(2);
+      find("off").textContent = this.chosen.every((index) => doc.off[index]) ? "Switch on" : "Switch off";
+    }
+  }
+
+  // --- scores
+
+  /** Of the state that is shown, all its Gaussians switched on; asked for once. */
+  async scored() {
+    const { doc } = this;
+    const key = [find("method").value, find("target").value].join(" ");
+    if (this.scores?.raw !== doc.raw || this.scores.key !== key) {
+      const target = find("target").value === "" ? null : Number(find("target").value);
+      const values = await server.scores(doc, find("method").value, target);
+      this.scores = { values, raw: doc.raw, key };
+    }
+    if (this.doc.raw === doc.raw) this.stage.scores = find("by-score").checked ? this.scores.values : null;
+    return this.scores.values;
+  }
+
+  /** All but the best switched off. */
+  async keepBest(share) {
+    const values = await this.scored();
+    const order = Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
+    const mask = new Uint8Array(values.length).fill(1);
+    for (const index of order.slice(0, Math.max(1, Math.round(share * values.length)))) mask[index] = 0;
+    return mask;
+  }
+
+  // --- two states side by side
+
+  compare(on = this.kept === null) {
+    this.kept = on ? { doc: this.doc, view: this.view } : null;
+    find("kept").hidden = !on;
+    find("frames").classList.toggle("two", on);
+    find("compare").setAttribute("aria-pressed", on);
+    if (on) {
+      const { doc, view } = this.kept;
+      find("kept").style.setProperty("--ratio", doc.width / doc.height);
+      paintPicture(find("kept").querySelector(".picture"), view.picture, doc.width, doc.height);
+      find("kept").querySelector(".what").textContent = this.caption(doc, view);
+    }
+    this.paint(this.doc, this.view);
+  }
+
+  swap() {
+    const { doc } = this.kept;
+    this.compare(true);
+    return this.run(async () => {
+      this.history.push(doc);
+      await this.show(doc, await server.state(doc, []));
+      this.changed();
+    });
+  }
+
+  original(on = find("original").hidden) {
+    find("original").hidden = !on;
+    find("show-original").setAttribute("aria-pressed", on);
+  }
+
+  async save(format) {
+    const link = element("a");
+    link.href = URL.createObjectURL(await server.save(this.doc, format));
+    link.download = `${this.doc.name.replace(/\.[^.]*$/, "") || "studio"}.${format}`;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 10000);
+  }
+}
+
+const studio = new Studio();
+globalThis.studio = studio; // for the browser's console
+bindControls(studio);
+bindKeys(studio);
+studio.run(() => studio.start());
+
+function bindControls(studio) {
+  const { stage } = studio;
+  const on = (id, event, action) => find(id).addEventListener(event, action);
+  stage.addEventListener("hover", () => studio.describeSelection());
+  stage.addEventListener("select", () => studio.describeSelection());
+  stage.addEventListener("drag", ({ detail: { dx, dy } }) => studio.preview([studio.edit("move", { dx, dy })]));
+  stage.addEventListener("dragged", ({ detail: { dx, dy } }) => studio.commit([studio.edit("move", { dx, dy })]));
+  stage.addEventListener("wheel", ({ detail: { factor } }) => wheel(factor));
+
+  let turned = 1;
+  let rest = 0;
+  function wheel(factor) {
+    turned = Math.min(20, Math.max(0.05, turned * factor));
+    studio.preview([studio.edit("transform", { factor: turned })]);
+    clearTimeout(rest);
+    rest = setTimeout(() => {
+      studio.transform({ factor: turned });
+      turned = 1;
+    }, 250);
+  }
+
+  // sliders: what they would do while they are held, and for good when they are let go
+  const slide = (id, text, edit, after = () => {}) => {
+    on(id, "input", () => {
+      find(`${id}-out`).textContent = text(Number(find(id).value));
+      studio.preview([edit(Number(find(id).value))]);
+    });
+    on(id, "change", async () => {
+      const committed = studio.commit([edit(Number(find(id).value))]);
+      after();
+      await committed;
+    });
+  };
+  slide("factor", (value) => `${Math.round(100 * 2 ** value)} %`, (value) => studio.edit("transform", { factor: 2 ** value }), () => reset("factor", "100 %"));
+  slide("degrees", (value) => `${value}°`, (value) => studio.edit("transform", { degrees: value }), () => reset("degrees", "0°"));
+  slide("opacity", (value) => value.toFixed(2), (value) => studio.edit("fade", { opacity: value }));
+  function reset(id, text) {
+    find(id).value = 0;
+    find(`${id}-out`).textContent = text;
+  }
+  const paint = () => studio.edit("paint", { color: fromHex(find("color").value) });
+  on("color", "input", () => studio.preview([paint()]));
+  on("color", "change", () => studio.commit([paint()]));
+
+  on("off", "click", () => studio.switch(studio.chosen));
+  on("only", "click", () => {
+    const mask = new Uint8Array(studio.doc.off.length).fill(1);
+    for (const index of studio.chosen) mask[index] = 0;
+    studio.commit([], mask);
+  });
+
+  const told = (work) => work().catch((error) => toast(error.message));
+  on("keep", "input", () => told(async () => {
+    const mask = await studio.keepBest(find("keep").value / 100);
+    find("keep-out").textContent = `${mask.reduce((sum, off) => sum + !off, 0)} of ${mask.length}`;
+    await studio.preview([], mask);
+  }));
+  on("keep", "change", () => told(async () => studio.commit([], await studio.keepBest(find("keep").value / 100))));
+  for (const id of ["method", "target", "by-score"]) {
+    on(id, "change", () => studio.run(async () => {
+      if (find("by-score").checked) await studio.scored();
+      else stage.scores = null;
+      studio.describeSelection();
+    }));
+  }
+
+  const count = () => Math.max(1, Math.round(studio.model.most_gaussians ** find("count").value));
+  on("count", "input", () => (find("count-out").textContent = count()));
+  on("count", "change", () => studio.run(() => studio.again({ num_gaussians: count() })));
+  on("looks", "input", () => (find("looks-out").textContent = find("looks").value));
+  on("looks", "change", () => studio.run(() => studio.again({ looks: Number(find("looks").value) })));
+
+  on("undo", "click", () => studio.step("undo"));
+  on("redo", "click", () => studio.step("redo"));
+  on("compare", "click", () => studio.doc && studio.compare());
+  on("swap", "click", () => studio.swap());
+  on("help", "click", () => find("shortcuts").showModal());
+  on("theme", "click", toggleTheme);
+  on("show-original", "click", () => studio.original());
+  on("show-ellipses", "click", () => {
+    stage.showEllipses = !stage.showEllipses;
+    find("show-ellipses").setAttribute("aria-pressed", stage.showEllipses);
+    stage.draw();
+  });
+  for (const tool of ["move", "lasso"]) {
+    on(`tool-${tool}`, "click", () => {
+      stage.tool = tool;
+      for (const other of ["move", "lasso"]) find(`tool-${other}`).setAttribute("aria-pressed", other === tool);
+    });
+  }
+  for (const button of find("saving").children) {
+    button.addEventListener("click", () => {
+      find("saving").hidePopover();
+      studio.run(() => studio.save(button.dataset.format));
+    });
+  }
+
+  for (const id of ["open", "choose"]) on(id, "click", () => find("file").click());
+  on("file", "change", () => {
+    const [file] = find("file").files;
+    find("file").value = "";
+    if (file) studio.run(() => studio.openFile(file));
+  });
+  addEventListener("dragover", (event) => {
+    event.preventDefault();
+    find("drop").hidden = false;
+  });
+  addEventListener("dragleave", (event) => {
+    if (!event.relatedTarget) find("drop").hidden = true;
+  });
+  addEventListener("drop", (event) => {
+    event.preventDefault();
+    find("drop").hidden = true;
+    const [file] = event.dataTransfer.files;
+    if (file) studio.run(() => studio.openFile(file));
+  });
+  addEventListener("paste", (event) => {
+    const [file] = event.clipboardData.files;
+    if (file) studio.run(() => studio.openFile(file));
+  });
+
+  document.documentElement.dataset.theme = localStorage.getItem("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  function toggleTheme() {
+    const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+    document.documentElement.dataset.theme = theme;
+    localStorage.setItem("theme", theme);
+  }
+}
