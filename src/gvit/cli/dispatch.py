@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _COMMANDS = (
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
     *("fit", "data", "reproduce", "models"),
+    "studio",
 )
 
 _HELP = """\
@@ -36,6 +37,7 @@ commands:
   data       check a folder of images before training: gvit data check DIR
   reproduce  regenerate a table or figure of the paper
   models     list the models, with their size and cost, and the pretrained ones
+  studio     edit an image's Gaussians in the browser, the prediction following
 
 options:
   -h, --help     this text; 'gvit COMMAND --help' tells a command's options

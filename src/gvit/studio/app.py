@@ -19,8 +19,7 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from torch import Tensor
 
-from gvit.analysis.explanation import METHODS, attribute
-from gvit.errors import InputError, first_line, unknown_name
+from gvit.errors import InputError, first_line
 from gvit.gaussians import Gaussians
 from gvit.studio import wire
 from gvit.studio.bench import Benches, example
@@ -70,9 +69,7 @@ class _Routes:
 
     async def model(self, request: Request) -> Response:
         bench = await run_in_threadpool(self.benches.__getitem__, request.query_params.get("name", ""))
-        told = await run_in_threadpool(bench.describe)
-        methods = [name for name, method in METHODS.items() if bench.classifies or not method.needs_classes]
-        return JSONResponse(told | {"methods": methods})
+        return JSONResponse(await run_in_threadpool(bench.describe))
 
     async def example(self, request: Request) -> Response:
         def read() -> bytes:
@@ -95,15 +92,15 @@ class _Routes:
             bench = self.benches[query.get("model", "")]
             opened = bench.open(query.get("name", "image"), content, **numbers)
             gaussians, (height, width) = opened.gaussians, opened.size
-            parts, seen = {"raw": gaussians.raw}, None
+            parts = {"raw": gaussians.raw}
             if opened.seen is not None:
-                parts["seen"], seen = _rgba(opened.seen), list(opened.seen.shape[-2:])
+                parts["seen"] = _rgba(opened.seen)
             header = {
                 "bounds": {
                     name: getattr(gaussians, name) for name in ("scale_factor", "nominal_count", "aspect")
                 },
                 "size": [height, width],
-                "seen": seen,
+                "seen_size": None if opened.seen is None else list(opened.seen.shape[-2:]),
                 "psnr": opened.psnr,
                 "seconds": time.perf_counter() - begun,
             }
@@ -147,11 +144,8 @@ class _Routes:
             begun = time.perf_counter()
             state, gaussians = wire.decode(content, wire.Scoring)
             bench, shown = self.benches[state.model], _switched_off(state, gaussians)
-            if state.method not in METHODS:
-                raise unknown_name("method", state.method, METHODS)
-            device = next(bench.model.parameters()).device
-            scores = attribute(bench.model, shown[None].to(device), state.method, state.target)[0]
-            return wire.encode({"seconds": time.perf_counter() - begun}, scores=scores.float())
+            scores = bench.score(shown, state.method, state.target)
+            return wire.encode({"seconds": time.perf_counter() - begun}, scores=scores)
 
         return await _answer(work)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import tempfile
 import threading
@@ -15,6 +16,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from gvit.analysis.explanation import METHODS, Method, attribute
 from gvit.data.images import open_image
 from gvit.data.sources import digits
 from gvit.encoding import ImageEncoder
@@ -30,6 +32,7 @@ from gvit.studio.wire import MAX_GAUSSIANS
 _PHOTOGRAPH = 1000  # Gaussians of a photograph, as 'gvit encode' takes
 _MAX_SIDE = 768  # pixels that the encoder sees of one, as there
 _MOST_LOOKS = 48
+_WITHOUT_CLASSIFIER = ("det", "opacity", "random", "edges")
 _PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # scikit-image's
 
 
@@ -69,8 +72,18 @@ class Bench:
                 "models that make Gaussians of images are in 'gvit models'"
             )
         self.name = name
-        self.model: GViT = model.to(device).requires_grad_(False)
+        self.model: GViT = model.to(device)
         self.classifies = bool(model.num_classes) and not model.card.encoder_only
+        # some methods hang hooks into a model: predictions go on beside them, undisturbed
+        self._explained = copy.deepcopy(self.model)
+        self._explaining = threading.Lock()
+
+    @property
+    def methods(self) -> dict[str, Method]:
+        """The scores that mean something for it: of an encoder alone, those that ask no classifier."""
+        return {
+            name: method for name, method in METHODS.items() if self.classifies or name in _WITHOUT_CLASSIFIER
+        }
 
     def describe(self) -> dict[str, Any]:
         """What the page has to know."""
@@ -85,6 +98,10 @@ class Bench:
             "most_gaussians": min(8 * own, MAX_GAUSSIANS),
             "looks": getattr(encoder, "turns", None) if encoder.any_number else None,
             "most_looks": _MOST_LOOKS,
+            "methods": [
+                {"name": name, "about": method.about, "of_class": method.of_class}
+                for name, method in self.methods.items()
+            ],
             "examples": list(examples(self.classifies, names)),
         }
 
@@ -133,6 +150,24 @@ class Bench:
             return None
         device = next(self.model.parameters()).device
         return self.model.classify(gaussians[None].to(device))[0].float().cpu()
+
+    def score(self, gaussians: Gaussians, method: str, target: int | None) -> Float[Tensor, " k"]:
+        """One number for each Gaussian; see ``gvit.analysis.explanation.attribute``.
+
+        Args:
+            gaussians: raw [K, 9].
+            method: one of ``methods``.
+            target: class index; None for the predicted one.
+
+        Raises:
+            InputError: no such method or class.
+        """
+        if method not in self.methods:
+            raise unknown_name("method", method, self.methods)
+        device = next(self.model.parameters()).device
+        with self._explaining:
+            scores = attribute(self._explained, gaussians[None].to(device), method, target)
+        return scores[0].float().cpu()
 
 
 class Benches:

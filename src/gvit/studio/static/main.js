@@ -21,6 +21,7 @@ class Studio {
   #working = 0;
   #preview = null;
   #previewing = false;
+  #generation = 0; // of what is there for good: an answer of an earlier one is not shown any more
 
   get doc() {
     return this.history.now;
@@ -40,7 +41,8 @@ class Studio {
     await this.use(names[0]);
   }
 
-  async use(name) {
+  /** Controls for a model. */
+  async load(name) {
     const model = await server.describe(name);
     this.model = model;
     for (const button of find("models").children) button.setAttribute("aria-checked", button.dataset.name === name);
@@ -50,26 +52,31 @@ class Studio {
     this.bars.begin(model.classes);
     fill(find("method"), model.methods.map((method) => [method.name, method.name]));
     for (const [index, option] of [...find("method").options].entries()) option.title = model.methods[index].about;
-    fill(find("target"), [["", "the prediction"], ...model.classes.map((text, index) => [index, text])]);
+    fill(find("target"), [["", "prediction"], ...model.classes.map((text, index) => [index, text])]);
     find("looks").max = model.most_looks;
     this.drawShelf();
+  }
+
+  async use(name) {
+    await this.load(name);
+    const { model } = this;
     if (!this.doc) {
       await this.openExample(model.examples[0]);
     } else if (this.doc.model !== name) {
       // the image that is open stays where the model can read it; else its first example
       const { source } = this.doc;
-      if (source?.own) await this.open(source.name, source.content, source);
+      if (source.own) await this.open(source.name, source.content, source);
       else await this.openExample(model.examples[0]);
     }
   }
 
   drawShelf() {
-    const tiles = this.model.examples.map((name) => ({ name, url: server.exampleUrl(this.model.name, name), open: () => this.openExample(name) }));
-    for (const [name, file] of this.files) tiles.unshift({ name, url: file.url, open: () => this.open(name, file.content, { own: true }) });
-    find("shelf").replaceChildren(...tiles.map(({ name, url, open }) => {
+    const tiles = this.model.examples.map((name) => ({ name, own: false, url: server.exampleUrl(this.model.name, name), open: () => this.openExample(name) }));
+    for (const [name, file] of this.files) tiles.unshift({ name, own: true, url: file.url, open: () => this.open(name, file.content, { own: true }) });
+    find("shelf").replaceChildren(...tiles.map(({ name, own, url, open }) => {
       const tile = element("button", "tile");
       tile.title = name;
-      tile.dataset.name = name;
+      Object.assign(tile.dataset, { name, own });
       tile.setAttribute("aria-label", `Open ${name}`);
       if (url) {
         const image = element("img");
@@ -86,7 +93,10 @@ class Studio {
   }
 
   markShelf() {
-    for (const tile of find("shelf").children) tile.setAttribute("aria-current", tile.dataset.name === this.doc?.name);
+    const own = String(this.doc?.source.own);
+    for (const tile of find("shelf").children) {
+      tile.setAttribute("aria-current", tile.dataset.name === this.doc?.name && tile.dataset.own === own);
+    }
   }
 
   async openExample(name) {
@@ -112,7 +122,7 @@ class Studio {
     const doc = {
       model: model.name, name, source: { name, content, own }, numbers, raw: opened.raw, bounds: opened.bounds,
       off: new Uint8Array(opened.raw.length / 9), width: Math.max(1, Math.round(scale * width)), height: Math.max(1, Math.round(scale * height)),
-      seen: opened.seen && { pixels: opened.seen.slice?.() ?? null, size: opened.seenSize }, psnr: opened.psnr,
+      seen: opened.seen && { pixels: opened.seen, size: opened.seen_size }, psnr: opened.psnr,
     };
     this.stage.selected = new Set();
     await this.show(doc, await server.state(doc, []));
@@ -144,6 +154,7 @@ class Studio {
   /** Edits for good: the state after them follows the one that is shown. */
   commit(edits, off = null) {
     this.#preview = null;
+    this.#generation += 1;
     return this.run(async () => {
       const before = { ...this.doc, off: off ?? this.doc.off };
       const view = await server.state(before, edits);
@@ -164,8 +175,9 @@ class Studio {
         const { edits, off } = this.#preview;
         this.#preview = null;
         const doc = { ...this.doc, off: off ?? this.doc.off };
+        const generation = this.#generation;
         const view = await server.state(doc, edits);
-        if (!this.#working) this.paint(doc, view, edits[0]?.kind !== "move");
+        if (generation === this.#generation) this.paint(doc, view, edits[0]?.kind !== "move");
       }
     } catch (error) {
       toast(error.message);
@@ -175,7 +187,7 @@ class Studio {
   }
 
   async show(doc, view) {
-    if (doc.model !== this.model.name) await this.use(doc.model);
+    if (doc.model !== this.model.name) await this.load(doc.model);
     this.view = view;
     this.paint(doc, view);
   }
@@ -224,7 +236,7 @@ class Studio {
     const on = doc.off.reduce((sum, off) => sum + !off, 0);
     find("keep").value = Math.round((100 * on) / count);
     find("keep-out").textContent = `${on} of ${count}`;
-    if (this.scores && this.scores.raw !== doc.raw) this.stage.scores = null;
+    if (this.scores?.raw !== doc.raw) this.stage.shades = null;
     if (find("by-score").checked) this.scored().catch((error) => toast(error.message));
     const original = find("original");
     if (doc.seen) {
@@ -300,9 +312,10 @@ class Studio {
     if (this.scores?.raw !== doc.raw || this.scores.key !== key) {
       const target = find("target").value === "" ? null : Number(find("target").value);
       const values = await server.scores(doc, find("method").value, target);
-      this.scores = { values, raw: doc.raw, key };
+      const ofClass = this.model.methods.find((method) => method.name === find("method").value).of_class;
+      this.scores = { values, raw: doc.raw, key, shades: ofClass ? signed(values) : ranked(values) };
     }
-    if (this.doc.raw === doc.raw) this.stage.scores = find("by-score").checked ? this.scores.values : null;
+    if (this.doc.raw === doc.raw) this.stage.shades = find("by-score").checked ? this.scores.shades : null;
     return this.scores.values;
   }
 
@@ -353,6 +366,20 @@ class Studio {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
+}
+
+/** Scores that speak for a class and against it. */
+function signed(values) {
+  const most = values.reduce((most, value) => Math.max(most, Math.abs(value)), Number.MIN_VALUE);
+  return values.map((value) => value / most);
+}
+
+/** Scores of which only the order says anything. */
+function ranked(values) {
+  const shades = new Float32Array(values.length);
+  const order = Array.from(values.keys()).sort((a, b) => values[a] - values[b]);
+  for (const [rank, index] of order.entries()) shades[index] = (2 * rank) / Math.max(1, values.length - 1) - 1;
+  return shades;
 }
 
 const studio = new Studio();
@@ -422,7 +449,7 @@ function bindControls(studio) {
   for (const id of ["method", "target", "by-score"]) {
     on(id, "change", () => studio.run(async () => {
       if (find("by-score").checked) await studio.scored();
-      else stage.scores = null;
+      else stage.shades = null;
       studio.describeSelection();
     }));
   }
@@ -482,10 +509,12 @@ function bindControls(studio) {
     if (file) studio.run(() => studio.openFile(file));
   });
 
-  document.documentElement.dataset.theme = localStorage.getItem("theme") ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const { dataset } = document.documentElement;
+  dataset.theme = localStorage.getItem("theme") ?? "";
   function toggleTheme() {
-    const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-    document.documentElement.dataset.theme = theme;
+    const now = dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+    const theme = now === "dark" ? "light" : "dark";
+    dataset.theme = theme;
     localStorage.setItem("theme", theme);
   }
 }

@@ -48,7 +48,7 @@ export class Bars {
       row.querySelector(".value").textContent = percent(probabilities[index]);
       const ghost = row.querySelector(".ghost");
       ghost.hidden = !kept;
-      if (kept) ghost.style.left = percent(Math.min(0.99, Math.max(0.01, kept[index])));
+      if (kept) ghost.style.left = `${100 * Math.min(0.99, Math.max(0.01, kept[index]))}%`;
     }
     find("answer").textContent = this.#classes[order[0]];
     find("confidence").textContent = percent(probabilities[order[0]]);

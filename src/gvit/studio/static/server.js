@@ -57,8 +57,10 @@ export async function open(model, name, content, numbers) {
 
 /** Raw numbers after edits, ellipses, picture and prediction. */
 export async function state(doc, edits) {
+  const begun = performance.now();
   const answer = await ask("/api/state", {}, pack({ ...header(doc), edits }, doc.raw));
-  return unpack(await answer.arrayBuffer());
+  const view = unpack(await answer.arrayBuffer());
+  return { ...view, milliseconds: Math.round(performance.now() - begun) };
 }
 
 /** A number for each Gaussian. */

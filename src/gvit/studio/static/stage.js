@@ -2,6 +2,7 @@
 
 export const COLUMNS = 9; // of an ellipse: x, y, two standard deviations, angle, red, green, blue, opacity
 const REACH = 2; // standard deviations at which ellipses are drawn
+const FEW = 300; // so many ellipses are drawn with a dark rim
 const CLICK = 4; // CSS pixels that a click may wander
 
 export class Stage extends EventTarget {
@@ -12,7 +13,7 @@ export class Stage extends EventTarget {
   #size = { width: 1, height: 1 };
   #ellipses = new Float32Array();
   #off = new Uint8Array();
-  #scores = null;
+  #shades = null;
   #gesture = null;
 
   constructor(picture, overlay) {
@@ -51,8 +52,9 @@ export class Stage extends EventTarget {
     this.draw();
   }
 
-  set scores(scores) {
-    this.#scores = scores;
+  /** From -1 to 1, for each Gaussian; null for none. */
+  set shades(shades) {
+    this.#shades = shades;
     this.draw();
   }
 
@@ -72,20 +74,28 @@ export class Stage extends EventTarget {
     context.setTransform(scale, 0, 0, scale, 0, 0);
     const line = devicePixelRatio / scale;
     const shift = this.#gesture?.kind === "drag" ? this.#gesture : null;
-    const most = this.#scores === null ? 1 : this.#scores.reduce((most, value) => Math.max(most, Math.abs(value)), 1e-30);
     if (this.showEllipses) {
-      const faint = Math.min(0.8, Math.max(0.28, 8 / Math.sqrt(this.count)));
+      const faint = Math.min(0.62, Math.max(0.22, 6 / Math.sqrt(this.count)));
       for (let index = this.count - 1; index >= 0; index--) {
         if (this.selected.has(index) || index === this.hovered) continue;
         context.globalAlpha = this.#off[index] ? 0.4 : faint;
         context.setLineDash(this.#off[index] ? [3 * line, 4 * line] : []);
         context.lineWidth = 1.25 * line;
-        context.strokeStyle = this.#scores === null || this.#off[index] ? "#fff" : diverging(this.#scores[index] / most);
-        if (this.#scores !== null && !this.#off[index]) {
-          context.globalAlpha = 0.25 + 0.75 * Math.sqrt(Math.abs(this.#scores[index]) / most);
-          context.lineWidth = 1.8 * line;
+        context.strokeStyle = "#fff";
+        if (this.#shades !== null && !this.#off[index]) {
+          const strength = Math.sqrt(Math.abs(this.#shades[index]));
+          context.strokeStyle = this.#shades[index] < 0 ? "#5b9dff" : "#ff7a4d";
+          context.globalAlpha = faint * 0.4 + (1 - faint * 0.4) * strength;
+          context.lineWidth = (1 + strength) * line;
         }
         this.#trace(context, index);
+        if (this.count <= FEW) {
+          const { strokeStyle, lineWidth } = context;
+          context.strokeStyle = "#0005"; // so that it is seen on white, too
+          context.lineWidth = 3 * line;
+          context.stroke();
+          Object.assign(context, { strokeStyle, lineWidth });
+        }
         context.stroke();
       }
     }
@@ -186,6 +196,13 @@ export class Stage extends EventTarget {
     if (!gesture || event.pointerId !== gesture.id) return;
     this.#cancel();
     if (gesture.kind === "drag") {
+      // until the server has answered
+      this.#ellipses = this.#ellipses.slice();
+      for (const index of this.selected) {
+        this.#ellipses[index * COLUMNS] += gesture.dx;
+        this.#ellipses[index * COLUMNS + 1] += gesture.dy;
+      }
+      this.draw();
       this.#tell("dragged", gesture);
     } else if (gesture.kind === "lasso") {
       const inside = [];
@@ -228,11 +245,6 @@ export class Stage extends EventTarget {
 export function paintPicture(canvas, pixels, width, height) {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   canvas.getContext("2d").putImageData(new ImageData(pixels, width, height), 0, 0);
-}
-
-/** Blue below zero, red above; from -1 to 1. */
-function diverging(value) {
-  return value < 0 ? "#5b9dff" : "#ff7a4d";
 }
 
 function isInside(x, y, path) {
