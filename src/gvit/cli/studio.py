@@ -1,5 +1,6 @@
 """gvit studio: a page in the browser on which Gaussians are edited."""
 
+import contextlib
 import threading
 import webbrowser
 from dataclasses import dataclass
@@ -39,7 +40,7 @@ def run(args: list[str]) -> int:
     options = parse(Options, args, "gvit studio")
 
     from gvit.studio.bench import Benches
-    from gvit.studio.server import ADDRESS, listen, serve
+    from gvit.studio.server import ADDRESS, listen, make_server
 
     bound = listen(options.port)  # before anything that takes long
     with bound:
@@ -49,8 +50,6 @@ def run(args: list[str]) -> int:
         if options.browser:
             # some browsers hold who opens them; the socket takes their request already
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
-        try:
-            serve(benches, bound)
-        except KeyboardInterrupt:  # the way to end it
-            pass
+        with contextlib.suppress(KeyboardInterrupt):  # the way to end it
+            make_server(benches, bound).run(sockets=[bound])
     return 0

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from PIL import Image
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException

@@ -32,6 +32,7 @@ from gvit.studio.wire import MAX_GAUSSIANS
 _PHOTOGRAPH = 1000  # Gaussians of a photograph, as 'gvit encode' takes
 _MAX_SIDE = 768  # pixels that the encoder sees of one, as there
 _MOST_LOOKS = 48
+_MOST_PSNR = 100.0  # dB; JSON has no infinity
 _WITHOUT_CLASSIFIER = ("det", "opacity", "random", "edges")
 _PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # scikit-image's
 
@@ -135,7 +136,8 @@ class Bench:
             image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.BICUBIC)
         seen = encoder.transform(image)
         (encoded,) = encoder([seen])
-        return Opened(encoded.gaussians, encoded.picture.shape[-2:], seen, encoded.psnr)
+        height, width = encoded.picture.shape[-2:]
+        return Opened(encoded.gaussians, (height, width), seen, min(encoded.psnr, _MOST_PSNR))
 
     @torch.inference_mode()
     def draw(self, gaussians: Gaussians, height: int, width: int) -> Float[Tensor, "3 h w"]:
@@ -239,10 +241,11 @@ def _read_gaussians(name: str, content: bytes) -> Opened:
             gaussians, size = Gaussians.load(file), read_size(file)
         except InputError as error:
             raise InputError(str(error).replace(str(file), name)) from None
-    if gaussians.raw.numel() != gaussians.raw[..., 0].numel() * 9 or gaussians.raw.ndim != 2:
+    if gaussians.raw.ndim != 2:
         raise InputError(f"{name}: must hold the Gaussians of one image, raw [K, 9]")
     if not 1 <= len(gaussians) <= MAX_GAUSSIANS or not gaussians.raw.isfinite().all():
         raise InputError(f"{name}: must hold 1 to {MAX_GAUSSIANS:,} Gaussians of finite numbers")
     aspect = gaussians.aspect
     fallback = (max(1, round(512 * min(1.0, aspect))), max(1, round(512 * min(1.0, 1 / aspect))))
-    return Opened(gaussians.to(torch.float32), size or fallback, None, None)
+    found = size if size is not None and min(size) >= 1 else fallback
+    return Opened(gaussians.to(torch.float32), found, None, None)

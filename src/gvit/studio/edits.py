@@ -17,9 +17,7 @@ from gvit.gaussians.fields import pair
 Chosen = Bool[Tensor, " k"]
 
 
-def move(
-    gaussians: Gaussians, chosen: Chosen, dx: float, dy: float, height: int, width: int
-) -> Gaussians:
+def move(gaussians: Gaussians, chosen: Chosen, dx: float, dy: float, height: int, width: int) -> Gaussians:
     """Moved by pixels of a picture of ``height`` x ``width``; what is pushed off the canvas stays at its border.
 
     Args:

@@ -54,7 +54,7 @@ class Guard:
         async def send_guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 added = [(name.encode(), value.encode()) for name, value in _HEADERS.items()]
-                message = message | {"headers": [*message["headers"], *added]}
+                message = {**message, "headers": [*message["headers"], *added]}
             await send(message)
 
         refusal = self._refusal(scope)
@@ -68,7 +68,7 @@ class Guard:
             message = await receive()
             received += len(message.get("body", b""))
             if received > MAX_BODY:
-                raise HTTPException(413, _TOO_LARGE)
+                raise HTTPException(413, _TOO_LARGE, {"connection": "close"})  # what is left is not read
             return message
 
         await self.app(scope, receive_guarded, send_guarded)
@@ -100,8 +100,10 @@ def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> Iterable[str
 
 async def _answer(send: Send, status: int, message: str) -> None:
     body = json.dumps({"error": message}).encode() + b"\n"
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    # what is left of a body that was refused is not read: it ends with the connection
-    headers.append((b"connection", b"close"))
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),  # the body is not read
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import socket
 
+import uvicorn
+
 from gvit.errors import InputError, option
 from gvit.studio.app import create_app
 from gvit.studio.bench import Benches
@@ -31,20 +33,20 @@ def listen(port: int) -> socket.socket:
     except OSError as error:
         bound.close()
         reason = "in use" if error.errno == errno.EADDRINUSE else (error.strerror or str(error)).lower()
-        raise InputError(f"{option('port', port)}: {reason}; {option('port', 0)} takes any that is free") from None
+        raise InputError(
+            f"{option('port', port)}: {reason}; {option('port', 0)} takes any that is free"
+        ) from None
     return bound
 
 
-def serve(benches: Benches, bound: socket.socket) -> None:
-    """Answer until the process is interrupted.
+def make_server(benches: Benches, bound: socket.socket) -> uvicorn.Server:
+    """A server of the studio, for ``run(sockets=[bound])``; it ends when the process is interrupted.
 
     Args:
         benches: the models.
         bound: as ``listen`` gives it.
     """
-    import uvicorn
-
     app = create_app(benches, bound.getsockname()[1])
     config = uvicorn.Config(app, log_level="warning", access_log=False, ws="none", server_header=False)
-    config.timeout_graceful_shutdown = 1  # a request that is being computed is not waited for
-    uvicorn.Server(config).run(sockets=[bound])
+    config.timeout_graceful_shutdown = 1  # seconds; what is being computed is not waited for
+    return uvicorn.Server(config)

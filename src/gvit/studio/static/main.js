@@ -1,12 +1,13 @@
 // What is on the page, and what each control does. A state ("doc") is never changed, but followed by another.
 
 import * as server from "./server.js";
+import { bindControls } from "./controls.js";
 import { bindKeys } from "./keys.js";
 import { History } from "./history.js";
-import { Bars, element, fill, find, fromHex, showNumbers, toHex, toast } from "./panel.js";
+import { Bars, element, fill, find, showNumbers, toHex, toast } from "./panel.js";
 import { Stage, paintPicture } from "./stage.js";
 
-const LONGER_SIDE = 512; // pixels of the picture, of images that are smaller
+const LONGER_SIDE = { least: 512, most: 768 }; // pixels of the picture
 
 class Studio {
   history = new History();
@@ -51,7 +52,7 @@ class Studio {
     find("encoding").hidden = !model.any_number;
     this.bars.begin(model.classes);
     fill(find("method"), model.methods.map((method) => [method.name, method.name]));
-    for (const [index, option] of [...find("method").options].entries()) option.title = model.methods[index].about;
+    this.describeMethod();
     fill(find("target"), [["", "prediction"], ...model.classes.map((text, index) => [index, text])]);
     find("looks").max = model.most_looks;
     this.drawShelf();
@@ -118,7 +119,8 @@ class Studio {
     const model = this.model;
     const opened = await server.open(model.name, name, content, numbers);
     const [height, width] = opened.size;
-    const scale = Math.max(1, LONGER_SIDE / Math.max(height, width));
+    const longer = Math.max(height, width);
+    const scale = Math.min(Math.max(longer, LONGER_SIDE.least), LONGER_SIDE.most) / longer;
     const doc = {
       model: model.name, name, source: { name, content, own }, numbers, raw: opened.raw, bounds: opened.bounds,
       off: new Uint8Array(opened.raw.length / 9), width: Math.max(1, Math.round(scale * width)), height: Math.max(1, Math.round(scale * height)),
@@ -305,15 +307,23 @@ class Studio {
 
   // --- scores
 
+  get method() {
+    return this.model.methods.find((method) => method.name === find("method").value);
+  }
+
+  describeMethod() {
+    const { about } = this.method;
+    find("about").textContent = `${about[0].toUpperCase()}${about.slice(1)}.`;
+  }
+
   /** Of the state that is shown, all its Gaussians switched on; asked for once. */
   async scored() {
     const { doc } = this;
-    const key = [find("method").value, find("target").value].join(" ");
+    const key = [this.method.name, find("target").value].join(" ");
     if (this.scores?.raw !== doc.raw || this.scores.key !== key) {
       const target = find("target").value === "" ? null : Number(find("target").value);
-      const values = await server.scores(doc, find("method").value, target);
-      const ofClass = this.model.methods.find((method) => method.name === find("method").value).of_class;
-      this.scores = { values, raw: doc.raw, key, shades: ofClass ? signed(values) : ranked(values) };
+      const values = await server.scores(doc, this.method.name, target);
+      this.scores = { values, raw: doc.raw, key, shades: this.method.of_class ? signed(values) : ranked(values) };
     }
     if (this.doc.raw === doc.raw) this.stage.shades = find("by-score").checked ? this.scores.shades : null;
     return this.scores.values;
@@ -387,134 +397,3 @@ globalThis.studio = studio; // for the browser's console
 bindControls(studio);
 bindKeys(studio);
 studio.run(() => studio.start());
-
-function bindControls(studio) {
-  const { stage } = studio;
-  const on = (id, event, action) => find(id).addEventListener(event, action);
-  stage.addEventListener("hover", () => studio.describeSelection());
-  stage.addEventListener("select", () => studio.describeSelection());
-  stage.addEventListener("drag", ({ detail: { dx, dy } }) => studio.preview([studio.edit("move", { dx, dy })]));
-  stage.addEventListener("dragged", ({ detail: { dx, dy } }) => studio.commit([studio.edit("move", { dx, dy })]));
-  stage.addEventListener("wheel", ({ detail: { factor } }) => wheel(factor));
-
-  let turned = 1;
-  let rest = 0;
-  function wheel(factor) {
-    turned = Math.min(20, Math.max(0.05, turned * factor));
-    studio.preview([studio.edit("transform", { factor: turned })]);
-    clearTimeout(rest);
-    rest = setTimeout(() => {
-      studio.transform({ factor: turned });
-      turned = 1;
-    }, 250);
-  }
-
-  // sliders: what they would do while they are held, and for good when they are let go
-  const slide = (id, text, edit, after = () => {}) => {
-    on(id, "input", () => {
-      find(`${id}-out`).textContent = text(Number(find(id).value));
-      studio.preview([edit(Number(find(id).value))]);
-    });
-    on(id, "change", async () => {
-      const committed = studio.commit([edit(Number(find(id).value))]);
-      after();
-      await committed;
-    });
-  };
-  slide("factor", (value) => `${Math.round(100 * 2 ** value)} %`, (value) => studio.edit("transform", { factor: 2 ** value }), () => reset("factor", "100 %"));
-  slide("degrees", (value) => `${value}°`, (value) => studio.edit("transform", { degrees: value }), () => reset("degrees", "0°"));
-  slide("opacity", (value) => value.toFixed(2), (value) => studio.edit("fade", { opacity: value }));
-  function reset(id, text) {
-    find(id).value = 0;
-    find(`${id}-out`).textContent = text;
-  }
-  const paint = () => studio.edit("paint", { color: fromHex(find("color").value) });
-  on("color", "input", () => studio.preview([paint()]));
-  on("color", "change", () => studio.commit([paint()]));
-
-  on("off", "click", () => studio.switch(studio.chosen));
-  on("only", "click", () => {
-    const mask = new Uint8Array(studio.doc.off.length).fill(1);
-    for (const index of studio.chosen) mask[index] = 0;
-    studio.commit([], mask);
-  });
-
-  const told = (work) => work().catch((error) => toast(error.message));
-  on("keep", "input", () => told(async () => {
-    const mask = await studio.keepBest(find("keep").value / 100);
-    find("keep-out").textContent = `${mask.reduce((sum, off) => sum + !off, 0)} of ${mask.length}`;
-    await studio.preview([], mask);
-  }));
-  on("keep", "change", () => told(async () => studio.commit([], await studio.keepBest(find("keep").value / 100))));
-  for (const id of ["method", "target", "by-score"]) {
-    on(id, "change", () => studio.run(async () => {
-      if (find("by-score").checked) await studio.scored();
-      else stage.shades = null;
-      studio.describeSelection();
-    }));
-  }
-
-  const count = () => Math.max(1, Math.round(studio.model.most_gaussians ** find("count").value));
-  on("count", "input", () => (find("count-out").textContent = count()));
-  on("count", "change", () => studio.run(() => studio.again({ num_gaussians: count() })));
-  on("looks", "input", () => (find("looks-out").textContent = find("looks").value));
-  on("looks", "change", () => studio.run(() => studio.again({ looks: Number(find("looks").value) })));
-
-  on("undo", "click", () => studio.step("undo"));
-  on("redo", "click", () => studio.step("redo"));
-  on("compare", "click", () => studio.doc && studio.compare());
-  on("swap", "click", () => studio.swap());
-  on("help", "click", () => find("shortcuts").showModal());
-  on("theme", "click", toggleTheme);
-  on("show-original", "click", () => studio.original());
-  on("show-ellipses", "click", () => {
-    stage.showEllipses = !stage.showEllipses;
-    find("show-ellipses").setAttribute("aria-pressed", stage.showEllipses);
-    stage.draw();
-  });
-  for (const tool of ["move", "lasso"]) {
-    on(`tool-${tool}`, "click", () => {
-      stage.tool = tool;
-      for (const other of ["move", "lasso"]) find(`tool-${other}`).setAttribute("aria-pressed", other === tool);
-    });
-  }
-  for (const button of find("saving").children) {
-    button.addEventListener("click", () => {
-      find("saving").hidePopover();
-      studio.run(() => studio.save(button.dataset.format));
-    });
-  }
-
-  for (const id of ["open", "choose"]) on(id, "click", () => find("file").click());
-  on("file", "change", () => {
-    const [file] = find("file").files;
-    find("file").value = "";
-    if (file) studio.run(() => studio.openFile(file));
-  });
-  addEventListener("dragover", (event) => {
-    event.preventDefault();
-    find("drop").hidden = false;
-  });
-  addEventListener("dragleave", (event) => {
-    if (!event.relatedTarget) find("drop").hidden = true;
-  });
-  addEventListener("drop", (event) => {
-    event.preventDefault();
-    find("drop").hidden = true;
-    const [file] = event.dataTransfer.files;
-    if (file) studio.run(() => studio.openFile(file));
-  });
-  addEventListener("paste", (event) => {
-    const [file] = event.clipboardData.files;
-    if (file) studio.run(() => studio.openFile(file));
-  });
-
-  const { dataset } = document.documentElement;
-  dataset.theme = localStorage.getItem("theme") ?? "";
-  function toggleTheme() {
-    const now = dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
-    const theme = now === "dark" ? "light" : "dark";
-    dataset.theme = theme;
-    localStorage.setItem("theme", theme);
-  }
-}

@@ -85,7 +85,7 @@ export class Stage extends EventTarget {
         if (this.#shades !== null && !this.#off[index]) {
           const strength = Math.sqrt(Math.abs(this.#shades[index]));
           context.strokeStyle = this.#shades[index] < 0 ? "#5b9dff" : "#ff7a4d";
-          context.globalAlpha = faint * 0.4 + (1 - faint * 0.4) * strength;
+          context.globalAlpha = (0.25 + 0.75 * strength) * Math.min(1, 2.5 * faint);
           context.lineWidth = (1 + strength) * line;
         }
         this.#trace(context, index);
