@@ -175,8 +175,10 @@ def _switched_off(state: wire.State, gaussians: Gaussians) -> Gaussians:
 
 def _rgba(picture: Tensor) -> Tensor:
     """[3, H, W] in [0, 1] as bytes [H, W, 4], rounded as ``save_picture`` does."""
-    pixels = (picture.clamp(0, 1) * 255).round().byte().permute(1, 2, 0)
-    return torch.cat((pixels, torch.full_like(pixels[..., :1], 255)), -1)
+    pixels = (picture.clamp(0, 1) * 255).round().byte()
+    opaque = pixels.new_full((*pixels.shape[1:], 4), 255)
+    opaque[..., :3] = pixels.permute(1, 2, 0)
+    return opaque
 
 
 async def _body(request: Request) -> bytes:

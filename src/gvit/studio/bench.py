@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import io
 import tempfile
 import threading
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from gvit.analysis.explanation import METHODS, Method, attribute
 from gvit.data.images import open_image
-from gvit.data.sources import digits
+from gvit.data.sources import Source, digits
 from gvit.encoding import ImageEncoder
 from gvit.errors import InputError, unknown_name
 from gvit.gaussians import Gaussians
@@ -211,12 +212,17 @@ def examples(classifies: bool, class_names: list[str]) -> Mapping[str, Path | in
         class_names: those.
     """
     if classifies and class_names == [str(digit) for digit in range(10)]:
-        labels = digits.source("test").labels
+        labels = _digits().labels
         return {f"digit {digit}.png": labels.index(digit) for digit in range(10)}
     from skimage.data import data_dir
 
     files = (Path(data_dir) / name for name in _PHOTOGRAPHS)
     return {file.name: file for file in files if file.is_file()}
+
+
+@functools.cache
+def _digits() -> Source:
+    return digits.source("test")
 
 
 def example(bench: Bench, name: str) -> bytes:
@@ -226,7 +232,7 @@ def example(bench: Bench, name: str) -> bytes:
         KeyError: there is none of this name.
     """
     place = examples(bench.classifies, list(bench.model.card.class_names))[name]
-    image = digits.source("test").load(place) if isinstance(place, int) else open_image(place)
+    image = _digits().load(place) if isinstance(place, int) else open_image(place)
     assert isinstance(image, Image.Image)
     content = io.BytesIO()
     image.save(content, format="png")

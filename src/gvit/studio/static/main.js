@@ -147,6 +147,7 @@ class Studio {
     this.#queue = this.#queue.then(work).catch((error) => toast(error.message)).finally(() => {
       this.#working -= 1;
       if (this.#working) return;
+      find("empty").hidden = this.doc !== null;
       document.documentElement.dataset.state = "ready";
       find("frames").classList.remove("working");
     });
