@@ -207,9 +207,10 @@ class Studio {
       this.predicted = this.bars.show(view.probabilities, comparable);
     }
     const on = doc.off.reduce((count, off) => count + !off, 0);
+    find("facts").title = "Gaussians that are drawn, PSNR of the picture as it was encoded, file";
     find("facts").textContent = [
       `${on === doc.off.length ? "" : `${on} of `}${doc.off.length} Gaussians`,
-      doc.psnr === null ? "" : `${doc.psnr.toFixed(1)} dB as encoded`,
+      doc.psnr === null ? "" : `${doc.psnr.toFixed(1)} dB`,
       doc.name,
     ].filter(Boolean).join("  ·  ");
     find("now").querySelector(".what").textContent = this.caption(doc, view);
@@ -253,8 +254,9 @@ class Studio {
 
   step(which) {
     return this.run(async () => {
+      const { source } = this.doc;
       if (!this.history[which]()) return;
-      this.stage.selected = new Set();
+      if (this.doc.source !== source) this.stage.selected = new Set();
       await this.show(this.doc, await server.state(this.doc, []));
       this.changed();
     });
@@ -290,6 +292,7 @@ class Studio {
     find("chosen").textContent = shown >= 0 ? `#${shown}${size > 1 ? `, ${size} selected` : ""}` : size ? `${size} selected` : "none selected";
     find("edits").hidden = !size;
     find("hint").hidden = size > 0 || shown >= 0;
+    find("several").hidden = size < 2 || shown >= 0;
     if (shown >= 0) {
       const values = this.scores?.raw === doc.raw ? this.scores.values[shown] : null;
       showNumbers(stage.ellipse(shown), shown, doc.off[shown], values);

@@ -2,7 +2,8 @@
 
 export const COLUMNS = 9; // of an ellipse: x, y, two standard deviations, angle, red, green, blue, opacity
 const REACH = 2; // standard deviations at which ellipses are drawn
-const FEW = 300; // so many ellipses are drawn with a dark rim
+const FEW = 300; // so many ellipses are drawn with a dark rim, and those that are switched off, too
+const MANY = 60; // more that are chosen are drawn thinly
 const CLICK = 4; // CSS pixels that a click may wander
 
 export class Stage extends EventTarget {
@@ -78,6 +79,7 @@ export class Stage extends EventTarget {
       const faint = Math.min(0.62, Math.max(0.22, 6 / Math.sqrt(this.count)));
       for (let index = this.count - 1; index >= 0; index--) {
         if (this.selected.has(index) || index === this.hovered) continue;
+        if (this.#off[index] && this.count > FEW) continue;
         context.globalAlpha = this.#off[index] ? 0.4 : faint;
         context.setLineDash(this.#off[index] ? [3 * line, 4 * line] : []);
         context.lineWidth = 1.25 * line;
@@ -105,12 +107,17 @@ export class Stage extends EventTarget {
       const chosen = this.selected.has(index);
       context.setLineDash(this.#off[index] ? [4 * line, 4 * line] : []);
       this.#trace(context, index, chosen ? shift : null);
-      context.strokeStyle = "#000a";
-      context.lineWidth = 4 * line;
-      context.stroke();
+      const many = chosen && this.selected.size > MANY;
+      if (!many) {
+        context.strokeStyle = "#000a";
+        context.lineWidth = 4 * line;
+        context.stroke();
+      }
+      context.globalAlpha = many ? 0.5 : 1;
       context.strokeStyle = chosen ? "#9aa2ff" : "#fff";
-      context.lineWidth = 2 * line;
+      context.lineWidth = (many ? 1 : 2) * line;
       context.stroke();
+      context.globalAlpha = 1;
     }
     context.setLineDash([]);
     if (this.#gesture?.kind === "lasso") {
