@@ -25,7 +25,7 @@ from gvit.errors import InputError, unknown_name
 from gvit.gaussians import Gaussians
 from gvit.gaussians.storage import read_size
 from gvit.models.gvit import GViT
-from gvit.models.pretrained import find_pretrained, shipped
+from gvit.models.pretrained import find_pretrained, is_pretrained_name, shipped
 from gvit.models.weights import load_model
 from gvit.rendering import render
 from gvit.studio.wire import MAX_GAUSSIANS
@@ -186,8 +186,8 @@ class Benches:
 
     def __init__(self, name: str, device: str = "cpu") -> None:
         first = Bench(name, device)
-        entry = find_pretrained(name)
-        if entry is not None and first.name in (entry.name, entry.name.partition(".")[2]):
+        entry = find_pretrained(name) if is_pretrained_name(name) else None
+        if entry is not None:  # called as in the list of those that are shipped
             first.name = entry.name
         self.device = device
         self._loaded = {first.name: first}
