@@ -27,6 +27,7 @@ ROOMS = (
         "training",
         "recipes",
         "reproduction",
+        "studio",
         "cli",
     ),
 )

@@ -252,3 +252,9 @@ def test_the_example_of_fitting_runs(tmp_path, monkeypatch, capsys):
     exec(compile(example, "fitting.md", "exec"), {})
     assert (tmp_path / "astronaut.safetensors").exists()
     assert 20 < float(capsys.readouterr().out.split()[0]) < 40
+
+
+def test_the_example_of_the_studio_runs(capsys):
+    (example,) = blocks("python", (ROOT / "docs" / "studio.md").read_text())
+    exec(compile(example, "studio.md", "exec"), {})
+    assert re.findall(r"\d+", capsys.readouterr().out) == ["8", "9"]

@@ -19,6 +19,7 @@ _COMMANDS = (
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
     *("fit", "data", "reproduce", "models"),
     "explain",
+    "studio",
 )
 
 # the disk is full, the quota used up, or the file as large as it may be
@@ -42,6 +43,7 @@ commands:
   data       check a folder of images before training: gvit data check DIR
   reproduce  regenerate a table or figure of the paper
   models     list the models, with their size and cost, and the pretrained ones
+  studio     edit an image's Gaussians in the browser, the prediction following
 
 options:
   -h, --help     this text; 'gvit COMMAND --help' tells a command's options

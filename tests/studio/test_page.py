@@ -1,0 +1,235 @@
+"""The page in a browser: what is seen, what a hand does, and what Python makes of the same."""
+
+import base64
+import io
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import gvit
+from gvit.data.sources import digits
+
+playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def opened(browser):
+    """A page, and what its console told of errors."""
+    page, wrong = browser.new_page(has_touch=True), []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    return page, wrong
+
+
+@pytest.fixture
+def page(opened, url):
+    """The page with its first digit; a test fails where the console tells of an error."""
+    page, wrong = opened
+    wrong.clear()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(url)
+    ready(page)
+    yield page
+    assert not wrong
+
+
+def ready(page) -> None:
+    page.wait_for_selector("html[data-state=ready]")
+
+
+def canvas(page, name="picture") -> np.ndarray:
+    url = page.evaluate(f"document.getElementById('{name}').toDataURL('image/png')")
+    return np.array(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGB")).astype(
+        int
+    )
+
+
+def logits(page) -> torch.Tensor:
+    return torch.tensor(page.evaluate("studio.view.logits"))
+
+
+def choose(page, *indices) -> None:
+    page.evaluate(f"studio.stage.select({json.dumps(indices)})")
+
+
+def place(page, index) -> tuple[float, float]:
+    """Of a Gaussian's centre, CSS pixels of the page."""
+    x, y = page.evaluate(f"Array.from(studio.stage.ellipse({index}).slice(0, 2))")
+    box = page.locator("#overlay").bounding_box()
+    scale = box["width"] / page.evaluate("studio.doc.width")
+    return round(box["x"] + x * scale), round(box["y"] + y * scale)
+
+
+def save(page, suffix, folder):
+    page.click("#save")
+    with page.expect_download() as download:
+        page.click(f"[data-format={suffix}]")
+    file = folder / download.value.suggested_filename
+    download.value.save_as(file)
+    ready(page)
+    return file
+
+
+@pytest.fixture(scope="module")
+def model():
+    return gvit.load_model("digits")
+
+
+@pytest.fixture(scope="module")
+def gaussians(model):
+    """Of the page's first image, as Python makes them."""
+    source = digits.source("test")
+    with torch.inference_mode():
+        return model.encode(gvit.load_images([source.load(source.labels.index(0))], model))
+
+
+def test_the_canvas_is_the_renderers_picture(page, gaussians, tmp_path):
+    drawn = (gvit.render(gaussians, 512, 512)[0].clamp(0, 1) * 255).permute(1, 2, 0).numpy()
+    assert np.abs(canvas(page) - drawn).max() <= 2
+    file = save(page, "png", tmp_path)
+    assert np.abs(canvas(page) - np.array(Image.open(file)).astype(int)).max() <= 2
+    assert drawn.std() > 50  # and is no blank
+
+
+def test_without_any_gaussian_there_is_the_background(page):
+    page.keyboard.press("Control+a")
+    page.keyboard.press("x")
+    ready(page)
+    assert not canvas(page).any()
+    page.keyboard.press("x")
+    ready(page)
+    assert canvas(page).any()
+
+
+def test_a_dragged_gaussian_moves_the_prediction_as_in_python(page, model, gaussians):
+    before, picture = logits(page), canvas(page)
+    torch.testing.assert_close(before, model.classify(gaussians)[0].detach(), atol=1e-6, rtol=1e-6)
+    index = 11
+    x, y = place(page, index)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    for step in range(1, 5):
+        page.mouse.move(x + 20 * step, y + 10 * step)
+    page.mouse.up()
+    ready(page)
+    assert page.evaluate("studio.chosen") == [index]
+
+    shift = 512 / page.locator("#overlay").bounding_box()["width"] * torch.tensor([80.0, 40.0])
+    moved = gaussians.centers[:, index] + shift * 2 / 512
+    raw = gaussians.raw.clone()
+    raw[:, index] = gaussians.replace(centers=moved.unsqueeze(1).expand(gaussians.centers.shape)).raw[
+        :, index
+    ]
+    expected = model.classify(gaussians.replace_raw(raw))[0].detach()
+    after = logits(page)
+    torch.testing.assert_close(after, expected, atol=1e-6, rtol=1e-6)
+    assert (after - before).abs().max() > 1e-3
+    drawn = gvit.render(gaussians.replace_raw(raw), 512, 512)[0].clamp(0, 1).permute(1, 2, 0).numpy()
+    assert np.abs(canvas(page) - 255 * drawn).max() <= 2
+
+    page.keyboard.press("Control+z")
+    ready(page)
+    assert torch.equal(logits(page), before)
+    assert np.array_equal(canvas(page), picture)
+    page.keyboard.press("Control+Shift+Z")
+    ready(page)
+    assert torch.equal(logits(page), after)
+
+
+def test_a_lasso_chooses_what_lies_in_it(page):
+    box = page.locator("#overlay").bounding_box()
+    page.click("#tool-lasso")
+    left, top, middle = box["x"] + 2, box["y"] + 2, box["x"] + box["width"] / 2
+    page.mouse.move(left, top)
+    page.mouse.down()
+    for x, y in ((middle, top), (middle, top + box["height"] - 4), (left, top + box["height"] - 4)):
+        page.mouse.move(x, y, steps=3)
+    page.mouse.up()
+    centers = page.evaluate("Array.from({length: 32}, (_, index) => studio.stage.ellipse(index)[0])")
+    assert sorted(page.evaluate("studio.chosen")) == [index for index, x in enumerate(centers) if x < 256]
+
+
+def test_what_is_saved_loads_again(page, gaussians, tmp_path):
+    choose(page, 3, 4)
+    page.keyboard.press("]")
+    ready(page)
+    choose(page, 9)
+    page.keyboard.press("x")
+    ready(page)
+    saved = gvit.Gaussians.load(save(page, "safetensors", tmp_path))
+    assert len(saved) == 32
+    assert saved.opacities[9] < 1e-6
+    others = [index for index in range(32) if index not in (3, 4, 9)]
+    assert torch.equal(saved.raw[others], gaussians.raw[0, others])
+    assert (saved.scales[3] / gaussians.scales[0, 3] > 1.05).all()
+    assert save(page, "svg", tmp_path).read_text().startswith("<svg")
+
+
+def test_the_best_by_a_score_are_kept(page, gaussians):
+    page.select_option("#method", "det")
+    page.evaluate("document.getElementById('keep').value = 25")
+    page.dispatch_event("#keep", "change")
+    page.wait_for_function("() => document.getElementById('keep-out').textContent === '8 of 32'")
+    ready(page)
+    off = torch.tensor(page.evaluate("Array.from(studio.doc.off)"), dtype=torch.bool)
+    smallest = gaussians.determinants[0].argsort()[:8]
+    assert sorted((~off).nonzero().flatten().tolist()) == sorted(smallest.tolist())
+
+
+def test_two_images_stand_side_by_side(page):
+    page.click("#compare")
+    first = canvas(page)
+    page.click("[data-name='digit 7.png']")
+    ready(page)
+    assert page.locator("#kept").is_visible()
+    assert page.locator("#answer").inner_text() == "7"
+    kept = page.evaluate("document.querySelector('#kept canvas').toDataURL()")
+    assert np.array_equal(
+        np.array(Image.open(io.BytesIO(base64.b64decode(kept.partition(",")[2]))).convert("RGB")), first
+    )
+    page.click("#swap")
+    ready(page)
+    assert np.array_equal(canvas(page), first)
+
+
+def test_names_of_files_are_text(page):
+    name = "<img src=x onerror=alert(1)>.png"
+    content = io.BytesIO()
+    Image.new("RGB", (40, 30), "orange").save(content, format="png")
+    page.set_input_files("#file", {"name": name, "mimeType": "image/png", "buffer": content.getvalue()})
+    ready(page)
+    assert name in page.locator("#facts").inner_text()
+    assert page.locator("img[onerror]").count() == 0
+
+
+def test_it_fits_a_small_screen_in_both_themes(page):
+    page.set_viewport_size({"width": 390, "height": 844})
+    for scheme, ground in (("light", "rgb(244, 244, 241)"), ("dark", "rgb(15, 16, 20)")):
+        page.emulate_media(color_scheme=scheme)
+        assert page.evaluate("getComputedStyle(document.body).backgroundColor") == ground
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.touchscreen.tap(*place(page, 11))
+    assert page.evaluate("studio.chosen") == [11]
+    assert page.locator("#edits").is_visible()
+
+
+def test_everything_that_can_be_used_has_a_name(page):
+    nameless = """[...document.querySelectorAll("button, input, select, canvas, dialog")].filter((one) =>
+        !(one.ariaLabel || one.textContent.trim() || one.labels?.length || one.getAttribute("aria-labelledby")))"""
+    assert page.evaluate(f"{nameless}.map((one) => one.outerHTML)") == []
+    page.keyboard.press("?")
+    assert page.locator("#shortcuts").is_visible()
