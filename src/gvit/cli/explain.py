@@ -23,14 +23,16 @@ _ENDINGS = (".png", ".csv")
 
 @dataclass(frozen=True)
 class Options:
-    """Tell what a trained model's decisions rest on: a score for each Gaussian of an image.
+    """Tell what a decision rests on: a score for each Gaussian of an image.
 
-    Writes NAME.png (image, drawing, and each method's scores over the picture) and NAME.csv (the Gaussians and their
-    scores).
+    Writes NAME.png (image, drawing, and each method's scores over the picture).
+
+    And NAME.csv: the Gaussians and their scores.
 
     Scores are of the class's logit: above 0 for the class, below 0 against it.
 
-    Methods: cdam, det, opacity, attention, ixg, ig, occlusion, shap, random, edges.
+    Methods: cdam, det, opacity, attention, ixg, ig, occlusion, shap, random,
+    edges.
 
     Example: gvit explain runs/digits scans/ --method cdam shap --target 7
 
