@@ -16,7 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # each is a module of this package with a function run(args) that returns the exit code
 _COMMANDS = (
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
-    *("fit", "data", "reproduce", "models"),
+    *("faithfulness", "fit", "data", "reproduce", "models"),
 )
 
 _HELP = """\
@@ -32,6 +32,7 @@ commands:
   encode     draw images, or a data set, as Gaussians with a trained encoder
   render     draw files of Gaussians: PNG, SVG, or tables
   evaluate   measure a trained model on its test images
+  faithfulness  measure how far explanations of a model hold
   fit        fit Gaussians to image files; with no argument, to a photograph
   data       check a folder of images before training: gvit data check DIR
   reproduce  regenerate a table or figure of the paper
