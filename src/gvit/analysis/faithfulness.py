@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from gvit.analysis.explanation import METHODS
 from gvit.analysis.units import (
     CENTER,
     MODEL_FREE,
@@ -36,6 +37,7 @@ CONTROLS = (RANDOM, CENTER)
 PATCHES = "occlusion of patches"  # for a model of Gaussians
 UNITS, PIXELS = "units", "pixels"  # what is taken out
 _CHECKED = 0.25  # of the images, with random weights
+_STEPS_OF_IG = 4  # for each order of shap
 _RANDOM_WEIGHTS = 2**32  # added to the seed, so that these are no weights that a training began with
 
 
@@ -181,15 +183,13 @@ class Faithfulness:
     seconds: dict[str, float]
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: means with the margins of their 95 % intervals, differences from the controls, and each image's areas."""
+        """For JSON: means with their 95 % intervals, differences from the controls, and the areas of each image."""
         return {
             "units": self.units,
             "count": self.count,
             "num_images": len(self.classes),
             "measures": {taken: _summary(curves) for taken, curves in self.curves.items()},
-            "random_weights": {
-                name: vars(Estimate.of(values)) for name, values in self.correlations.items()
-            },
+            "random_weights": {name: vars(Estimate.of(values)) for name, values in self.correlations.items()},
             "seconds": self.seconds,
         }
 
@@ -268,8 +268,8 @@ def measure_faithfulness(
 
     The class is the one that the model finds most probable in the whole image. A Gaussian that is taken out is not
     drawn; a pixel that is has its image's mean colour, and the same model encodes the image anew. Pixels come in the
-    order of the scores that the renderer draws there (``splat_scores``). Of methods without a zero of their own (det,
-    opacity, edges, random) it draws ranks, from 1 / N to 1, so that a pixel without a Gaussian comes last. Beside the
+    order of the scores that the renderer draws there (``splat_scores``). Of methods whose zero says nothing (``signed``
+    is False, and random) it draws ranks, from 1 / N to 1, so that a pixel without a Gaussian comes last. Beside the
     methods there is, by pixels, what patches instead of Gaussians would be as units: about as many squares as there
     are Gaussians, each scored by what the logit loses without it.
 
@@ -279,7 +279,7 @@ def measure_faithfulness(
         methods: names; all that the model's units have when None.
         steps: see ``insertion_deletion``.
         draws: of random scores, whose curves are averaged for each image.
-        samples: orders of ``shap``.
+        samples: orders of ``shap``; ``ig`` takes four times as many steps.
         seed: of all that is random.
         pixels: whether pixels are blanked, too, where the units are Gaussians of images. (Patches are pixels.)
         progress: is told how many images are done, and which method is at work.
@@ -331,18 +331,19 @@ class _Measured:
         for name in methods:
             yield name
             start = time.perf_counter()
-            scores = units.scores(name, units.model, self.samples, self.seed)
+            samples = _STEPS_OF_IG * self.samples if name == "ig" else self.samples
+            scores = units.scores(name, units.model, samples, self.seed)
             self.seconds[name] += time.perf_counter() - start
             self._take_out(units, name, scores)
             if name not in MODEL_FREE:
-                others = part.scores(name, random_model, self.samples, self.seed)
+                others = part.scores(name, random_model, samples, self.seed)
                 self.correlations[name].append(rank_correlations(scores[: len(others)], others))
         yield "controls"
         nearness = units.nearness()
         self._take_out(units, CENTER, nearness)
         drawn = torch.rand(len(nearness), self.draws, units.count, generator=self.generator)
         self._take_out(units, RANDOM, *drawn.to(nearness).unbind(1))
-        if self._blanks(units):
+        if self._blanks(units) and units.images is not None:
             side = max(2, round(math.sqrt(units.count)))
             patches = PatchUnits(units.model, units.images, (side, side))
             scores = patches.scores("occlusion", units.model, self.samples, self.seed)
@@ -365,7 +366,7 @@ class _Measured:
         if name == CENTER:
             near = pixel_nearness(*units.images.shape[-2:]).to(scores)
             return near.expand(len(scores), -1, -1)
-        if name in MODEL_FREE:
+        if name == RANDOM or not METHODS[name].signed:
             scores = (scores.argsort(1).argsort(1) + 1).to(scores) / units.count
         return units.score_map(scores)
 

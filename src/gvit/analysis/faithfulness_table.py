@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gvit.analysis.faithfulness import CONTROLS, MODEL_FREE, PATCHES, UNITS
+from gvit.analysis.faithfulness import CONTROLS, PATCHES, UNITS
+from gvit.analysis.units import MODEL_FREE
 
 
 def tables(content: Mapping[str, Any]) -> str:

@@ -21,11 +21,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from gvit.analysis.attribution import asking
+from gvit.analysis.explanation import attention_rollout
 from gvit.models.base import ImageClassifier
 
 # images in one pass of the model
 _AT_ONCE = 256
-_STEPS = 32  # of integrated gradients
 
 
 def patch_map(grid: tuple[int, int], height: int, width: int) -> Int[Tensor, "h w"]:
@@ -106,14 +106,17 @@ def _cdam(asked: _Question) -> Tensor:
     return scores[:, classifier.num_prefix_tokens :]
 
 
+def _attention(asked: _Question) -> Tensor:
+    return attention_rollout(asked.model.classifier, lambda: asked.model(asked.images))
+
+
 def _ixg(asked: _Question) -> Tensor:
     return asked.by_slope(InputXGradient)
 
 
 def _ig(asked: _Question) -> Tensor:
-    return asked.by_slope(
-        IntegratedGradients, n_steps=_STEPS, internal_batch_size=max(_AT_ONCE, len(asked.images))
-    )
+    size = max(_AT_ONCE, len(asked.images))
+    return asked.by_slope(IntegratedGradients, n_steps=asked.samples, internal_batch_size=size)
 
 
 def _occlusion(asked: _Question) -> Tensor:
@@ -133,6 +136,7 @@ def _edges(asked: _Question) -> Tensor:
 
 PATCH_METHODS: dict[str, Callable[[_Question], Tensor]] = {
     "cdam": _cdam,
+    "attention": _attention,
     "ixg": _ixg,
     "ig": _ig,
     "occlusion": _occlusion,
@@ -159,7 +163,7 @@ def attribute_patches(
         method: a name in ``PATCH_METHODS``.
         target: a class for each image.
         grid: rows and columns of patches.
-        samples: orders of ``shap``.
+        samples: orders of ``shap``, steps of ``ig``.
         seed: of what is drawn at random.
     """
     patches = patch_map(grid, *images.shape[-2:])

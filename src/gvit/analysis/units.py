@@ -27,7 +27,6 @@ class Units(Protocol):
         kind: what they are, in a word.
         methods: names of those that score them.
         model: in evaluation mode.
-        images: [B, C, H, W] in [0, 1] that the model was shown; None for a model that reads Gaussians.
         classes: [B], the model's most probable one of each image as a whole, for which all scores are.
         count: N, units an image.
     """
@@ -35,9 +34,13 @@ class Units(Protocol):
     kind: str
     methods: tuple[str, ...]
     model: ImageClassifier
-    images: Tensor | None
     classes: Tensor
     count: int
+
+    @property
+    def images(self) -> Float[Tensor, "batch c h w"] | None:
+        """In [0, 1], that the model was shown; None for a model that reads Gaussians."""
+        ...
 
     def probability(self, keep: Bool[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
         """Of ``classes``, where the other units are taken out."""
@@ -46,7 +49,7 @@ class Units(Protocol):
     def scores(
         self, method: str, model: ImageClassifier, samples: int, seed: int
     ) -> Float[Tensor, "batch n"]:
-        """Signed scores that a method gives them for ``classes``, by this model or another one; ``samples`` of shap."""
+        """Signed scores that a method gives them for ``classes``, by this model or another one."""
         ...
 
     def nearness(self) -> Float[Tensor, "batch n"]:
@@ -65,7 +68,8 @@ class GaussianUnits:
     methods = tuple(name for name in METHODS if name != RANDOM)
 
     def __init__(self, model: ImageClassifier, inputs: Tensor) -> None:
-        self.model, self.images = model, None
+        self.model = model
+        self.images: Tensor | None = None
         if model.encoder is None:
             self.gaussians = Gaussians(inputs, **model.tokens.bounds_of(Gaussians(inputs)))
         else:
@@ -77,8 +81,7 @@ class GaussianUnits:
         return _probability(self.model.classifier.classify(self.gaussians.drop(~keep)), self.classes)
 
     def scores(self, method: str, model: ImageClassifier, samples: int, seed: int) -> Tensor:
-        given = {"samples": samples} if method == "shap" else {}
-        return attribute(model, self.gaussians, method, self.classes, seed=seed, **given)
+        return attribute(model, self.gaussians, method, self.classes, seed=seed, samples=samples)
 
     def nearness(self) -> Tensor:
         return -self.gaussians.centers.norm(dim=-1)

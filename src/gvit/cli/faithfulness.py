@@ -41,7 +41,7 @@ class Options:
         json: print JSON.
         pixels: by pixels, too, where the model makes Gaussians of images: half of the time.
         steps: parts that are put in or taken out one after the other.
-        samples: orders of shap.
+        samples: orders of shap; ig takes four times as many steps.
         draws: of random scores.
         seed: of all that is random.
         data_dir: folder of a data set that is named.

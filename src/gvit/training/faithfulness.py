@@ -98,8 +98,6 @@ def _readable_rows(samples: EvaluationSamples, number: int, seed: int) -> tuple[
     return rows, [for_python(one.error) for one in broken]
 
 
-def _batches(
-    samples: EvaluationSamples, rows: Sequence[int], size: int, device: str
-) -> Iterator[Tensor]:
+def _batches(samples: EvaluationSamples, rows: Sequence[int], size: int, device: str) -> Iterator[Tensor]:
     for first in range(0, len(rows), size):
         yield torch.stack([samples[row][0] for row in rows[first : first + size]]).to(device)
