@@ -62,6 +62,10 @@ def _told(result: Mapping[str, Any], taken: str) -> list[str]:
         for verdict, said in (("better", "Better than"), ("worse", "Worse than"))
     ]
     told = [" ".join(lines)]
+    if "det" in measure["methods"]:
+        against = measure["methods"]["det"]["against"]
+        said = "; ".join(f"{control} {_difference(against[control])}" for control in CONTROLS)
+        told.append(f"det, small Gaussians first, against {said}.")
     if "gaussians_against_patches" in measure:
         told.append(
             f"By the same measure of the same model, the occlusion of Gaussians against the {PATCHES}: "
@@ -79,7 +83,18 @@ def _comparison(content: Mapping[str, Any]) -> list[str]:
         [name, *(_difference(by[name]) if name in by else "–" for by in compared.values())] for name in names
     ]
     title = f"**{one['model']} ({one['units']}) against {other['model']} ({other['units']})**"
-    return [f"{title}: insertion - deletion, paired over the images", markdown([head, *rows])]
+    told = []
+    for taken, by in compared.items():
+        ahead = []
+        for model, verdict in ((one, "better"), (other, "worse")):
+            of_it = [name for name in by if by[name]["verdict"] == verdict and name not in CONTROLS]
+            ahead.append(f"{model['model']} is ahead with {', '.join(of_it) or 'none'}")
+        told.append(f"By {taken}, {'; '.join(ahead)}.")
+    return [
+        f"{title}: insertion - deletion, paired over the images",
+        markdown([head, *rows]),
+        " ".join(told),
+    ]
 
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:

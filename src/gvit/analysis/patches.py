@@ -81,8 +81,8 @@ class _Question:
             perturbations_per_eval=self.per_pass,
             **kwargs,
         )
-        counts = self.sums(torch.ones_like(scores))
-        return self.sums(scores) / counts
+        # Captum's Shapley values are float32
+        return (self.sums(scores) / self.sums(torch.ones_like(scores))).to(self.images.dtype)
 
     def by_slope(self, kind: type, **kwargs: object) -> Tensor:
         """By one of Captum's methods that multiply inputs by slopes, the inputs counted from the mean colour."""

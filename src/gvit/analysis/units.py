@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,56 +21,52 @@ RANDOM, CENTER = "random", "centre"
 MODEL_FREE = ("det", "opacity", "edges", RANDOM, CENTER)
 
 
-class Units(Protocol):
+class Units(ABC):
     """The units of a batch.
 
     Attributes:
         kind: what they are, in a word.
         methods: names of those that score them.
         model: in evaluation mode.
+        images: [B, C, H, W] in [0, 1], that the model was shown; None for a model that reads Gaussians.
         classes: [B], the model's most probable one of each image as a whole, for which all scores are.
         count: N, units an image.
     """
 
-    kind: str
-    methods: tuple[str, ...]
+    kind: ClassVar[str]
+    methods: ClassVar[tuple[str, ...]]
     model: ImageClassifier
+    images: Tensor | None
     classes: Tensor
     count: int
 
-    @property
-    def images(self) -> Float[Tensor, "batch c h w"] | None:
-        """In [0, 1], that the model was shown; None for a model that reads Gaussians."""
-        ...
-
+    @abstractmethod
     def probability(self, keep: Bool[Tensor, "batch n"]) -> Float[Tensor, " batch"]:
         """Of ``classes``, where the other units are taken out."""
-        ...
 
+    @abstractmethod
     def scores(
         self, method: str, model: ImageClassifier, samples: int, seed: int
     ) -> Float[Tensor, "batch n"]:
         """Signed scores that a method gives them for ``classes``, by this model or another one."""
-        ...
 
+    @abstractmethod
     def nearness(self) -> Float[Tensor, "batch n"]:
         """Minus the distance of each unit from the middle of the image."""
-        ...
 
+    @abstractmethod
     def score_map(self, scores: Float[Tensor, "batch n"]) -> Float[Tensor, "batch h w"]:
         """Scores of units as scores of pixels."""
-        ...
 
 
-class GaussianUnits:
+class GaussianUnits(Units):
     """A model's Gaussians; one that is taken out is not drawn."""
 
     kind = "Gaussians"
     methods = tuple(name for name in METHODS if name != RANDOM)
 
     def __init__(self, model: ImageClassifier, inputs: Tensor) -> None:
-        self.model = model
-        self.images: Tensor | None = None
+        self.model, self.images = model, None
         if model.encoder is None:
             self.gaussians = Gaussians(inputs, **model.tokens.bounds_of(Gaussians(inputs)))
         else:
@@ -91,7 +88,7 @@ class GaussianUnits:
         return splat_scores(scores, self.gaussians, *self.images.shape[-2:])
 
 
-class PatchUnits:
+class PatchUnits(Units):
     """Square patches of an image; one that is taken out has the image's mean colour.
 
     Args:
@@ -105,6 +102,7 @@ class PatchUnits:
 
     kind = "patches"
     methods = tuple(PATCH_METHODS)
+    images: Tensor
 
     def __init__(self, model: ImageClassifier, images: Tensor, grid: tuple[int, int] | None = None) -> None:
         self.model, self.images = model, images
