@@ -6,13 +6,13 @@ that is not drawn, as ``model.classify(gaussians.drop(mask))`` does, and no grey
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients, ShapleyValueSampling
+from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -101,22 +101,20 @@ class Question:
         """Of any tokens, as what is added to those of nothing."""
         handle = self.model.tokens.register_forward_hook(lambda *_: self.nothing + added)
         try:
-            return self.logits(self.raw[:1])  # which is not looked at
+            return self.model.classifier(self._with(self.raw[:1]))  # which is not looked at
         finally:
             handle.remove()
 
-    def by_removal(self, method: Any, **kwargs: Any) -> Float[Tensor, "batch k"]:
+    def by_removal(self, method: Any) -> Float[Tensor, "batch k"]:
         """Scores by a method of Captum that takes features of ``logits_with`` out: a feature is a Gaussian."""
         batch, device = len(self.raw), self.raw.device
-        scores = method.attribute(
+        return method.attribute(
             self.raw.new_ones(batch, len(self.gaussians)),
             baselines=0,
             target=self.classes,
             additional_forward_args=(torch.arange(batch, device=device),),
             perturbations_per_eval=max(1, self.per_pass(_TOKENS_AT_ONCE) // batch),
-            **kwargs,
         )
-        return scores.to(self.raw.dtype)  # Captum's Shapley values are float32
 
     def by_slope(self, method: Any, **kwargs: Any) -> Float[Tensor, "batch k"]:
         """Scores by a method of Captum that follows slopes of ``logits_of``."""
@@ -189,18 +187,23 @@ def _occlusion(asked: Question) -> Tensor:
 
 
 def _shap(asked: Question) -> Tensor:
+    count, device = len(asked.gaussians), asked.raw.device
     generator = torch.Generator().manual_seed(asked.seed)
-
-    def orders(count: int, number: int) -> Iterator[list[int]]:
-        """Each second one is the one before, backwards."""
-        for index in range(number):
-            if index % 2 == 0:
-                order = torch.randperm(count, generator=generator)
-            yield (order.flip(0) if index % 2 else order).tolist()
-
-    sampled = ShapleyValueSampling(asked.logits_with)
-    sampled.permutation_generator = orders
-    return asked.by_removal(sampled, n_samples=asked.samples)
+    pairs = -(-asked.samples // 2)
+    orders = torch.stack([torch.randperm(count, generator=generator) for _ in range(pairs)])
+    # each is followed by its reverse (Castro's sampling with antithetic pairs)
+    orders = torch.stack((orders, orders.flip(1)), 1).flatten(0, 1)[: asked.samples].to(device)
+    rank = orders.argsort(1)
+    images, steps = len(asked.raw), count + 1
+    values = []
+    # Captum's own takes one order at a time, and float32
+    every = torch.arange(images * len(rank) * steps, device=device)
+    for some in every.split(asked.per_pass(_TOKENS_AT_ONCE)):
+        image, of_order, step = some // (len(rank) * steps), some // steps % len(rank), some % steps
+        present = (rank[of_order] < step.unsqueeze(1)).to(asked.raw)
+        values.append(asked.logits_with(present, image).gather(1, asked.classes[image].unsqueeze(1)))
+    gains = torch.cat(values).view(images, len(rank), steps).diff(dim=2)
+    return gains.gather(2, rank.expand(images, -1, -1)).mean(1)
 
 
 def _random(asked: Question) -> Tensor:
@@ -309,13 +312,9 @@ class Explainer:
             ValueError: images of another size or number of channels.
         """
         with asking(self.model):
-            if isinstance(inputs, Gaussians):
-                gaussians = inputs
-            elif self.model.encoder is None:
-                gaussians = _as_gaussians(inputs, self.model)
-            else:
-                encoder: Any = self.model  # a GViT
-                gaussians, image = encoder.encode(inputs), inputs
+            gaussians = read_gaussians(self.model, inputs)
+            if isinstance(inputs, Tensor) and self.model.encoder is not None:
+                image = inputs
             # a copy, since tensors that were made in inference mode can't be differentiated
             gaussians = gaussians.replace_raw(gaussians.raw.detach().clone())
             if not len(gaussians):
@@ -350,6 +349,25 @@ def attribute(
     return explainer(method, model, **options).attribute(inputs, target, image)
 
 
-def _as_gaussians(raw: Float[Tensor, "batch k 9"], model: ImageClassifier) -> Gaussians:
-    """Raw numbers in the meaning that they have to the model."""
-    return Gaussians(raw, **model.tokens.bounds_of(Gaussians(raw)))
+def read_gaussians(
+    model: ImageClassifier, inputs: Inputs, *, num_gaussians: int | None = None, looks: int | None = None
+) -> Gaussians:
+    """What a model's classifier reads of inputs, and what scores are of: raw [B, K, 9].
+
+    Args:
+        model: see ``Explainer``.
+        inputs: see ``Explainer.attribute``.
+        num_gaussians: of images, see ``GViT.encode``.
+        looks: of images, see ``GViT.encode``.
+
+    Raises:
+        InputError: a number of Gaussians or looks that the encoder doesn't take.
+        ValueError: images of another size or number of channels.
+    """
+    if isinstance(inputs, Gaussians):
+        return inputs
+    if model.encoder is not None:
+        encoder: Any = model  # a GViT
+        return encoder.encode(inputs, num_gaussians=num_gaussians, looks=looks)
+    # raw numbers in the meaning that they have to the model
+    return Gaussians(inputs, **model.tokens.bounds_of(Gaussians(inputs)))

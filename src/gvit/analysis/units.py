@@ -9,11 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from gvit.analysis.explanation import METHODS, attribute
+from gvit.analysis.explanation import METHODS, attribute, read_gaussians
 from gvit.analysis.patches import PATCH_METHODS, attribute_patches, patch_map, without_pixels
 from gvit.analysis.scoremap import splat_scores
 from gvit.errors import InputError
-from gvit.gaussians import Gaussians
 from gvit.models.base import ImageClassifier
 
 RANDOM, CENTER = "random", "centre"
@@ -66,11 +65,8 @@ class GaussianUnits(Units):
     methods = tuple(name for name in METHODS if name != RANDOM)
 
     def __init__(self, model: ImageClassifier, inputs: Tensor) -> None:
-        self.model, self.images = model, None
-        if model.encoder is None:
-            self.gaussians = Gaussians(inputs, **model.tokens.bounds_of(Gaussians(inputs)))
-        else:
-            self.images, self.gaussians = inputs, model.encode(inputs)  # type: ignore[operator]
+        self.model, self.images = model, None if model.encoder is None else inputs
+        self.gaussians = read_gaussians(model, inputs)
         self.classes = model.classifier.classify(self.gaussians).argmax(1)
         self.count = len(self.gaussians)
 

@@ -16,7 +16,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # each is a module of this package with a function run(args) that returns the exit code
 _COMMANDS = (
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
-    *("faithfulness", "fit", "data", "reproduce", "models"),
+    *("fit", "data", "reproduce", "models"),
+    *("explain", "faithfulness"),
 )
 
 _HELP = """\
@@ -31,6 +32,7 @@ commands:
   predict    classify image files with a trained model
   encode     draw images, or a data set, as Gaussians with a trained encoder
   render     draw files of Gaussians: PNG, SVG, or tables
+  explain    tell what a model's decisions rest on, Gaussian by Gaussian
   evaluate   measure a trained model on its test images
   faithfulness  measure how far explanations of a model hold
   fit        fit Gaussians to image files; with no argument, to a photograph
