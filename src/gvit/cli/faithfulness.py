@@ -87,8 +87,10 @@ def run(args: list[str]) -> int:
     from gvit.progress import ProgressBar
     from gvit.training.faithfulness import assess_faithfulness
 
-    if options.out is not None:
-        check_writable(options.out.parent)  # minutes later would be late
+    if options.out is not None:  # minutes later would be late
+        if options.out.is_dir():
+            raise InputError(f"--out {options.out}: is a folder; name a file in it")
+        check_writable(options.out.parent)
     with ProgressBar("measuring", 1) as bar:
         content = assess_faithfulness(
             options.run,
