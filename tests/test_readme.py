@@ -64,6 +64,7 @@ def test_the_commands_run(folder, monkeypatch):
         "predict",
         "encode",
         "evaluate",
+        "faithfulness",
         "finetune",
         "render",
         "train",
@@ -162,6 +163,12 @@ def test_the_example_of_analysis_runs(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("rank correlation ")
     assert (folder / "explained.png").stat().st_size > 5000
     assert (folder / "regimes.png").stat().st_size > 5000
+
+
+def test_the_example_of_faithfulness_runs(capsys):
+    (example,) = blocks("python", (ROOT / "docs" / "faithfulness.md").read_text())
+    exec(compile(example, "faithfulness.md", "exec"), {})
+    assert "| det " in capsys.readouterr().out
 
 
 def test_the_example_of_a_source_runs(capsys, monkeypatch):

@@ -123,4 +123,6 @@ def _sanity(result: Mapping[str, Any], name: str) -> str:
 
 
 def _seconds(seconds: float | None) -> str:
-    return "–" if seconds is None else f"{seconds:.1g}"
+    if seconds is None:
+        return "–"
+    return f"{seconds:.1g}" if seconds >= 5e-4 else "under 0.001"
