@@ -24,6 +24,7 @@ from gvit.data.transforms import eval_transform
 COMMANDS = [
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
     *("fit", "data", "reproduce", "models"),
+    "explain",
     "faithfulness",
 ]
 
