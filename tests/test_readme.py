@@ -65,6 +65,7 @@ def test_the_commands_run(folder, monkeypatch):
         "encode",
         "evaluate",
         "explain",
+        "faithfulness",
         "finetune",
         "render",
         "train",
@@ -176,6 +177,12 @@ def test_the_example_of_explaining_runs(folder, monkeypatch, capsys):
     methods = capsys.readouterr().out.splitlines()[-1].split(", ")
     assert methods == re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)
     assert (ROOT / "docs" / "explain.png").stat().st_size < 150_000
+
+
+def test_the_example_of_faithfulness_runs(capsys):
+    (example,) = blocks("python", (ROOT / "docs" / "faithfulness.md").read_text())
+    exec(compile(example, "faithfulness.md", "exec"), {})
+    assert "| det " in capsys.readouterr().out
 
 
 def test_the_example_of_a_source_runs(capsys, monkeypatch):

@@ -25,6 +25,7 @@ COMMANDS = [
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
     *("fit", "data", "reproduce", "models"),
     "explain",
+    "faithfulness",
 ]
 
 

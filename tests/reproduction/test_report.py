@@ -207,6 +207,22 @@ def test_notes_on_data_stand_under_their_recipe_and_have_to_be_texts(tmp_path):
             write_page(tmp_path / "results", ["table2"])
 
 
+def test_explanations_stand_under_their_data_and_have_to_be_what_was_written(tmp_path):
+    (tmp_path / "results" / "digits").mkdir(parents=True)
+    file = tmp_path / "results" / "digits" / "faithfulness.json"
+    shutil.copy(DOCS / "results" / "digits" / "faithfulness.json", file)
+    text = write_page(tmp_path / "results", list(TARGETS)).read_text()
+    assert "## digits\n\n### faithfulness" in text
+    measured = json.loads(file.read_text())["results"][0]["measures"]["units"]["methods"]["det"]
+    assert f"| {measured['insertion']['mean']:.3f} ± {measured['insertion']['margin']:.3f} |" in text
+    for damaged in ("{", "[]", '{"results": []}'):
+        file.write_text(damaged)
+        with pytest.raises(
+            InputError, match=r"faithfulness\.json: not what 'gvit faithfulness --out' writes"
+        ):
+            write_page(tmp_path / "results", list(TARGETS))
+
+
 def test_the_committed_page_is_what_its_files_say(tmp_path):
     shutil.copytree(DOCS / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.csv"))
     page = write_page(tmp_path / "results", list(TARGETS))

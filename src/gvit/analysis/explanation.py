@@ -140,7 +140,12 @@ def _opacity(asked: Question) -> Tensor:
 
 
 def _attention(asked: Question) -> Tensor:
-    classifier = asked.model.classifier
+    by_slot = attention_rollout(asked.model.classifier, lambda: asked.logits(asked.raw))
+    return in_order(by_slot, asked.gaussians)
+
+
+def attention_rollout(classifier: Any, forward: Callable[[], object]) -> Float[Tensor, "batch n"]:
+    """What attention carries from each token to the answer, while ``forward`` runs the classifier."""
     first, kept = classifier.num_prefix_tokens, list[Tensor]()
 
     def keep(_module: object, weights: tuple[Tensor, ...]) -> None:
@@ -152,7 +157,7 @@ def _attention(asked: Question) -> Tensor:
     try:
         for attention in attentions:
             attention.fused_attn = False  # a fused one never holds the weights
-        asked.logits(asked.raw)
+        forward()
     finally:
         for attention, was, handle in zip(attentions, fused, handles, strict=True):
             attention.fused_attn = was
@@ -164,7 +169,7 @@ def _attention(asked: Question) -> Tensor:
         # half of what leaves a block is what has gone around its attention
         flow = (weights @ flow + flow) / 2
     rows = flow[:, 0] if classifier.global_pool == "token" else flow.mean(1)
-    return in_order(rows[:, first:], asked.gaussians)
+    return rows[:, first:]
 
 
 def _ixg(asked: Question) -> Tensor:

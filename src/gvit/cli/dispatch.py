@@ -18,8 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _COMMANDS = (
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
     *("fit", "data", "reproduce", "models"),
-    "explain",
-    "studio",
+    *("explain", "faithfulness", "report", "studio"),
 )
 
 # the disk is full, the quota used up, or the file as large as it may be
@@ -32,18 +31,20 @@ Images as a few hundred 2D Gaussians, and a vision transformer that classifies
 from those alone.
 
 commands:
-  train      train a model; with no argument, on handwritten digits
-  finetune   train a trained model on other images
-  predict    classify image files with a trained model
-  encode     draw images, or a data set, as Gaussians with a trained encoder
-  render     draw files of Gaussians: PNG, SVG, or tables
-  explain    tell what a model's decisions rest on, Gaussian by Gaussian
-  evaluate   measure a trained model on its test images
-  fit        fit Gaussians to image files; with no argument, to a photograph
-  data       check a folder of images before training: gvit data check DIR
-  reproduce  regenerate a table or figure of the paper
-  models     list the models, with their size and cost, and the pretrained ones
-  studio     edit an image's Gaussians in the browser, the prediction following
+  train         train a model; with no argument, on handwritten digits
+  finetune      train a trained model on other images
+  predict       classify image files with a trained model
+  encode        draw images, or a data set, as Gaussians with a trained encoder
+  render        draw files of Gaussians: PNG, SVG, or tables
+  evaluate      measure a trained model on its test images
+  report        write a page of a model and its images for the browser
+  studio        edit an image's Gaussians in the browser, the prediction follows
+  explain       tell what a model's decisions rest on, Gaussian by Gaussian
+  faithfulness  measure how far explanations of a model hold
+  fit           fit Gaussians to image files; with no argument, to a photograph
+  data          check a folder of images before training: gvit data check DIR
+  reproduce     regenerate a table or figure of the paper
+  models        list the models, with size and cost, and the pretrained ones
 
 options:
   -h, --help     this text; 'gvit COMMAND --help' tells a command's options

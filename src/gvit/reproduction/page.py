@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gvit.errors import InputError
+from gvit.analysis.faithfulness_table import tables
+from gvit.errors import InputError, first_line
 from gvit.files import write_text
 from gvit.provenance import describe
 from gvit.reproduction.report import difference, read_contents, spread, table
 from gvit.reproduction.targets import Claim
 
 _NOTES_NAME = "notes.json"
+_FAITHFULNESS_NAME = "faithfulness.json"  # which `gvit faithfulness` writes
 _WIDTH = 110  # of a page's lines, tables aside
 # What a null among the settings of a row stands for where no model is asked: the defaults when it was measured.
 _NULLS = {"scale_factor": 1.0, "tokens": "canonical"}
@@ -53,7 +55,8 @@ def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Verdict:
 def write_page(folder: Path, order: Sequence[str]) -> Path:
     """The Markdown page beside the folder, from all JSON files in it: no number there is typed by hand.
 
-    ``notes.json`` in the folder, where it is there, says of recipes by name what data they were measured on.
+    ``notes.json`` in the folder, where it is there, says of recipes by name what data they were measured on. A
+    ``faithfulness.json`` in a recipe's folder is what ``gvit faithfulness --out`` wrote of its models.
 
     Raises:
         InputError: a file is damaged or was written by something else.
@@ -62,8 +65,11 @@ def write_page(folder: Path, order: Sequence[str]) -> Path:
     page = folder.with_name(f"{folder.name}.md")
     parts = ["\n\n".join(map(_wrap, _PREFACE.split("\n\n"))) + "\n"]
     contents, notes = read_contents(folder, order), _read_notes(folder)
+    explained = {
+        path.parent.name: _explanations(path) for path in sorted(folder.glob(f"*/{_FAITHFULNESS_NAME}"))
+    }
     recipes = sorted(
-        {content["recipe"] for content in contents},
+        {content["recipe"] for content in contents} | explained.keys(),
         key=lambda name: (name.removesuffix("_paper") != "digits", name),
     )
     for recipe in recipes:
@@ -72,6 +78,7 @@ def write_page(folder: Path, order: Sequence[str]) -> Path:
         parts.append(f"\n## {recipe}\n")
         parts += [f"{_wrap(' '.join(filter(None, said)))}\n"] if any(said) else []
         parts += [_section(content, folder.name) for content in mine]
+        parts += [explained[recipe]] if recipe in explained else []
     write_text(page, "\n".join(parts))
     return page
 
@@ -151,6 +158,25 @@ def _section(content: Mapping[str, Any], folder: str) -> str:
     return "\n".join(lines)
 
 
+def _explanations(path: Path) -> str:
+    """The section of what was measured of explanations.
+
+    Raises:
+        InputError: the file is damaged or was written by something else.
+    """
+    try:
+        content = json.loads(path.read_text())
+        models = [f"{result['model']}: top-1 {100 * result['top1']:.1f} %" for result in content["results"]]
+        images = f"{len(content['rows'])} test images ({', '.join(models)})"
+        caption = f"`{content['command']}`: {images}; {describe(content['provenance'])}."
+        body = tables(content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = first_line(error)
+        raise InputError(f"{path}: not what 'gvit faithfulness --out' writes ({reason}); remove it") from None
+    body = "\n\n".join(part if part.startswith("|") else _wrap(part) for part in body.split("\n\n"))
+    return f"### faithfulness: what explains the decisions\n\n{_wrap(caption)}\n\n{body}\n"
+
+
 def _transfer_note(rows: Sequence[Mapping[str, Any]]) -> str:
     """With which settings runs go on from other runs, where a table has such."""
     settings = [row["settings"] for row in rows if row.get("settings")]
@@ -203,4 +229,9 @@ does not have, and for both networks where a classifier is only tested on other 
 interval: Student's t over the seeds, paired, with a variance of at least what so many test images give by chance.
 It agrees with the claim, disagrees, or is too small to tell. The paper's numbers are of other data and other sizes:
 only the order can be compared.
+
+**Explanations.** Tables called faithfulness tell, for the class that the model finds most probable, how soon its
+probability comes with the most relevant units alone (insertion), and how long it stays without them (deletion):
+areas under the curves, with their 95 % interval, Student's t over the images. Their difference is near 0 for units
+in random order. What the tables' columns and rows are tells [faithfulness](faithfulness.md).
 """

@@ -174,13 +174,10 @@ def assess(
             know (by their names); or the files cannot be written.
     """
     place, data_dir = Path(place), None if data_dir is None else Path(data_dir)
-    run = next((r for r in map(Run, (place, place.parent)) if r.config_file.is_file()), None)
-    if run is not None and run.folder != place and not place.is_file():
-        run = None
-    own = data_dir is None and dataset is None
+    run = _run_of(place)
     folder = _results_folder(place, run, data_dir, dataset) if out is None else Path(out)
     check_writable(folder)
-    model, samples = _own(place, run) if own else _others(place, run, data_dir, dataset)
+    model, samples = load_with_images(place, data_dir, dataset)
     if not model.card.encoder_only:
         check_classifies(model)
     usual = "fail" if run is None else run.load_config().broken.broken_test_images
@@ -194,6 +191,32 @@ def assess(
     )
     _write(assessed, samples, model)
     return assessed
+
+
+def load_with_images(
+    place: str | Path, data_dir: str | Path | None = None, dataset: str | None = None
+) -> tuple[ImageClassifier, EvaluationSamples]:
+    """A model, in evaluation mode, and labelled images as it reads them.
+
+    Args:
+        place: as of ``assess``.
+        data_dir: as of ``assess``.
+        dataset: as of ``assess``.
+
+    Raises:
+        InputError: there is no model, no images, or images of classes that the model does not know.
+    """
+    place, data_dir = Path(place), None if data_dir is None else Path(data_dir)
+    run = _run_of(place)
+    if data_dir is None and dataset is None:
+        return _own(place, run)
+    return _others(place, run, data_dir, dataset)
+
+
+def _run_of(place: Path) -> Run | None:
+    """The run that a folder is, or that weights are of."""
+    run = next((r for r in map(Run, (place, place.parent)) if r.config_file.is_file()), None)
+    return None if run is not None and run.folder != place and not place.is_file() else run
 
 
 def _own(place: Path, run: Run | None) -> tuple[ImageClassifier, EvaluationSamples]:
