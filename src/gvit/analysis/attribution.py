@@ -7,7 +7,8 @@ for Vision Transformers".
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,12 +52,8 @@ def cdam(
             images, or more Gaussians than the model reads.
         ValueError: images of another size or number of channels, or raw Gaussians of another number.
     """
+    check_reads_gaussians(model)
     classifier = model.classifier
-    if model.tokens.reads != "gaussians":
-        raise InputError(
-            f"{model.card.name or 'the model'} reads {model.tokens.kind} and has no Gaussians to score; take a model "
-            "that makes Gaussians of images or reads them"
-        )
     read: list[Tensor] = []
 
     def start_here(_module: object, _inputs: object, output: Tensor) -> Tensor:
@@ -65,33 +62,56 @@ def cdam(
         read.append(output.detach().requires_grad_())
         return read[-1]
 
-    modes = [(module, module.training) for module in model.modules()]
-    checkpointing = classifier.grad_checkpointing
     last_block: Any = classifier.blocks[-1]
     handle = last_block.norm1.register_forward_hook(start_here)
     try:
-        # tensors made in inference mode can't be differentiated
-        with torch.inference_mode(False), torch.no_grad():
-            model.eval()
-            classifier.grad_checkpointing = False
+        with asking(model):
             logits = classifier.classify(inputs) if isinstance(inputs, Gaussians) else model(inputs)
-            chosen = logits.gather(1, _class_per_image(classes, logits).unsqueeze(1))
+            chosen = logits.gather(1, class_per_image(classes, logits).unsqueeze(1))
             (tokens,) = read
             (gradients,) = torch.autograd.grad(chosen.sum(), tokens)
             scores = (tokens.detach() * gradients).sum(-1)[:, classifier.num_prefix_tokens :]
     finally:
         handle.remove()
+    return in_order(scores, inputs) if isinstance(inputs, Gaussians) else scores
+
+
+def check_reads_gaussians(model: ImageClassifier) -> None:
+    """Raise ``InputError`` where a model has no Gaussians to score."""
+    if model.tokens.reads != "gaussians":
+        raise InputError(
+            f"{model.card.name or 'the model'} reads {model.tokens.kind} and has no Gaussians to score; take a model "
+            "that makes Gaussians of images or reads them"
+        )
+
+
+@contextmanager
+def asking(model: ImageClassifier) -> Iterator[None]:
+    """A model in evaluation mode inside, whatever is recorded outside; after, each module in the mode that it had."""
+    classifier = model.classifier
+    modes = [(module, module.training) for module in model.modules()]
+    checkpointing = classifier.grad_checkpointing
+    try:
+        # tensors made in inference mode can't be differentiated
+        with torch.inference_mode(False), torch.no_grad():
+            model.eval()
+            classifier.grad_checkpointing = False
+            yield
+    finally:
         classifier.grad_checkpointing = checkpointing
         for module, mode in modes:
             module.training = mode
-    if not isinstance(inputs, Gaussians):
-        return scores
-    return scores[:, : len(inputs)] if inputs.slots is None else scores.gather(1, inputs.slots)
 
 
-def _class_per_image(
+def in_order(by_slot: Float[Tensor, "batch slots"], gaussians: Gaussians) -> Float[Tensor, "batch k"]:
+    """Numbers of the Gaussians, of one for each that a classifier reads."""
+    return by_slot[:, : len(gaussians)] if gaussians.slots is None else by_slot.gather(1, gaussians.slots)
+
+
+def class_per_image(
     classes: int | Sequence[int] | Tensor | None, logits: Float[Tensor, "batch classes"]
 ) -> Int[Tensor, " batch"]:
+    """Given classes, or the most probable ones; raise ``InputError`` where the model does not have them."""
     if classes is None:
         return logits.argmax(1)
     batch, count = logits.shape
@@ -103,6 +123,14 @@ def _class_per_image(
     if not ((chosen >= 0) & (chosen < count)).all():
         raise InputError(f"classes must be from 0 to {count - 1}, got {classes}")
     return chosen.long()
+
+
+def check_scores(scores: Tensor, gaussians: Gaussians) -> None:
+    """Raise ``InputError`` where there is not one score per Gaussian."""
+    if scores.shape != gaussians.raw.shape[:-1]:
+        raise InputError(
+            f"there must be one score per Gaussian, got {list(scores.shape)} for {list(gaussians.raw.shape[:-1])}"
+        )
 
 
 def project_on_grid(
@@ -123,10 +151,7 @@ def project_on_grid(
     Raises:
         InputError: there is not one score per Gaussian, or the size is below 1.
     """
-    if scores.shape != gaussians.raw.shape[:-1]:
-        raise InputError(
-            f"there must be one score per Gaussian, got {list(scores.shape)} for {list(gaussians.raw.shape[:-1])}"
-        )
+    check_scores(scores, gaussians)
     if size < 1:
         raise InputError(f"size must be at least 1, got {size}")
     centers = gaussians.centers.detach()
@@ -178,10 +203,7 @@ def determinant_relevance(gaussians: Gaussians, scores: Float[Tensor, "batch k"]
     """
     from scipy.stats import spearmanr  # comes with scikit-learn
 
-    if scores.ndim != 2 or scores.shape != gaussians.raw.shape[:-1]:
-        raise InputError(
-            f"there must be one score per Gaussian, got {list(scores.shape)} for {list(gaussians.raw.shape[:-1])}"
-        )
+    check_scores(scores, gaussians)
     drawn = gaussians.detach().to("cpu", torch.float64)
     # ranks are the same with and without the logarithm, but it can't underflow
     sizes = drawn.scales.log().sum(-1)
