@@ -106,9 +106,7 @@ def find_charts(records: Records) -> list[Chart]:
     return [_chart(panel, across, columns, bands) for panel in panels]
 
 
-def _chart(
-    panel: Panel, across: _Scale, columns: Sequence[tuple[str, str]], bands: Sequence[Band]
-) -> Chart:
+def _chart(panel: Panel, across: _Scale, columns: Sequence[tuple[str, str]], bands: Sequence[Band]) -> Chart:
     values = [value for line in panel.lines for _, value in line.points]
     low, high = min(values), max(values)
     if math.isclose(low, high):
@@ -136,7 +134,9 @@ def _finite(line: Line) -> list[tuple[float, float]]:
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     size = -(-len(points) // _MOST_POINTS)
     groups = [points[first : first + size] for first in range(0, len(points), size)]
-    return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
+    return [
+        (sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups
+    ]
 
 
 def _ticks(low: float, high: float, count: int) -> list[float]:

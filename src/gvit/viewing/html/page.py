@@ -15,10 +15,10 @@ from torch import Tensor
 
 from gvit.errors import printable
 from gvit.files import replacing
-from gvit.gaussians import VISIBLE_OPACITY, Gaussians
+from gvit.gaussians import Gaussians
 from gvit.rendering import render
 from gvit.viewing.curves import Records
-from gvit.viewing.html.charts import Chart, find_charts
+from gvit.viewing.html.charts import find_charts
 from gvit.viewing.html.pictures import (
     DEVIATIONS,
     Outline,
@@ -27,11 +27,14 @@ from gvit.viewing.html.pictures import (
     is_pixelated,
     picture_uri,
     score_map,
+    thumbnail_uri,
 )
 
 _MOST_GUESSES = 5  # shown of an image
 _MOST_CLASSES = 20  # of a table; of more classes, the pairs that are confused most
-_MOST_PAIRS = 15
+_MOST_PAIRS = 9
+_LARGE = 240  # pixels of the longer side of a picture that gets more room
+_CROWDED = 300  # outlines, above which they are thinner
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,7 @@ class ShownImage:
         scores: by method, one per Gaussian.
         guesses: classes with their probabilities, the most probable first.
         label: its class, where it is known.
+        psnr: of the drawing, dB; None where there is nothing to compare it with.
         facts: more about it.
     """
 
@@ -80,6 +84,7 @@ class ShownImage:
     scores: Mapping[str, Tensor] = field(default_factory=dict)
     guesses: Sequence[tuple[str, float]] = ()
     label: str | None = None
+    psnr: float | None = None
     facts: Sequence[Fact] = ()
 
     @property
@@ -142,6 +147,7 @@ class _Panels:
     height: int
     width: int
     pixelated: bool
+    thumbnail: str
     image: str | None
     drawing: str | None
     outlines: Sequence[Outline]
@@ -149,8 +155,10 @@ class _Panels:
     guesses: Sequence[_Guess]
 
     @property
-    def thumbnail(self) -> str:
-        return self.image or self.drawing or ""
+    def kind(self) -> str:
+        """Classes of style."""
+        large, crowded = max(self.height, self.width) > _LARGE, len(self.outlines) > _CROWDED
+        return f"panels{' large' * large}{' crowded' * crowded}"
 
 
 def write_page(page: Page, path: str | Path) -> None:
@@ -171,7 +179,9 @@ def write_page(page: Page, path: str | Path) -> None:
     )
     # names of files may be no text, and control characters would turn what follows around
     environment.filters["shown"] = printable
-    style, script = ((files("gvit.viewing.html") / name).read_text("utf-8") for name in ("style.css", "script.js"))
+    style, script = (
+        (files("gvit.viewing.html") / name).read_text("utf-8") for name in ("style.css", "script.js")
+    )
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     text = environment.get_template("page.html.jinja").render(
         page=page,
@@ -190,25 +200,27 @@ def write_page(page: Page, path: str | Path) -> None:
 
 def _panels(shown: ShownImage, methods: Sequence[Method]) -> _Panels:
     height, width = shown.size
-    gaussians, drawing = shown.gaussians, None
+    gaussians, drawn = shown.gaussians, None
     outlines: Sequence[Outline] = ()
     maps: Sequence[ScoreMap] = ()
     if gaussians is not None:
         with torch.inference_mode():
-            drawing = picture_uri(render(gaussians, height, width))
+            drawn = render(gaussians, height, width)
             scores = [shown.scores[method.name] for method in methods]
             outlines = find_outlines(gaussians, scores, height, width)
             maps = [
                 score_map(values, gaussians, height, width, method.signed)
                 for values, method in zip(scores, methods, strict=True)
             ]
+    best = drawn if shown.image is None else shown.image
     return _Panels(
         shown,
         height,
         width,
         is_pixelated(height, width),
+        "" if best is None else thumbnail_uri(best),
         None if shown.image is None else picture_uri(shown.image),
-        drawing,
+        None if drawn is None else picture_uri(drawn),
         outlines,
         maps,
         _guesses(shown),

@@ -68,6 +68,7 @@
     if (!svg) return;
     const ellipses = all("ellipse", svg);
     const readout = article.querySelector(".readout");
+    const short = article.querySelector(".short");
     const halo = article.querySelector(".halo ellipse");
     let current = null;
     // from the highest score down, whatever its sign
@@ -94,6 +95,7 @@
         row("colour", g.color, g.color),
       );
       readout.replaceChildren(list);
+      short.textContent = `${g.number}: ${names.length ? `${names[method()]} ${g.scores[method()]}, ` : ""}${g.a.toFixed(1)} × ${g.b.toFixed(1)} px`;
       if (halo) {
         for (const name of ["cx", "cy", "rx", "ry", "transform"]) halo.setAttribute(name, ellipse.getAttribute(name));
         halo.removeAttribute("hidden");
