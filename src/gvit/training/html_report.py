@@ -245,7 +245,7 @@ def _named(way: _Way, given: Sequence[ImageLike], num_images: int, background: C
     extensions = GAUSSIAN_EXTENSIONS if way.model.reads == "gaussians" else EXTENSIONS
     named = dict(_names(given, extensions))
     kept = _spread(list(named), num_images)
-    contents = _Contents(data="images that were named")
+    contents = _Contents(data=f"{len(kept)} that were named")
     for name in kept:
         try:
             contents.samples.append(_Sample(name, _read(way, named[name], background)))
@@ -294,8 +294,8 @@ def _labelled(
     own = data_dir is None and dataset is None
     if own and run is None and _is_name(place):
         raise InputError(
-            f"{place}: pretrained weights have no test images of their own: name image files after it, or give labelled "
-            f"ones by {option('data_dir', 'FOLDER')} or {option('dataset', 'digits')}"
+            f"{place}: pretrained weights have no test images of their own: name image files after it, or give "
+            f"labelled ones by {option('data_dir', 'FOLDER')} or {option('dataset', 'digits')}"
         )
     folder = None if data_dir is None else Path(data_dir)
     model, samples = load_with_labelled_images(Path(place), run, folder, dataset)

@@ -97,7 +97,7 @@ def find_charts(records: Records) -> list[Chart]:
     if not panels:
         return []
     last = max(epoch for panel in panels for line in panel.lines for epoch, _ in line.points)
-    across = _Scale(0.0, last or 1.0, _LEFT, WIDTH - _RIGHT)
+    across = _Scale(0.0, last or 1.0, float(_LEFT), float(WIDTH - _RIGHT))
     columns = [(across(tick), _text(tick)) for tick in _ticks(across.low, across.high, 6)]
     bands = [
         Band(span.name, across(span.start), f"{float(across(span.end)) - float(across(span.start)):.1f}")
@@ -111,7 +111,9 @@ def _chart(panel: Panel, across: _Scale, columns: Sequence[tuple[str, str]], ban
     low, high = min(values), max(values)
     if math.isclose(low, high):
         low, high = low - 0.5 * (abs(low) or 1), high + 0.5 * (abs(high) or 1)
-    upwards = _Scale(low - 0.05 * (high - low), high + 0.08 * (high - low), HEIGHT - _BOTTOM, _TOP)
+    upwards = _Scale(
+        low - 0.05 * (high - low), high + 0.08 * (high - low), float(HEIGHT - _BOTTOM), float(_TOP)
+    )
     rows = [(upwards(tick), _text(tick)) for tick in _ticks(upwards.low, upwards.high, 4)]
     curves = []
     for line in panel.lines:

@@ -68,6 +68,7 @@
     if (!svg) return;
     const ellipses = all("ellipse", svg);
     const readout = article.querySelector(".readout");
+    const stage = svg.parentElement; // an SVG that listens to focus would take it itself
     const short = article.querySelector(".short");
     const halo = article.querySelector(".halo ellipse");
     let current = null;
@@ -101,14 +102,14 @@
         halo.removeAttribute("hidden");
       }
     };
-    svg.addEventListener("pointerover", (event) => { if (event.target.dataset.g) show(event.target); });
-    svg.addEventListener("click", (event) => { if (event.target.dataset.g) event.target.focus(); });
-    svg.addEventListener("focusin", (event) => {
+    stage.addEventListener("pointerover", (event) => { if (event.target.dataset.g) show(event.target); });
+    stage.addEventListener("click", (event) => { if (event.target.dataset.g) event.target.focus(); });
+    stage.addEventListener("focusin", (event) => {
       const g = read(event.target);
       event.target.setAttribute("aria-label", `Gaussian ${g.number}, ${names.map((name, m) => `${name} ${g.scores[m]}`).join(", ")}`);
       show(event.target);
     });
-    svg.addEventListener("keydown", (event) => {
+    stage.addEventListener("keydown", (event) => {
       const sorted = order();
       const at = sorted.indexOf(event.target);
       const to = { ArrowRight: at + 1, ArrowDown: at + 1, ArrowLeft: at - 1, ArrowUp: at - 1, Home: 0, End: sorted.length - 1 }[event.key];
