@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from jaxtyping import Float
 from torch import Tensor
 
-from gvit.data.images import find_images
+from gvit.data.images import EXTENSIONS, find_images
 from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.gaussians import Gaussians
@@ -60,9 +60,12 @@ class Target:
 
 
 def plan_targets(
-    sources: Sequence[str | Path], out: Path, endings: tuple[str, ...] = ENDINGS
+    sources: Sequence[str | Path],
+    out: Path,
+    endings: tuple[str, ...] = ENDINGS,
+    extensions: frozenset[str] = EXTENSIONS,
 ) -> list[Target]:
-    """Image files named by files, folders and patterns, each with its own files in ``out``.
+    """Image files named by files, folders and patterns, each with its own files in ``out``; see ``find_images``.
 
     Images of a folder keep their place in it: ``photos`` makes ``out/cat/1.png`` of ``photos/cat/1.jpg``.
     Where ``out`` lies in that folder, what is in it is left alone.
@@ -76,7 +79,7 @@ def plan_targets(
         inside = folder.is_dir()
         if inside and _real(folder) == _real(out):
             raise InputError(f"{out} holds the images; choose another {option('out')} folder for the results")
-        for file in find_images([source]):
+        for file in find_images([source], extensions):
             if inside and _real(out) in _real(file).parents:
                 continue
             place = file.relative_to(folder) if inside else Path(file.name)

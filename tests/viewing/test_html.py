@@ -19,9 +19,9 @@ from gvit.viewing.html.pictures import find_outlines, picture_uri, score_map
 
 HOSTILE = "\"><img src=x onerror='window.hacked=1'></script><script>window.hacked=1</script>{{ 7*7 }}"
 METHODS = [
-    Method("cdam", "a slope", True),
-    Method("occlusion", "a loss", True),
-    Method("det", "a size", False),
+    Method("cdam", "a slope", True, True),
+    Method("occlusion", "a loss", True, True),
+    Method("det", "a size", False, False),
 ]
 
 

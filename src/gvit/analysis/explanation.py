@@ -6,17 +6,17 @@ that is not drawn, as ``model.classify(gaussians.drop(mask))`` does, and no grey
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from captum.attr import FeatureAblation, ShapleyValueSampling
+from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from gvit.analysis.attribution import asking, cdam, check_reads_gaussians, class_per_image
+from gvit.analysis.attribution import asking, cdam, check_reads_gaussians, class_per_image, in_order
 from gvit.analysis.scoremap import collect_map
 from gvit.errors import InputError, option, unknown_name
 from gvit.gaussians import Gaussians
@@ -72,7 +72,10 @@ class Question:
 
     def logits(self, raw: Float[Tensor, "n slots 9"]) -> Float[Tensor, "n classes"]:
         """Of any raw numbers in place of ``raw``."""
-        return self.model.classifier(self.read.replace_raw(raw) if isinstance(self.read, Gaussians) else raw)
+        return self.model.classifier(self._with(raw))
+
+    def _with(self, raw: Tensor) -> Any:
+        return self.read.replace_raw(raw) if isinstance(self.read, Gaussians) else raw
 
     def logits_with(
         self, present: Float[Tensor, "n k"], image: Int[Tensor, " n"]
@@ -89,20 +92,39 @@ class Question:
         """How many inputs the classifier takes at a time."""
         return self.batch_size or max(1, tokens_at_once // max(1, self.raw.shape[1]))
 
-    def perturbed(self, kind: type, **kwargs: Any) -> Float[Tensor, "batch k"]:
-        """Scores by one of Captum's methods that take features out, where a feature is a Gaussian."""
-        explained = kind(self.logits_with)
-        for name in [name for name in kwargs if hasattr(explained, name)]:
-            setattr(explained, name, kwargs.pop(name))
-        batch = len(self.raw)
-        return explained.attribute(
+    @cached_property
+    def nothing(self) -> Float[Tensor, "1 n d"]:
+        """The tokens where nothing is drawn."""
+        return self.model.tokens(self._with(self.empty[:1]))
+
+    def logits_of(self, added: Float[Tensor, "n slots d"]) -> Float[Tensor, "n classes"]:
+        """Of any tokens, as what is added to those of nothing."""
+        handle = self.model.tokens.register_forward_hook(lambda *_: self.nothing + added)
+        try:
+            return self.model.classifier(self._with(self.raw[:1]))  # which is not looked at
+        finally:
+            handle.remove()
+
+    def by_removal(self, method: Any) -> Float[Tensor, "batch k"]:
+        """Scores by a method of Captum that takes features of ``logits_with`` out: a feature is a Gaussian."""
+        batch, device = len(self.raw), self.raw.device
+        return method.attribute(
             self.raw.new_ones(batch, len(self.gaussians)),
             baselines=0,
             target=self.classes,
-            additional_forward_args=(torch.arange(batch, device=self.raw.device),),
+            additional_forward_args=(torch.arange(batch, device=device),),
             perturbations_per_eval=max(1, self.per_pass(_TOKENS_AT_ONCE) // batch),
-            **kwargs,
-        ).to(self.raw.dtype)
+        )
+
+    def by_slope(self, method: Any, **kwargs: Any) -> Float[Tensor, "batch k"]:
+        """Scores by a method of Captum that follows slopes of ``logits_of``."""
+        added = self.model.tokens(self.read) - self.nothing
+        size = self.per_pass(_TOKENS_WITH_GRADIENTS)
+        scores = [
+            method.attribute(some.requires_grad_(), target=classes, **kwargs).detach().sum(-1)
+            for some, classes in zip(added.split(size), self.classes.split(size), strict=True)
+        ]
+        return in_order(torch.cat(scores), self.gaussians)
 
 
 def _cdam(asked: Question) -> Tensor:
@@ -117,21 +139,66 @@ def _opacity(asked: Question) -> Tensor:
     return asked.gaussians.opacities
 
 
+def _attention(asked: Question) -> Tensor:
+    classifier = asked.model.classifier
+    first, kept = classifier.num_prefix_tokens, list[Tensor]()
+
+    def keep(_module: object, weights: tuple[Tensor, ...]) -> None:
+        kept.append(weights[0].mean(1))
+
+    attentions = [block.attn for block in classifier.blocks]
+    fused = [attention.fused_attn for attention in attentions]
+    handles = [attention.attn_drop.register_forward_pre_hook(keep) for attention in attentions]
+    try:
+        for attention in attentions:
+            attention.fused_attn = False  # a fused one never holds the weights
+        asked.logits(asked.raw)
+    finally:
+        for attention, was, handle in zip(attentions, fused, handles, strict=True):
+            attention.fused_attn = was
+            handle.remove()
+    if len(kept) != len(attentions):
+        raise RuntimeError(f"{len(kept)} of {len(attentions)} blocks showed their attention")
+    flow = torch.eye(kept[0].shape[-1]).to(kept[0])
+    for weights in kept:
+        # half of what leaves a block is what has gone around its attention
+        flow = (weights @ flow + flow) / 2
+    rows = flow[:, 0] if classifier.global_pool == "token" else flow.mean(1)
+    return in_order(rows[:, first:], asked.gaussians)
+
+
+def _ixg(asked: Question) -> Tensor:
+    return asked.by_slope(InputXGradient(asked.logits_of))
+
+
+def _ig(asked: Question) -> Tensor:
+    size = asked.per_pass(_TOKENS_WITH_GRADIENTS)
+    path = IntegratedGradients(asked.logits_of)
+    return asked.by_slope(path, n_steps=asked.samples, internal_batch_size=size)
+
+
 def _occlusion(asked: Question) -> Tensor:
-    return asked.perturbed(FeatureAblation)
+    return asked.by_removal(FeatureAblation(asked.logits_with))
 
 
 def _shap(asked: Question) -> Tensor:
+    count, device = len(asked.gaussians), asked.raw.device
     generator = torch.Generator().manual_seed(asked.seed)
-
-    def orders(count: int, number: int) -> Iterator[list[int]]:
-        """Each second one is the one before, backwards."""
-        for index in range(number):
-            if index % 2 == 0:
-                order = torch.randperm(count, generator=generator)
-            yield (order.flip(0) if index % 2 else order).tolist()
-
-    return asked.perturbed(ShapleyValueSampling, permutation_generator=orders, n_samples=asked.samples)
+    pairs = -(-asked.samples // 2)
+    orders = torch.stack([torch.randperm(count, generator=generator) for _ in range(pairs)])
+    # each is followed by its reverse (Castro's sampling with antithetic pairs)
+    orders = torch.stack((orders, orders.flip(1)), 1).flatten(0, 1)[: asked.samples].to(device)
+    rank = orders.argsort(1)
+    images, steps = len(asked.raw), count + 1
+    values = []
+    # Captum's own takes one order at a time, and float32
+    every = torch.arange(images * len(rank) * steps, device=device)
+    for some in every.split(asked.per_pass(_TOKENS_AT_ONCE)):
+        image, of_order, step = some // (len(rank) * steps), some // steps % len(rank), some % steps
+        present = (rank[of_order] < step.unsqueeze(1)).to(asked.raw)
+        values.append(asked.logits_with(present, image).gather(1, asked.classes[image].unsqueeze(1)))
+    gains = torch.cat(values).view(images, len(rank), steps).diff(dim=2)
+    return gains.gather(2, rank.expand(images, -1, -1)).mean(1)
 
 
 def _random(asked: Question) -> Tensor:
@@ -157,24 +224,33 @@ class Method:
     Attributes:
         about: in a line.
         score: a question to scores [B, K].
-        of_class: whether the scores are of a class; others are the same for all.
+        of_class: whether the scores are of a class, in its logits; others are the same for all classes.
+        signed: whether 0 is neither for nor against; scores of others are compared with each other only.
         samples: how many it takes where nothing else is asked for, of those that sample; 0 for the others.
     """
 
     about: str
     score: Callable[[Question], Tensor]
     of_class: bool = True
+    signed: bool = True
     samples: int = 0
+
+
+def _without_class(about: str, score: Callable[[Question], Tensor]) -> Method:
+    return Method(about, score, of_class=False, signed=False)
 
 
 METHODS: dict[str, Method] = {
     "cdam": Method("token times the logit's slope, where the last attention reads it", _cdam),
-    "det": Method("-log det(Sigma): the smaller, the higher", _det, of_class=False),
-    "opacity": Method("opacity", _opacity, of_class=False),
+    "det": _without_class("-log det(Sigma): the smaller, the higher", _det),
+    "opacity": _without_class("opacity", _opacity),
+    "attention": _without_class("what attention carries from it to the answer (rollout)", _attention),
+    "ixg": Method("what it adds to the token of nothing drawn, times the logit's slope", _ixg),
+    "ig": Method("the same, with the mean slope on the way from nothing drawn", _ig, samples=64),
     "occlusion": Method("what the logit loses without this Gaussian alone", _occlusion),
-    "shap": Method("what it adds to those before it, mean over random orders", _shap, samples=16),
+    "shap": Method("what the logit gains by it, mean over random orders of drawing", _shap, samples=32),
     "random": Method("random numbers, as a control", _random, of_class=False),
-    "edges": Method("edges of the image within its footprint, as a control", _edges, of_class=False),
+    "edges": _without_class("edges of the image within its footprint, as a control", _edges),
 }
 
 
@@ -189,7 +265,7 @@ class Explainer:
         batch_size: inputs of the classifier at a time; None for as many as take some hundred MB.
 
     Raises:
-        InputError: an unknown method, a model that reads pixels, or a number below 1.
+        InputError: an unknown method, a model that reads pixels or has no classes, or a number below 1.
     """
 
     def __init__(
@@ -204,13 +280,17 @@ class Explainer:
         if method not in METHODS:
             raise unknown_name("method", method, METHODS)
         check_reads_gaussians(model)
+        if METHODS[method].of_class and (not model.num_classes or model.card.encoder_only):
+            raise InputError(f"{model.card.name or 'the model'} has no trained classifier to explain")
         for name, number in (("samples", samples), ("batch_size", batch_size)):
             if number is not None and number < 1:
                 raise InputError(f"{option(name)} must be at least 1, got {number}")
         self.method, self.model, self.seed = METHODS[method], model, seed
         self.samples, self.batch_size = samples or self.method.samples, batch_size
 
-    def attribute(self, inputs: Inputs, target: Target = None) -> Float[Tensor, "batch k"]:
+    def attribute(
+        self, inputs: Inputs, target: Target = None, image: Tensor | None = None
+    ) -> Float[Tensor, "batch k"]:
         """Signed scores of each image's Gaussians, in their order.
 
         Args:
@@ -218,6 +298,8 @@ class Explainer:
                 [B, K, 9]; or any Gaussians with raw [B, K, 9].
             target: class, for all images or one each; the most probable class of each when None. Methods that are the
                 same for all classes take no notice of it.
+            image: [B, 3, H, W] in [0, 1], of which the Gaussians are, for ``edges``; where none is given, what the
+                Gaussians draw.
 
         Raises:
             InputError: a class that the model doesn't have, as many classes as there are no images, or more Gaussians
@@ -225,13 +307,9 @@ class Explainer:
             ValueError: images of another size or number of channels.
         """
         with asking(self.model):
-            image = None
-            if isinstance(inputs, Gaussians):
-                gaussians = inputs
-            elif self.model.encoder is None:
-                gaussians = _as_gaussians(inputs, self.model)
-            else:
-                image, gaussians = inputs.detach().clone(), self.model.encode(inputs)  # type: ignore[operator]
+            gaussians = read_gaussians(self.model, inputs)
+            if isinstance(inputs, Tensor) and self.model.encoder is not None:
+                image = inputs
             # a copy, since tensors that were made in inference mode can't be differentiated
             gaussians = gaussians.replace_raw(gaussians.raw.detach().clone())
             if not len(gaussians):
@@ -246,7 +324,12 @@ def explainer(method: str, model: ImageClassifier, **options: Any) -> Explainer:
 
 
 def attribute(
-    model: ImageClassifier, inputs: Inputs, method: str = "cdam", target: Target = None, **options: Any
+    model: ImageClassifier,
+    inputs: Inputs,
+    method: str = "cdam",
+    target: Target = None,
+    image: Tensor | None = None,
+    **options: Any,
 ) -> Float[Tensor, "batch k"]:
     """Scores [B, K] of Gaussians by a method, in one line: ``attribute(model, images, "occlusion")``.
 
@@ -255,11 +338,31 @@ def attribute(
         inputs: see ``Explainer.attribute``.
         method: a name in ``METHODS``.
         target: see ``Explainer.attribute``.
+        image: see ``Explainer.attribute``.
         options: of ``Explainer``.
     """
-    return explainer(method, model, **options).attribute(inputs, target)
+    return explainer(method, model, **options).attribute(inputs, target, image)
 
 
-def _as_gaussians(raw: Float[Tensor, "batch k 9"], model: ImageClassifier) -> Gaussians:
-    """Raw numbers in the meaning that they have to the model."""
-    return Gaussians(raw, **model.tokens.bounds_of(Gaussians(raw)))
+def read_gaussians(
+    model: ImageClassifier, inputs: Inputs, *, num_gaussians: int | None = None, looks: int | None = None
+) -> Gaussians:
+    """What a model's classifier reads of inputs, and what scores are of: raw [B, K, 9].
+
+    Args:
+        model: see ``Explainer``.
+        inputs: see ``Explainer.attribute``.
+        num_gaussians: of images, see ``GViT.encode``.
+        looks: of images, see ``GViT.encode``.
+
+    Raises:
+        InputError: a number of Gaussians or looks that the encoder doesn't take.
+        ValueError: images of another size or number of channels.
+    """
+    if isinstance(inputs, Gaussians):
+        return inputs
+    if model.encoder is not None:
+        encoder: Any = model  # a GViT
+        return encoder.encode(inputs, num_gaussians=num_gaussians, looks=looks)
+    # raw numbers in the meaning that they have to the model
+    return Gaussians(inputs, **model.tokens.bounds_of(Gaussians(inputs)))

@@ -17,6 +17,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _COMMANDS = (
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
     *("fit", "data", "reproduce", "models"),
+    "explain",
     "report",
 )
 
@@ -32,6 +33,7 @@ commands:
   predict    classify image files with a trained model
   encode     draw images, or a data set, as Gaussians with a trained encoder
   render     draw files of Gaussians: PNG, SVG, or tables
+  explain    tell what a model's decisions rest on, Gaussian by Gaussian
   evaluate   measure a trained model on its test images
   report     write a page for the browser: images, scores, answers, curves
   fit        fit Gaussians to image files; with no argument, to a photograph

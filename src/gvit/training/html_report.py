@@ -471,7 +471,10 @@ def _page(
         title = run.folder.resolve().name
     elif place is not None:
         title = _weights_name(None, place).partition("@")[0]
-    methods = [Method(of, METHODS[of].about, METHODS[of].of_class) for of in way.methods]
+    methods = [
+        Method(name, METHODS[name].about, METHODS[name].signed, METHODS[name].of_class)
+        for name in way.methods
+    ]
     matrix = None
     if contents.counts:
         matrix = Matrix(contents.counts, class_names_of(model), f"Of {contents.counted}.")

@@ -53,12 +53,14 @@ class Method:
     Attributes:
         name: as users give it.
         about: what a score says, in a line.
-        signed: scores speak for the class or, below 0, against it.
+        signed: scores speak for something or, below 0, against it.
+        of_class: that is the class which the model names.
     """
 
     name: str
     about: str
     signed: bool
+    of_class: bool
 
 
 @dataclass(frozen=True)
