@@ -64,6 +64,7 @@ def test_the_commands_run(folder, monkeypatch):
         "predict",
         "encode",
         "evaluate",
+        "report",
         "finetune",
         "render",
         "train",
@@ -162,6 +163,13 @@ def test_the_example_of_analysis_runs(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("rank correlation ")
     assert (folder / "explained.png").stat().st_size > 5000
     assert (folder / "regimes.png").stat().st_size > 5000
+
+
+def test_the_example_of_a_report_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python", (ROOT / "docs" / "report.md").read_text())
+    exec(compile(example, "report.md", "exec"), {})
+    assert capsys.readouterr().out == "report.html 1 []\n"
 
 
 def test_the_example_of_a_source_runs(capsys, monkeypatch):

@@ -41,6 +41,8 @@
   // which scores
   const methods = all('input[name="method"]');
   const names = methods.map((input) => input.nextElementSibling.textContent);
+  const signed = methods.map((input) => "signed" in input.dataset);
+  const size = (scores, m) => (signed[m] ? Math.abs(scores[m]) : scores[m]);
   const method = () => Math.max(0, methods.findIndex((input) => input.checked));
 
   // the numbers of a Gaussian; everything goes in as text
@@ -72,11 +74,8 @@
     const short = article.querySelector(".short");
     const halo = article.querySelector(".halo ellipse");
     let current = null;
-    // from the highest score down, whatever its sign
-    const order = () => {
-      const m = method();
-      return [...ellipses].sort((p, q) => Math.abs(read(q).scores[m] ?? 0) - Math.abs(read(p).scores[m] ?? 0));
-    };
+    // from the highest score down; where there is a sign, whatever that is
+    const order = () => [...ellipses].sort((p, q) => size(read(q).scores, method()) - size(read(p).scores, method()));
     const show = (ellipse) => {
       if (current) current.classList.remove("on");
       current = ellipse;
@@ -85,7 +84,7 @@
       const list = document.createElement("dl");
       list.append(row("Gaussian", `${g.number} of ${svg.dataset.total}`));
       g.scores.forEach((score, m) => {
-        const rank = 1 + ellipses.filter((other) => Math.abs(read(other).scores[m]) > Math.abs(score)).length;
+        const rank = 1 + ellipses.filter((other) => size(read(other).scores, m) > size(g.scores, m)).length;
         list.append(row(names[m], `${score} (rank ${rank})`));
       });
       list.append(
