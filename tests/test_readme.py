@@ -64,6 +64,7 @@ def test_the_commands_run(folder, monkeypatch):
         "predict",
         "encode",
         "evaluate",
+        "explain",
         "report",
         "finetune",
         "render",
@@ -163,6 +164,19 @@ def test_the_example_of_analysis_runs(folder, monkeypatch, capsys):
     assert capsys.readouterr().out.startswith("rank correlation ")
     assert (folder / "explained.png").stat().st_size > 5000
     assert (folder / "regimes.png").stat().st_size > 5000
+
+
+def test_the_example_of_explaining_runs(folder, monkeypatch, capsys):
+    page = (ROOT / "docs" / "explain.md").read_text()
+    monkeypatch.chdir(folder)
+    (example,) = blocks("python", page)
+    names: dict = {}
+    exec(compile(example, "explain.md", "exec"), names)
+    assert names["heat"].shape == (1, 32, 32)
+    assert (folder / "seven.png").stat().st_size > 5000
+    methods = capsys.readouterr().out.splitlines()[-1].split(", ")
+    assert methods == re.findall(r"^\| `(\w+)` \|", page, flags=re.MULTILINE)
+    assert (ROOT / "docs" / "explain.png").stat().st_size < 150_000
 
 
 def test_the_example_of_a_report_runs(tmp_path, monkeypatch, capsys):

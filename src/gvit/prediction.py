@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from torch import Tensor
 from gvit.data.convert import Color, ImageLike, as_rgb, list_images
 from gvit.data.inputs import read_gaussians
 from gvit.data.transforms import eval_transform
-from gvit.errors import InputError
+from gvit.errors import InputError, option
 from gvit.models.base import ImageClassifier, evaluating
 
 
@@ -93,6 +94,29 @@ def check_classifies(model: ImageClassifier) -> None:
     )
 
 
+def class_names(model: ImageClassifier) -> list[str]:
+    """Names of the model's classes; their numbers where it has no names."""
+    return list(model.card.class_names) or [str(index) for index in range(model.num_classes)]
+
+
+def find_class(model: ImageClassifier, text: str) -> int:
+    """A class by its name, or else by its number.
+
+    Raises:
+        InputError: the model has no such class.
+    """
+    names = class_names(model)
+    if text in names:
+        return names.index(text)
+    if text.isdecimal() and int(text) < len(names):
+        return int(text)
+    near = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
+    hint = f"; nearest: {', '.join(near)}" if near else ""
+    raise InputError(
+        f"unknown class {text!r}: {option('target')} takes a class's name, or its number, 0 to {len(names) - 1}{hint}"
+    )
+
+
 @torch.inference_mode()
 def predict(
     model: ImageClassifier,
@@ -124,7 +148,7 @@ def predict(
         logits, _ = model.forward_with_gaussians(inputs, num_gaussians=num_gaussians, looks=looks)
         probabilities = logits.float().softmax(-1).cpu()
     best = probabilities.topk(min(top_k, probabilities.shape[1]))
-    names = model.card.class_names or [str(index) for index in range(probabilities.shape[1])]
+    names = class_names(model)
     return [
         [Guess(i, names[i], p) for p, i in zip(values, indices, strict=True)]
         for values, indices in zip(best.values.tolist(), best.indices.tolist(), strict=True)

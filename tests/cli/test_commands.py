@@ -24,6 +24,7 @@ from gvit.data.transforms import eval_transform
 COMMANDS = [
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
     *("fit", "data", "reproduce", "models"),
+    "explain",
     "report",
 ]
 
@@ -504,7 +505,7 @@ def test_every_public_name_is_there():
 
 def test_report_of_a_run_shows_test_images_curves_and_confusion(run, tmp_path, capsys):
     file = tmp_path / "report.html"
-    assert main(["report", str(run), "--out", str(file), "--num-images", "4", "--methods", "det"]) == 0
+    assert main(["report", str(run), "--out", str(file), "--num-images", "4", "--method", "det"]) == 0
     assert capsys.readouterr().out.startswith(f"{file}  4 images, ")
     text = file.read_text()
     last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
@@ -523,7 +524,7 @@ def test_report_tells_what_is_wrong(run, tmp_path, capsys):
     assert "no such file" in fails(capsys, "report", run, tmp_path / "missing.png", "--out", out)
     assert "--num-images must be at least 1" in fails(capsys, "report", run, "--num-images", 0, "--out", out)
     assert "--out" in fails(capsys, "report", run, "--out", tmp_path / "report.png")
-    assert "unknown method 'cdm'" in fails(capsys, "report", run, "--methods", "cdm", "--out", out)
+    assert "unknown method 'cdm'" in fails(capsys, "report", run, "--method", "cdm", "--out", out)
     assert "--data-dir" in fails(capsys, "report", "digits", "--out", out)
     assert "no run here" in fails(capsys, "report", tmp_path, "--out", out)
     assert not out.exists()

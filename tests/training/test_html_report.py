@@ -28,7 +28,7 @@ def write(tmp_path, model, images, **options) -> str:
 
 def test_the_numbers_are_those_of_the_library(tmp_path, photo):
     model = gvit.load_model("gvit_tiny.digits")
-    text = write(tmp_path, model, [photo], methods=("occlusion", "det"))
+    text = write(tmp_path, model, [photo], method=("occlusion", "det"))
     images = gvit.load_images([photo], model)
     with torch.no_grad():
         gaussians = model.encode(images)
@@ -53,7 +53,7 @@ def test_an_encoder_alone_draws_whole_images_and_answers_nothing(tmp_path, photo
     assert 'value="1"' in text  # two methods, which ask no class
     for method in ("cdam", "attention"):
         with pytest.raises(InputError, match="an encoder alone has det, opacity, random, edges"):
-            write_html_report("gvit_tiny.photos", [photo], tmp_path / "b.html", methods=(method,))
+            write_html_report("gvit_tiny.photos", [photo], tmp_path / "b.html", method=(method,))
 
 
 def test_a_patch_vit_has_answers_and_no_gaussians(tmp_path, photo):
@@ -63,7 +63,7 @@ def test_a_patch_vit_has_answers_and_no_gaussians(tmp_path, photo):
     assert "<ellipse cx" not in text.partition("<main>")[2]
     assert "Scores by" not in text
     with pytest.raises(InputError, match="reads patches and has no Gaussians to score"):
-        write_html_report(model, [photo], tmp_path / "b.html", methods=("det",))
+        write_html_report(model, [photo], tmp_path / "b.html", method="det")
 
 
 def test_a_model_that_reads_gaussians_shows_what_they_draw(tmp_path, photo):
@@ -80,7 +80,7 @@ def test_a_model_that_reads_gaussians_shows_what_they_draw(tmp_path, photo):
 def test_files_that_cannot_be_read_are_told_and_cost_nothing(tmp_path, photo):
     photo.save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_text("no image")
-    written = write_html_report("gvit_tiny.digits", [tmp_path], tmp_path / "report.html", methods=("det",))
+    written = write_html_report("gvit_tiny.digits", [tmp_path], tmp_path / "report.html", method="det")
     assert [str(error) for error in written.unread] == [f"{tmp_path / 'bad.png'}: not an image file"]
     assert "bad.png: not an image file" in written.file.read_text()
     (tmp_path / "good.png").unlink()
@@ -132,7 +132,7 @@ def test_of_an_encoder_alone_they_are_spread_over_the_quality(measured):
     [
         ({"out": "photo.png"}, r"ends in \.html"),
         ({"out": "no/such/folder.html"}, "no folder no/such"),
-        ({"methods": ("cdm",)}, "unknown method 'cdm'; nearest: cdam"),
+        ({"method": ("cdm",)}, "unknown method 'cdm'; nearest: cdam"),
         ({"num_images": 0}, "num_images must be at least 1, got 0"),
         ({"dataset": "digits"}, "images and dataset: give one of them"),
         ({"background": "nonsense"}, "background must be"),

@@ -1,10 +1,8 @@
 """gvit explain: what a decision rests on, a score for each Gaussian."""
 
 import csv
-import difflib
 import io
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -88,7 +86,7 @@ def run(args: list[str]) -> int:
     from gvit.data.images import EXTENSIONS
     from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS
     from gvit.models.weights import load_model
-    from gvit.prediction import check_classifies
+    from gvit.prediction import check_classifies, find_class
     from gvit.progress import ProgressBar
     from gvit.targets import plan_targets
 
@@ -99,8 +97,7 @@ def run(args: list[str]) -> int:
     model = load_model(options.run).to(find_device(options.device)).eval()
     check_classifies(model)
     check_reads_gaussians(model)
-    names = model.card.class_names or tuple(str(number) for number in range(model.num_classes))
-    target = None if options.target is None else _find_class(options.target, names)
+    target = None if options.target is None else find_class(model, options.target)
     warn_of_left_out(options.images)
     extensions = GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS
     targets = plan_targets(options.images, options.out, _ENDINGS, extensions)
@@ -109,7 +106,7 @@ def run(args: list[str]) -> int:
         for number, file in enumerate(targets):
             bar.update(number, file.source.name)
             try:
-                row = _explain(model, names, target, file, options)
+                row = _explain(model, target, file, options)
             except _Unreadable as error:
                 failed = True
                 print_error(error)
@@ -127,28 +124,15 @@ class _Unreadable(InputError):
     """An image, which doesn't cost the others."""
 
 
-def _find_class(text: str, names: Sequence[str]) -> int:
-    """A class by its name, or else by its number."""
-    if text in names:
-        return list(names).index(text)
-    if text.isdecimal() and int(text) < len(names):
-        return int(text)
-    near = difflib.get_close_matches(text, names, n=3, cutoff=0.4)
-    hint = f"; nearest: {', '.join(near)}" if near else ""
-    raise InputError(
-        f"unknown class {text!r}: --target takes a class's name, or its number, 0 to {len(names) - 1}{hint}"
-    )
-
-
 def _explain(
-    model: "ImageClassifier", names: Sequence[str], target: int | None, file: "Target", options: Options
+    model: "ImageClassifier", target: int | None, file: "Target", options: Options
 ) -> dict[str, Any]:
     """Write the files of one image, and tell what is in them."""
     import torch
 
     from gvit.analysis.explanation import attribute, read_gaussians
     from gvit.files import write_text
-    from gvit.prediction import load_images
+    from gvit.prediction import class_names, load_images
     from gvit.viewing.ellipses import COLUMNS, to_rows
     from gvit.viewing.figures import save_figure
     from gvit.viewing.scores import scores_figure
@@ -169,6 +153,7 @@ def _explain(
         name: attribute(model, gaussians, name, chosen, image, **settings)[0] for name in options.method
     }
 
+    names = class_names(model)
     picture, table = file.files
     told = {
         "file": str(file.source),

@@ -23,13 +23,13 @@ class Options:
 
     Example: gvit report runs/digits --out report.html
 
-    Example: gvit report digits scans/ --methods cdam shap
+    Example: gvit report digits scans/ --method cdam shap
 
     Attributes:
         run: run folder, weights file (RUN/best.safetensors), or pretrained model.
         images: image files, folders (searched recursively) or quoted patterns.
         out: the file, replaced if it is there.
-        methods: how Gaussians are scored, see 'gvit explain'; cdam, occlusion and det when not given, and for an
+        method: how Gaussians are scored, see 'gvit explain'; cdam, occlusion and det when not given, and for an
             encoder alone det and opacity.
         num_images: shown at most.
         data_dir: labelled images to choose from, as in 'gvit evaluate'.
@@ -43,7 +43,7 @@ class Options:
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     images: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[IMAGE...]")] = ()
     out: Path = Path("report.html")
-    methods: tuple[str, ...] = ()
+    method: tuple[str, ...] = ()
     num_images: int = 12
     data_dir: Path | None = None
     dataset: str | None = None
@@ -66,7 +66,7 @@ def run(args: list[str]) -> int:
             options.run,
             options.images,
             options.out,
-            methods=options.methods,
+            method=options.method,
             num_images=options.num_images,
             data_dir=options.data_dir,
             dataset=options.dataset,

@@ -115,7 +115,7 @@ def write_html_report(
     images: ImageLike | Sequence[ImageLike] = (),
     out: str | Path = "report.html",
     *,
-    methods: Sequence[str] = (),
+    method: str | Sequence[str] = (),
     num_images: int = 12,
     data_dir: str | Path | None = None,
     dataset: str | None = None,
@@ -136,7 +136,7 @@ def write_html_report(
             of those. Without any, labelled ones are chosen, right and wrong answers: of the run's own test images, or
             of ``data_dir`` and ``dataset``.
         out: the file, replaced if it is there; its name ends in ``.html``.
-        methods: names in ``gvit.analysis.explanation.METHODS``; cdam, occlusion and det when none are given, and det
+        method: name or names in ``gvit.analysis.explanation.METHODS``; cdam, occlusion and det when none are given, and det
             and opacity for an encoder alone.
         num_images: that are shown, at most.
         data_dir: see ``gvit.training.report.assess``.
@@ -155,6 +155,7 @@ def write_html_report(
     given = list_images(images) if not isinstance(images, (list, tuple)) else list(images)
     _check(out, given, num_images, data_dir, dataset, {"num_gaussians": num_gaussians, "looks": looks})
     parse_color(background)
+    methods = [method] if isinstance(method, str) else method
     run, weights = None, None
     if isinstance(place, (str, Path)):
         run, weights = find_run(Path(place)), place
@@ -216,11 +217,11 @@ def _find_way(
         if model.tokens.reads != "gaussians":
             raise InputError(
                 f"{model.card.name or 'the model'} reads {model.tokens.kind} and has no Gaussians to score: "
-                f"{option('methods')} is for models that have"
+                f"{option('method')} is for models that have"
             )
         if not answers and (METHODS[name].of_class or name == "attention"):
             raise InputError(
-                f"{option('methods', name)} asks a classifier, and there is none; an encoder alone has "
+                f"{option('method', name)} asks a classifier, and there is none; an encoder alone has "
                 f"{', '.join(known for known, one in METHODS.items() if not one.of_class and known != 'attention')}"
             )
     if model.tokens.reads == "gaussians" and not methods:
