@@ -136,8 +136,8 @@ def write_html_report(
             of those. Without any, labelled ones are chosen, right and wrong answers: of the run's own test images, or
             of ``data_dir`` and ``dataset``.
         out: the file, replaced if it is there; its name ends in ``.html``.
-        method: name or names in ``gvit.analysis.explanation.METHODS``; cdam, occlusion and det when none are given, and det
-            and opacity for an encoder alone.
+        method: name or names in ``gvit.analysis.explanation.METHODS``; cdam, occlusion and det when none are given,
+            and det and opacity for an encoder alone.
         num_images: that are shown, at most.
         data_dir: see ``gvit.training.report.assess``.
         dataset: the same.
