@@ -290,9 +290,10 @@ def test_hostile_names_stay_text(opened):
 
 
 def test_on_paper_all_images_are_seen(opened):
-    tab = opened()
+    tab = opened(color_scheme="dark")
     assert tab.locator(".image:visible").count() == 1
     tab.emulate_media(media="print")
+    assert background(tab) == [255, 255, 255]
     assert tab.locator(".image:visible").count() == 12
     assert not tab.locator("#theme").is_visible()
 
