@@ -66,6 +66,7 @@ def test_the_commands_run(folder, monkeypatch):
         "evaluate",
         "explain",
         "faithfulness",
+        "report",
         "finetune",
         "render",
         "train",
@@ -183,6 +184,13 @@ def test_the_example_of_faithfulness_runs(capsys):
     (example,) = blocks("python", (ROOT / "docs" / "faithfulness.md").read_text())
     exec(compile(example, "faithfulness.md", "exec"), {})
     assert "| det " in capsys.readouterr().out
+
+
+def test_the_example_of_a_report_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python", (ROOT / "docs" / "report.md").read_text())
+    exec(compile(example, "report.md", "exec"), {})
+    assert capsys.readouterr().out == "report.html 1 []\n"
 
 
 def test_the_example_of_a_source_runs(capsys, monkeypatch):

@@ -26,6 +26,7 @@ COMMANDS = [
     *("fit", "data", "reproduce", "models"),
     "explain",
     "faithfulness",
+    "report",
 ]
 
 
@@ -501,3 +502,30 @@ def test_every_public_name_is_there():
         assert getattr(gvit, name) is not None
     with pytest.raises(AttributeError, match="nonsense"):
         gvit.nonsense  # noqa: B018
+
+
+def test_report_of_a_run_shows_test_images_curves_and_confusion(run, tmp_path, capsys):
+    file = tmp_path / "report.html"
+    assert main(["report", str(run), "--out", str(file), "--num-images", "4", "--method", "det"]) == 0
+    assert capsys.readouterr().out.startswith(f"{file}  4 images, ")
+    text = file.read_text()
+    last = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert f"<strong>{100 * last['top1']:.2f} %</strong><small>of 360 test images</small>" in text
+    assert f"<strong>{last['psnr']:.2f} dB</strong>" in text
+    assert "class loss" in text
+    counts = [int(count) for count in re.findall(r"<td[^>]*>(\d+)</td>", text.partition('class="pairs"')[0])]
+    assert sum(counts) == 360
+    verdicts = re.findall(r'<span class="verdict (good|bad)">', text)
+    assert sorted(set(verdicts)) == ["bad", "good"]
+    assert len(verdicts) == 4
+
+
+def test_report_tells_what_is_wrong(run, tmp_path, capsys):
+    out = tmp_path / "report.html"
+    assert "no such file" in fails(capsys, "report", run, tmp_path / "missing.png", "--out", out)
+    assert "--num-images must be at least 1" in fails(capsys, "report", run, "--num-images", 0, "--out", out)
+    assert "--out" in fails(capsys, "report", run, "--out", tmp_path / "report.png")
+    assert "unknown method 'cdm'" in fails(capsys, "report", run, "--method", "cdm", "--out", out)
+    assert "--data-dir" in fails(capsys, "report", "digits", "--out", out)
+    assert "no run here" in fails(capsys, "report", tmp_path, "--out", out)
+    assert not out.exists()

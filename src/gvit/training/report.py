@@ -127,16 +127,22 @@ def unreadable(broken: Sequence[Broken], total: int) -> InputError:
     )
 
 
+def read_records(run: Run) -> list[dict[str, Any]]:
+    """What ``metrics.jsonl`` holds, as far as it is whole."""
+    records = []
+    for line in run.metrics_file.read_text().splitlines() if run.metrics_file.exists() else []:
+        with suppress(ValueError):  # cut off by a power failure
+            records.append(json.loads(line))
+    return records
+
+
 def write_curves(run: Run) -> Path | None:
     """``curves.png``: losses, accuracies, PSNR and learning rates over the epochs; None where nothing is known of them.
 
     Raises:
         InputError: it cannot be written.
     """
-    records = []
-    for line in run.metrics_file.read_text().splitlines() if run.metrics_file.exists() else []:
-        with suppress(ValueError):  # cut off by a power failure
-            records.append(json.loads(line))
+    records = read_records(run)
     if not records:
         return None
     save_figure(curves_figure(records), run.curves_file)
@@ -174,7 +180,7 @@ def assess(
             know (by their names); or the files cannot be written.
     """
     place, data_dir = Path(place), None if data_dir is None else Path(data_dir)
-    run = _run_of(place)
+    run = find_run(place)
     folder = _results_folder(place, run, data_dir, dataset) if out is None else Path(out)
     check_writable(folder)
     model, samples = load_with_images(place, data_dir, dataset)
@@ -187,10 +193,20 @@ def assess(
     classes = 0 if model.card.encoder_only else model.num_classes
     result = replace(summarize(measured, classes), broken=[for_python(one.error) for one in broken])
     assessed = Assessment(
-        result, _names(model), mistakes(measured) if classes else [], list(samples.source.keys), folder
+        result,
+        class_names_of(model),
+        mistakes(measured) if classes else [],
+        list(samples.source.keys),
+        folder,
     )
     _write(assessed, samples, model)
     return assessed
+
+
+def find_run(place: Path) -> Run | None:
+    """The run that a run folder, or a weights file in one, is of; None for other weights, and for names."""
+    run = next((r for r in map(Run, (place, place.parent)) if r.config_file.is_file()), None)
+    return None if run is not None and run.folder != place and not place.is_file() else run
 
 
 def load_with_images(
@@ -207,16 +223,10 @@ def load_with_images(
         InputError: there is no model, no images, or images of classes that the model does not know.
     """
     place, data_dir = Path(place), None if data_dir is None else Path(data_dir)
-    run = _run_of(place)
+    run = find_run(place)
     if data_dir is None and dataset is None:
         return _own(place, run)
     return _others(place, run, data_dir, dataset)
-
-
-def _run_of(place: Path) -> Run | None:
-    """The run that a folder is, or that weights are of."""
-    run = next((r for r in map(Run, (place, place.parent)) if r.config_file.is_file()), None)
-    return None if run is not None and run.folder != place and not place.is_file() else run
 
 
 def _own(place: Path, run: Run | None) -> tuple[ImageClassifier, EvaluationSamples]:
@@ -244,11 +254,12 @@ def _others(
     source = labelled_set(data_dir, dataset)
     if not model.card.encoder_only:
         check_classifies(model)
-        source = with_classes(source, _names(model))
+        source = with_classes(source, class_names_of(model))
     return model, EvaluationSamples(source, eval_input(model, source))
 
 
-def _names(model: ImageClassifier) -> list[str]:
+def class_names_of(model: ImageClassifier) -> list[str]:
+    """Its classes by name, or by number where they have none."""
     return list(model.card.class_names) or [str(number) for number in range(model.num_classes)]
 
 

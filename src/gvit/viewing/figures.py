@@ -16,6 +16,7 @@ from gvit.gaussians import VISIBLE_OPACITY, Gaussians
 from gvit.losses import psnr
 from gvit.models.gvit import GViT
 from gvit.rendering import rasterize, render
+from gvit.viewing.curves import Span, find_panels, find_phases
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -190,55 +191,36 @@ def curves_figure(records: Sequence[Mapping[str, Any]]) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    steps = [record for record in records if record["kind"] == "train"]
-    tests = [record for record in records if record["kind"] == "evaluation"]
-    panels: list[tuple[str, Sequence[Mapping[str, Any]], tuple[str, ...], int]] = [
-        ("class loss", steps, ("class_loss",), 1),
-        ("pixel loss", steps, ("pixel_loss",), 1),
-        ("perceptual loss", steps, ("perceptual_loss",), 1),
-        ("accuracy %", [*steps, *tests], ("accuracy", "top1"), 100),
-        ("PSNR dB", tests, ("psnr",), 1),
-        ("learning rate", steps, ("lr_encoder", "lr_classifier"), 1),
-    ]
-    shown = []
-    for label, of, names, scale in panels:
-        known = tuple(name for name in names if any(record.get(name) is not None for record in of))
-        if known:
-            shown.append((label, of, known, scale))
-    figure = Figure(figsize=(7, 1.5 * max(1, len(shown)) + 0.4), layout="constrained", dpi=110)
-    grid: Any = figure.subplots(max(1, len(shown)), 1, sharex=True, squeeze=False)
-    words = {"top1": "test top-1", "accuracy": "training batches"}
-    for axes, (label, of, names, scale) in zip(grid[:, 0], shown, strict=False):
-        for name in names:
-            points = [(r["epoch"], scale * r[name]) for r in of if r.get(name) is not None]
-            marker = "o" if name in ("top1", "psnr") else None
+    panels, phases = find_panels(records), find_phases(records)
+    count = max(1, len(panels))
+    figure = Figure(figsize=(7, 1.5 * count + 0.4), layout="constrained", dpi=110)
+    grid: Any = figure.subplots(count, 1, sharex=True, squeeze=False)
+    for axes, panel in zip(grid[:, 0], panels, strict=False):
+        for line in panel.lines:
             axes.plot(
-                *zip(*points, strict=True),
-                label=words.get(name, name),
-                marker=marker,
+                *zip(*line.points, strict=True),
+                label=line.label,
+                marker="o" if line.of_tests else None,
                 markersize=3,
                 linewidth=1,
             )
-        axes.set_ylabel(label, fontsize=8)
+        axes.set_ylabel(panel.label, fontsize=8)
         axes.tick_params(labelsize=7)
         axes.grid(alpha=0.3)
-        if len(names) > 1:
+        if len(panel.lines) > 1:
             axes.legend(fontsize=7)
-        _shade_phases(axes, steps)
+        _shade(axes, phases)
     grid[-1, 0].set_xlabel("epoch", fontsize=8)
     grid[-1, 0].set_xlim(left=0)
     return figure
 
 
-def _shade_phases(axes: Axes, steps: Sequence[Mapping[str, Any]]) -> None:
-    begun = [n for n, step in enumerate(steps) if not n or step["phase"] != steps[n - 1]["phase"]]
-    for number, first in enumerate(begun):
-        left = 0.0 if not number else steps[first - 1]["epoch"]
-        after = begun[number + 1] if number + 1 < len(begun) else len(steps)
+def _shade(axes: Axes, phases: Sequence[Span]) -> None:
+    for number, phase in enumerate(phases):
         if number % 2:
-            axes.axvspan(left, steps[after - 1]["epoch"], color="black", alpha=0.05, linewidth=0)
+            axes.axvspan(phase.start, phase.end, color="black", alpha=0.05, linewidth=0)
         axes.text(
-            left, 1.0, f" {steps[first]['phase']}", transform=axes.get_xaxis_transform(), fontsize=6, va="top"
+            phase.start, 1.0, f" {phase.name}", transform=axes.get_xaxis_transform(), fontsize=6, va="top"
         )
 
 
