@@ -9,8 +9,6 @@ from pathlib import Path
 
 from gvit.errors import InputError
 
-_PARTIAL = ".partial"
-
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -23,12 +21,13 @@ def replacing(path: str | Path) -> Iterator[Path]:
         InputError: the file cannot be written, for example because the disk is full.
     """
     path = Path(path)
-    partial = path.with_name(path.name + _PARTIAL)
+    partial = _partial(path)
     try:
         yield partial
         _to_disk(partial)
         os.replace(partial, path)
-        _to_disk(path.parent)  # or the name could still be the old file's after a power failure
+        with suppress(OSError):  # a file system may not have it
+            _to_disk(path.parent)  # or the name could still be the old file's after a power failure
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -38,10 +37,14 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def remove_partial(folder: Path) -> None:
-    """Remove what a process that was killed while it wrote into a folder has left there."""
-    for file in folder.glob(f"*{_PARTIAL}"):
-        file.unlink(missing_ok=True)
+def remove_partial(path: Path) -> None:
+    """Remove what a process that was killed while it wrote a file has left beside it."""
+    with suppress(OSError):
+        _partial(path).unlink(missing_ok=True)
+
+
+def _partial(path: Path) -> Path:
+    return path.with_name(path.name + ".partial")
 
 
 def _to_disk(path: Path) -> None:

@@ -65,7 +65,7 @@ def predictions(capsys, *args: object) -> list[dict]:
 
 def test_train_leaves_a_whole_run(run):
     names = {"config.json", "metrics.jsonl", "model.safetensors", "checkpoint.pt", "report.png"}
-    names |= {"best.safetensors", "curves.png"}
+    names |= {"best.safetensors", "curves.png", ".lock"}
     assert {file.name for file in run.iterdir()} == names
     with Image.open(run / "report.png") as picture:
         assert picture.width > 800

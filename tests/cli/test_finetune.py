@@ -81,7 +81,7 @@ def test_a_step_takes_the_rate_of_its_layer():
     )  # fmt: skip
     rates = setup.rates(10)
     assert list(rates) == ["classifier"]  # the encoder has none
-    setup.task._optimize(rates)
+    setup.task._optimize(rates, {"classifier": torch.ones(())})
     taken = {group["lr"] for group in setup.task.optimizers["classifier"].param_groups}
     depth = len(setup.task.model.classifier.blocks)
     assert taken == {rates["classifier"] * config.optimizer.layer_decay**i for i in range(depth + 2)}

@@ -91,7 +91,7 @@ DEFAULTS_IN_BASE = {
     *("model.init", "model.looks", "data.crop_mode", "objective.gradient", "objective.class_weights"),
     *("compute.fsdp", "compute.graphs"),
     *("pixels.randaugment", "pixels.random_erase", "pixels.mixup", "pixels.cutmix"),
-    *("broken.max_broken", "broken.broken_test_images"),
+    *("broken.max_broken", "broken.broken_test_images", "optimizer.max_skipped"),
 }
 
 GUIDED: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from gvit.recipes import load_recipe
 from gvit.reproduction.jobs import CrossEvaluation, Training, architecture_of
 from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.targets import Study, change
-from gvit.training.scaling import with_budget
+from gvit.training.budget import with_budget
 
 RECIPES = (
     "digits_paper",

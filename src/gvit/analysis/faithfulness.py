@@ -136,7 +136,7 @@ def with_random_weights(model: ImageClassifier, seed: int) -> ImageClassifier:
         InputError: the model has a part that is not registered.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(_RANDOM_WEIGHTS + seed)
+        torch.default_generator.manual_seed(_RANDOM_WEIGHTS + seed)  # not a GPU's, which is not forked
         fresh = Architecture.of(model).build()
     if model.encoder is not None and fresh.encoder is not None:
         fresh.encoder.load_state_dict(model.encoder.state_dict())
@@ -367,7 +367,11 @@ class _Measured:
             near = pixel_nearness(*units.images.shape[-2:]).to(scores)
             return near.expand(len(scores), -1, -1)
         if name == RANDOM or not METHODS[name].signed:
-            scores = (scores.argsort(1).argsort(1) + 1).to(scores) / units.count
+            # equal scores rank as chance has it
+            mixed = torch.rand(scores.shape, generator=torch.Generator().manual_seed(self.seed)).argsort(1)
+            mixed = mixed.to(scores.device)
+            order = mixed.gather(1, scores.gather(1, mixed).argsort(1))
+            scores = (order.argsort(1) + 1).to(scores) / units.count
         return units.score_map(scores)
 
     def _by_pixels(self, units: Units, scores: Float[Tensor, "batch h w"]) -> Curves:

@@ -125,7 +125,7 @@ def _occlusion(asked: _Question) -> Tensor:
 
 def _shap(asked: _Question) -> Tensor:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(asked.seed)
+        torch.default_generator.manual_seed(asked.seed)  # not a GPU's, which is not forked
         return asked.perturbed(ShapleyValueSampling, n_samples=asked.samples)
 
 

@@ -11,7 +11,7 @@ import tyro
 
 from gvit.cli.devices import find_device
 from gvit.cli.messages import print_error, warn_of_left_out
-from gvit.cli.parsing import at_least_one, parse
+from gvit.cli.parsing import at_least_one, check_seed, parse
 from gvit.errors import InputError, printable, unknown_name
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class Options:
 def run(args: list[str]) -> int:
     """Explain each image; a file that cannot be read doesn't cost the others."""
     options = parse(Options, args, "gvit explain")
+    check_seed(options.seed)
     at_least_one(
         **{name: value for name in ("samples", "batch_size") if (value := getattr(options, name)) is not None}
     )

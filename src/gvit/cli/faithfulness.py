@@ -10,7 +10,7 @@ import tyro
 
 from gvit.cli.devices import find_device
 from gvit.cli.messages import warn_of_left_out
-from gvit.cli.parsing import at_least_one, parse
+from gvit.cli.parsing import at_least_one, check_seed, parse
 from gvit.cli.sets import is_data_set
 from gvit.errors import InputError, printable
 
@@ -71,6 +71,7 @@ class Options:
 def run(args: list[str]) -> int:
     """Print the tables; the library measures."""
     options = parse(Options, args, "gvit faithfulness")
+    check_seed(options.seed)
     at_least_one(
         images=options.images,
         steps=options.steps,

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gvit.training.budget import with_budget
 from gvit.training.config import TrainConfig
-from gvit.training.scaling import with_budget
 from gvit.training.schedule import PHASES
 
 _PHASES = {"--epochs", *(f"--{phase}-epochs" for phase in PHASES)}

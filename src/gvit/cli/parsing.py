@@ -68,6 +68,16 @@ def at_least_one(**values: int) -> None:
             raise InputError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
 
 
+def check_seed(seed: int) -> None:
+    """Check ``--seed``.
+
+    Raises:
+        InputError: it is no seed.
+    """
+    if not 0 <= seed < 2**62:
+        raise InputError(f"--seed must be from 0 to 2^62, got {seed}")
+
+
 def _on_parse_error(hook: Callable[[Any], None]) -> AbstractContextManager[None]:
     try:
         from tyro._errors import on_parse_error

@@ -46,7 +46,7 @@ def stop_requests() -> Iterator[StopRequest]:
         request.number = request.number or number
         signal.signal(number, previous[number])
 
-    heard = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    heard = [number for number in _STOPPING if signal.getsignal(number) not in (signal.SIG_IGN, None)]
     previous = {number: signal.signal(number, ask) for number in heard}
     try:
         yield request

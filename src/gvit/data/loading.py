@@ -325,9 +325,11 @@ def _signals_as_they_were() -> Iterator[None]:
         yield
         return
     before = signal.getsignal(signal.SIGCHLD)
-    yield
-    if before is not None:  # not one that Python didn't set
-        signal.signal(signal.SIGCHLD, before)
+    try:
+        yield
+    finally:
+        if before is not None:  # not one that Python didn't set
+            signal.signal(signal.SIGCHLD, before)
 
 
 def _watched(batches: Iterator[Any]) -> Iterator[Any]:

@@ -35,11 +35,11 @@ from gvit.reproduction.targets import (
     table4,
 )
 from gvit.reproduction.transfer import table2
+from gvit.training.budget import with_budget
 from gvit.training.config import AUTO, TrainConfig
 from gvit.training.distributed import ALONE
 from gvit.training.dry_run import DryRun, dry_run
 from gvit.training.feed import Feed
-from gvit.training.scaling import with_budget
 from gvit.training.setup import set_up
 
 TARGETS: dict[str, Callable[[Study], Target]] = {

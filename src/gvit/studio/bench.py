@@ -27,6 +27,7 @@ from gvit.gaussians.storage import read_size
 from gvit.models.gvit import GViT
 from gvit.models.pretrained import find_pretrained, is_pretrained_name, shipped
 from gvit.models.weights import load_model
+from gvit.prediction import class_names
 from gvit.rendering import render
 from gvit.studio.wire import MAX_GAUSSIANS
 
@@ -89,8 +90,7 @@ class Bench:
 
     def describe(self) -> dict[str, Any]:
         """What the page has to know."""
-        encoder, card = self.model.encoder, self.model.card
-        names = list(card.class_names) or [str(index) for index in range(self.model.num_classes)]
+        encoder, names = self.model.encoder, class_names(self.model)
         own = encoder.num_gaussians if self.classifies else _PHOTOGRAPH
         return {
             "name": self.name,
@@ -204,14 +204,14 @@ class Benches:
             return self._loaded[name]
 
 
-def examples(classifies: bool, class_names: list[str]) -> Mapping[str, Path | int]:
+def examples(classifies: bool, names: list[str]) -> Mapping[str, Path | int]:
     """Images that come with gvit's own dependencies: files, or rows of the digits' test set, by what they are called.
 
     Args:
         classifies: whether the model has classes.
-        class_names: those.
+        names: of those.
     """
-    if classifies and class_names == [str(digit) for digit in range(10)]:
+    if classifies and names == [str(digit) for digit in range(10)]:
         labels = _digits().labels
         return {f"digit {digit}.png": labels.index(digit) for digit in range(10)}
     from skimage.data import data_dir
@@ -231,7 +231,7 @@ def example(bench: Bench, name: str) -> bytes:
     Raises:
         KeyError: there is none of this name.
     """
-    place = examples(bench.classifies, list(bench.model.card.class_names))[name]
+    place = examples(bench.classifies, class_names(bench.model))[name]
     image = _digits().load(place) if isinstance(place, int) else open_image(place)
     assert isinstance(image, Image.Image)
     content = io.BytesIO()
@@ -244,7 +244,7 @@ def _read_gaussians(name: str, content: bytes) -> Opened:
         file = Path(folder) / "opened.safetensors"
         file.write_bytes(content)
         try:
-            gaussians, size = Gaussians.load(file), read_size(file)
+            gaussians, size = Gaussians.load(file).to(torch.float32), read_size(file)
         except InputError as error:
             raise InputError(str(error).replace(str(file), name)) from None
     if gaussians.raw.ndim != 2:
@@ -254,4 +254,4 @@ def _read_gaussians(name: str, content: bytes) -> Opened:
     aspect = gaussians.aspect
     fallback = (max(1, round(512 * min(1.0, aspect))), max(1, round(512 * min(1.0, 1 / aspect))))
     found = size if size is not None and min(size) >= 1 else fallback
-    return Opened(gaussians.to(torch.float32), found, None, None)
+    return Opened(gaussians, found, None, None)

@@ -21,6 +21,7 @@ from gvit.studio import edits
 
 MAX_GAUSSIANS = 10_000
 MAX_SIDE = 2048  # pixels of a picture
+_LARGEST = 1e6  # of raw numbers; those of encoders and fits are below 100
 Unit = Annotated[float, Field(ge=0, le=1)]
 Index = Annotated[int, Field(ge=0, lt=MAX_GAUSSIANS)]
 
@@ -99,14 +100,14 @@ class Scoring(State):
     """
 
     method: str
-    target: int | None = Field(None, ge=0)
+    target: int | None = Field(None, ge=0, lt=1_000_000)
 
 
 def decode(content: bytes, kind: type[State]) -> tuple[Any, Gaussians]:
     """A message of the page: its header, and the Gaussians of its raw numbers, [K, 9].
 
     Raises:
-        InputError: it is cut short, is no such message, or holds numbers that are not finite.
+        InputError: it is cut short, is no such message, or holds numbers that are not finite, or absurd.
     """
     length = int.from_bytes(content[:4], "little")
     if len(content) < 4 or 4 + length > len(content):
@@ -124,8 +125,8 @@ def decode(content: bytes, kind: type[State]) -> tuple[Any, Gaussians]:
             f"raw numbers must be 1 to {MAX_GAUSSIANS:,} rows of {NUM_FIELDS} float32, got {len(numbers):,} bytes"
         )
     raw = torch.from_numpy(np.frombuffer(numbers, "<f4").astype(np.float32)).view(count, NUM_FIELDS)
-    if not raw.isfinite().all():
-        raise InputError("raw numbers must be finite")
+    if not (raw.abs() <= _LARGEST).all():  # NaN is not, either
+        raise InputError(f"raw numbers must lie within {_LARGEST:g} of 0")
     gaussians = Gaussians(raw, state.scale_factor, state.nominal_count, state.aspect)
     for edit in state.edits:
         gaussians = _apply(edit, gaussians, state)

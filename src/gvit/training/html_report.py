@@ -231,7 +231,7 @@ def _find_way(
         as_it_is = whole and not answers and model.encoder.any_number
         encoder = ImageEncoder(
             cast(GViT, model),
-            num_gaussians or (_WHOLE_COUNT if as_it_is else None),
+            _WHOLE_COUNT if as_it_is and num_gaussians is None else num_gaussians,
             looks,
             _WHOLE_SIDE if as_it_is else None,
         )

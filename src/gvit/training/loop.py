@@ -98,19 +98,22 @@ class Loop:
                 last checkpoint stays as it was. Or a test image cannot be read, or a process that loads images was
                 killed, after saving.
         """
-        try:
-            return self._fit(stop, until)
-        except LoadingError as error:
-            if self.world.size > 1:  # the others wait for this one's next step
-                raise
-            self.save()
-            again = wording("resume", f"gvit train --resume {self.run.folder}")
-            raise InputError(f"{error.args[0]}. Saved at step {self.step}; go on with: {again}") from error
-        except Diverged as error:
-            if self.world.size > 1:
-                raise
-            note = self.stumbling.retry(error, self._go_back)
-        return self._fit(stop, until, (note,))
+        notes: Sequence[str] = ()
+        while True:
+            try:
+                return self._fit(stop, until, notes)
+            except LoadingError as error:
+                if self.world.size > 1:  # the others wait for this one's next step
+                    raise
+                self.save()
+                again = wording("resume", f"gvit train --resume {self.run.folder}")
+                raise InputError(
+                    f"{error.args[0]}. Saved at step {self.step}; go on with: {again}"
+                ) from error
+            except Diverged as error:
+                if self.world.size > 1:
+                    raise
+                notes = (self.stumbling.retry(error, self._go_back),)
 
     def _go_back(self) -> bool:
         """To the last checkpoint, if there is one."""
@@ -119,7 +122,7 @@ class Loop:
             self.load(state)
         return state is not None
 
-    def _fit(self, stop: Callable[[], bool], until: int | None, notes: Sequence[str] = ()) -> Evaluation:
+    def _fit(self, stop: Callable[[], bool], until: int | None, notes: Sequence[str]) -> Evaluation:
         setup, feed, schedule = self.setup, self.setup.feed, self.setup.schedule
         last = schedule.total if until is None else min(until, schedule.total)
         listening = self._listening()

@@ -71,6 +71,13 @@ class Run:
         return self.folder / "curves.png"
 
     @property
+    def _files(self) -> tuple[Path, ...]:
+        return (
+            *(self.config_file, self.metrics_file, self.weights_file, self.best_file, self.checkpoint_file),
+            *(self.report_file, self.curves_file, self.split_file),
+        )
+
+    @property
     def measured_files(self) -> list[Path]:
         """What ``gvit.training.report`` has written of the run's weights, on its own test images and others."""
         places = [self.folder, *self.folder.glob(f"{EVALUATION}-*")]
@@ -87,8 +94,7 @@ class Run:
     def locked(self) -> Iterator[None]:
         """Have the folder, which is made where there is none, for this process alone.
 
-        The operating system keeps the lock (on ``.lock``) and takes it from a process that ends in whatever way. What
-        such a one was about to write is removed.
+        The operating system keeps the lock (on ``.lock``) and takes it from a process that ends in whatever way.
 
         Raises:
             InputError: another process has it, or the folder cannot be written.
@@ -107,10 +113,14 @@ class Run:
         except OSError as error:
             raise InputError(f"{self.folder}: cannot write a run here ({error.strerror or error})") from error
         try:
-            remove_partial(self.folder)
             yield
         finally:
             lock.release()
+
+    def remove_partial(self) -> None:
+        """Remove what a process that was killed was about to write; for who has the folder for itself."""
+        for file in self._files:
+            remove_partial(file)
 
     @classmethod
     def create(cls, folder: Path, config: TrainConfig, overwrite: bool = False) -> Run:
@@ -120,10 +130,7 @@ class Run:
             InputError: the folder holds a run and ``overwrite`` is not set, or cannot be written.
         """
         run = cls(folder)
-        files = (
-            *(run.config_file, run.metrics_file, run.weights_file, run.best_file, run.checkpoint_file),
-            *(run.report_file, run.curves_file, run.split_file),
-        )
+        files = run._files
         existing = [file for file in files if file.exists()] + run.measured_files
         if existing and not overwrite:
             goes_on = wording(f"resume({str(folder)!r})", f"'gvit train --resume {folder}'")

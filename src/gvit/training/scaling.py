@@ -61,17 +61,6 @@ def in_proportion(config: TrainConfig) -> TrainConfig:
     )
 
 
-def with_budget(config: TrainConfig, epochs: float) -> TrainConfig:
-    """Phases and warm-up stretched or shrunk to ``epochs`` in all."""
-    factor = epochs / sum(config.schedule.phase_epochs())
-    warmup = config.optimizer.warmup_epochs
-    return replace(
-        config,
-        schedule=replace(config.schedule, epochs=epochs),
-        optimizer=replace(config.optimizer, warmup_epochs=None if warmup is None else warmup * factor),
-    )
-
-
 def extended(schedule: ScheduleConfig, epochs: float) -> ScheduleConfig:
     """A run's schedule with ``epochs`` in all: the last of its phases lasts longer, those before stay what they are.
 

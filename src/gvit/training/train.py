@@ -58,7 +58,7 @@ def train(
     run, observers = Run(Path(out)), list(observers)
     with _alone(run, world):
         if world.is_main:
-            Run.create(run.folder, setup.config, overwrite)
+            Run.create(run.folder, setup.config, overwrite).remove_partial()
             run.save_split(setup.feed.recorded)
         world.barrier()
         return _fit(Loop(setup, run, observers, world), stop)
@@ -120,6 +120,7 @@ def _resume(
         loop.load(state)
     world.barrier()
     if world.is_main:
+        run.remove_partial()
         run.save_config(setup.config)
         run.save_split(setup.feed.recorded)
         if loop.step < setup.schedule.total:

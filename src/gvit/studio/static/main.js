@@ -158,7 +158,9 @@ class Studio {
   commit(edits, off = null) {
     this.#preview = null;
     this.#generation += 1;
+    const { source } = this.doc;
     return this.run(async () => {
+      if (this.doc.source !== source) return; // another image was opened meanwhile
       const before = { ...this.doc, off: off ?? this.doc.off };
       const view = await server.state(before, edits);
       const doc = edits.length ? { ...before, raw: view.raw } : before;
