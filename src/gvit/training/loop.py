@@ -102,18 +102,17 @@ class Loop:
         while True:
             try:
                 return self._fit(stop, until, notes)
-            except LoadingError as error:
+            except (LoadingError, Diverged) as error:
                 if self.world.size > 1:  # the others wait for this one's next step
                     raise
+                if isinstance(error, Diverged):
+                    notes = (self.stumbling.retry(error, self._go_back),)
+                    continue
                 self.save()
                 again = wording("resume", f"gvit train --resume {self.run.folder}")
                 raise InputError(
                     f"{error.args[0]}. Saved at step {self.step}; go on with: {again}"
                 ) from error
-            except Diverged as error:
-                if self.world.size > 1:
-                    raise
-                notes = (self.stumbling.retry(error, self._go_back),)
 
     def _go_back(self) -> bool:
         """To the last checkpoint, if there is one."""
