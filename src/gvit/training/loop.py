@@ -95,8 +95,7 @@ class Loop:
         Raises:
             Interrupted: by ``stop``, after saving.
             InputError: training diverged (NaN or infinite losses), or too many training images cannot be read; the
-                last checkpoint stays as it was. Or a test image cannot be read, or a process that loads images was
-                killed, after saving.
+                last checkpoint stays. Or a test image cannot be read or a loading process was killed, after saving.
         """
         notes: Sequence[str] = ()
         while True:
