@@ -6,22 +6,32 @@ export function bindControls(studio) {
   const { stage } = studio;
   const on = (id, event, action) => find(id).addEventListener(event, action);
   stage.addEventListener("hover", () => studio.describeSelection());
-  stage.addEventListener("select", () => studio.describeSelection());
+  stage.addEventListener("select", () => {
+    studio.settle();
+    studio.describeSelection();
+  });
   stage.addEventListener("drag", ({ detail: { dx, dy } }) => studio.preview([studio.edit("move", { dx, dy })]));
   stage.addEventListener("dragged", ({ detail: { dx, dy } }) => studio.commit([studio.edit("move", { dx, dy })]));
   stage.addEventListener("wheel", ({ detail: { factor } }) => wheel(factor));
 
+  // what the wheel has done is for good when it rests, or when something else is done
   let turned = 1;
   let rest = 0;
+  let pending = null;
   function wheel(factor) {
+    if (!stage.selected.size) return;
     turned = Math.min(20, Math.max(0.05, turned * factor));
-    studio.preview([studio.edit("transform", { factor: turned })]);
+    pending = studio.edit("transform", { factor: turned });
+    studio.preview([pending]);
     clearTimeout(rest);
-    rest = setTimeout(() => {
-      studio.transform({ factor: turned });
-      turned = 1;
-    }, 250);
+    rest = setTimeout(studio.settle, 250);
   }
+  studio.settle = () => {
+    clearTimeout(rest);
+    if (pending) studio.commit([pending]);
+    pending = null;
+    turned = 1;
+  };
 
   // sliders: what they would do while they are held, and for good when they are let go
   const slide = (id, text, edit, after = () => {}) => {

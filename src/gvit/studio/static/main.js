@@ -255,6 +255,9 @@ class Studio {
   }
 
   step(which) {
+    this.settle();
+    this.#preview = null;
+    this.#generation += 1;
     return this.run(async () => {
       const { source } = this.doc;
       if (!this.history[which]()) return;
@@ -326,13 +329,20 @@ class Studio {
   async scored() {
     const { doc } = this;
     const key = [this.method.name, find("target").value].join(" ");
-    if (this.scores?.raw !== doc.raw || this.scores.key !== key) {
+    if (this.asked?.raw !== doc.raw || this.asked.key !== key) {
       const target = find("target").value === "" ? null : Number(find("target").value);
-      const values = await server.scores(doc, this.method.name, target);
-      this.scores = { values, raw: doc.raw, key, shades: this.method.of_class ? signed(values) : ranked(values) };
+      const answer = server.scores(doc, this.method.name, target);
+      this.asked = { raw: doc.raw, key, answer, shade: this.method.of_class ? signed : ranked };
+      answer.catch(() => (this.asked = null));
     }
-    if (this.doc.raw === doc.raw) this.stage.shades = find("by-score").checked ? this.scores.shades : null;
-    return this.scores.values;
+    const { asked } = this;
+    const values = await asked.answer;
+    // an answer that comes late says nothing of what is asked now
+    if (this.asked === asked && this.doc.raw === doc.raw) {
+      if (this.scores?.values !== values) this.scores = { values, raw: doc.raw, key, shades: asked.shade(values) };
+      this.stage.shades = find("by-score").checked ? this.scores.shades : null;
+    }
+    return values;
   }
 
   /** All but the best switched off. */
