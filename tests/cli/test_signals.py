@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -64,3 +66,14 @@ def test_what_nohup_has_a_process_ignore_stays_ignored():
             assert not stop()
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["models", "gvit_tiny*"]], ids=["light", "heavy"])
+def test_where_nobody_reads_on_a_command_ends_quietly(arguments):
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, "-m", "gvit", *arguments]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, env=environment)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (0, "")

@@ -68,16 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: list[str]) -> int:
-    if not args or args[0] in ("-h", "--help"):
-        print(_HELP, end="")
-        return 0
-    if args[0] == "--version":
-        print(f"gvit {__version__}")
-        return 0
     try:
+        if not args or args[0] in ("-h", "--help"):
+            print(_HELP, end="", flush=True)
+            return 0
+        if args[0] == "--version":
+            print(f"gvit {__version__}", flush=True)
+            return 0
         if args[0] not in _COMMANDS:
             raise unknown_name("command", args[0], _COMMANDS)
         code: int = importlib.import_module(f"gvit.cli.{args[0]}").run(args[1:])
+        sys.stdout.flush()  # here, where an error has its answer
         return code
     except InputError as error:
         print_error(error)
