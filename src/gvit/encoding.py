@@ -34,7 +34,11 @@ from gvit.models.pretrained import locate
 from gvit.rendering import render
 from gvit.targets import Target
 
-_MOST_PSNR = 100.0  # dB; as in ``gvit.evaluation``
+# of a photograph that an encoder alone draws whole, where nothing else is asked for: Gaussians, and pixels of the
+# longer side as the encoder sees it
+PHOTOGRAPH_COUNT, PHOTOGRAPH_SIDE = 1000, 768
+
+MOST_PSNR = 100.0  # dB, of pictures without any error; as in ``gvit.evaluation``
 
 
 def encoder_origin(place: str, model: GViT, looks: int | None, max_side: int | None) -> Origin:
@@ -299,7 +303,7 @@ class _Row(NamedTuple):
     @classmethod
     def of(cls, image: EncodedImage) -> _Row:
         height, width = image.picture.shape[-2:]
-        return cls(image.gaussians, (height, width), min(image.psnr, _MOST_PSNR))
+        return cls(image.gaussians, (height, width), min(image.psnr, MOST_PSNR))
 
 
 class _Images(Dataset[Tensor | str]):

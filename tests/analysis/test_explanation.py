@@ -298,6 +298,8 @@ def test_bad_input_is_refused():
         explainer("det", gvit.create_model("vit_tiny_patch8", num_classes=CLASSES))
     with pytest.raises(InputError, match="has no trained classifier to explain"):
         explainer("cdam", gvit.load_model("gvit_tiny.photos"))
+    with pytest.raises(InputError, match="has no trained classifier to explain"):
+        explainer("attention", gvit.load_model("gvit_tiny.photos"))
     for method in OF_CLASS:
         with pytest.raises(InputError, match="classes must be from 0 to 3"):
             attribute(model, gaussians, method, CLASSES)

@@ -1,3 +1,5 @@
+import resource
+
 import pytest
 import torch
 
@@ -58,3 +60,25 @@ def test_other_errors_of_torch_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("gvit.cli.models.run", raising(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):
         main(["models"])
+
+
+def test_a_full_disk_is_one_line(tmp_path, capsys, monkeypatch):
+    def write(*_):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+        (tmp_path / "events").write_bytes(bytes(2000))
+
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr("gvit.cli.models.run", write)
+    try:
+        code = main(["models"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert code == 2
+    assert capsys.readouterr().err.endswith("cannot be written (File too large)\n")
+
+
+@pytest.mark.parametrize("command", [["explain", "digits", "a.png"], ["faithfulness", "digits", "digits"]])
+@pytest.mark.parametrize("seed", ["-1", "9" * 30])
+def test_a_seed_that_is_none_is_one_line(command, seed, capsys):
+    assert main([*command, "--seed", seed]) == 2
+    assert capsys.readouterr().err == f"gvit: error: --seed must be from 0 to 2^62, got {seed}\n"

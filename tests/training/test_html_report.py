@@ -11,7 +11,8 @@ import gvit
 from gvit.analysis.explanation import attribute
 from gvit.errors import InputError
 from gvit.losses import psnr
-from gvit.training.html_report import _good_and_poor, _right_and_wrong, write_html_report
+from gvit.training.html_report import write_html_report
+from gvit.training.report_images import _good_and_poor, _right_and_wrong
 
 
 @pytest.fixture(scope="module")

@@ -232,6 +232,7 @@ class Method:
         of_class: whether the scores are of a class, in its logits; others are the same for all classes.
         signed: whether 0 is neither for nor against; scores of others are compared with each other only.
         samples: how many it takes where nothing else is asked for, of those that sample; 0 for the others.
+        asks_classifier: whether the scores depend on what the classifier has learned.
     """
 
     about: str
@@ -239,22 +240,23 @@ class Method:
     of_class: bool = True
     signed: bool = True
     samples: int = 0
+    asks_classifier: bool = True
 
 
-def _without_class(about: str, score: Callable[[Question], Tensor]) -> Method:
-    return Method(about, score, of_class=False, signed=False)
+def _without_class(about: str, score: Callable[[Question], Tensor], asks_classifier: bool = False) -> Method:
+    return Method(about, score, of_class=False, signed=False, asks_classifier=asks_classifier)
 
 
 METHODS: dict[str, Method] = {
     "cdam": Method("token times the logit's slope, where the last attention reads it", _cdam),
     "det": _without_class("-log det(Sigma): the smaller, the higher", _det),
     "opacity": _without_class("opacity", _opacity),
-    "attention": _without_class("what attention carries from it to the answer (rollout)", _attention),
+    "attention": _without_class("what attention carries from it to the answer (rollout)", _attention, True),
     "ixg": Method("what it adds to the token of nothing drawn, times the logit's slope", _ixg),
     "ig": Method("the same, with the mean slope on the way from nothing drawn", _ig, samples=64),
     "occlusion": Method("what the logit loses without this Gaussian alone", _occlusion),
     "shap": Method("what the logit gains by it, mean over random orders of drawing", _shap, samples=32),
-    "random": Method("random numbers, as a control", _random, of_class=False),
+    "random": Method("random numbers, as a control", _random, of_class=False, asks_classifier=False),
     "edges": _without_class("edges of the image within its footprint, as a control", _edges),
 }
 
@@ -285,7 +287,8 @@ class Explainer:
         if method not in METHODS:
             raise unknown_name("method", method, METHODS)
         check_reads_gaussians(model)
-        if METHODS[method].of_class and (not model.num_classes or model.card.encoder_only):
+        untrained = METHODS[method].asks_classifier and model.card.encoder_only
+        if untrained or (METHODS[method].of_class and not model.num_classes):
             raise InputError(f"{model.card.name or 'the model'} has no trained classifier to explain")
         for name, number in (("samples", samples), ("batch_size", batch_size)):
             if number is not None and number < 1:

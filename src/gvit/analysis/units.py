@@ -17,7 +17,7 @@ from gvit.models.base import ImageClassifier
 
 RANDOM, CENTER = "random", "centre"
 # these give the same scores whatever the classifier has learned
-MODEL_FREE = ("det", "opacity", "edges", RANDOM, CENTER)
+MODEL_FREE = (*(name for name, method in METHODS.items() if not method.asks_classifier), CENTER)
 
 
 class Units(ABC):

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from gvit.encoding import EncodedFile, ImageEncoder
     from gvit.gaussians.storage import Origin
 
-_PHOTOGRAPH = 1000  # Gaussians of an image that is encoded as it is
-
 
 @dataclass(frozen=True)
 class Options:
@@ -97,7 +95,7 @@ def run(args: list[str]) -> int:
     if options.half and not whole_set:
         raise InputError("--half is for a set: --format safetensors or parquet")
 
-    from gvit.encoding import ImageEncoder, encoder_origin
+    from gvit.encoding import PHOTOGRAPH_COUNT, ImageEncoder, encoder_origin
 
     device = find_device(options.device)
     view = options.view or ("whole" if not whole_set else None)
@@ -105,7 +103,7 @@ def run(args: list[str]) -> int:
     if view is None:
         view = "whole" if model.card.encoder_only else "crop"
     whole = view == "whole"
-    number = options.num_gaussians or (_PHOTOGRAPH if whole else None)
+    number = options.num_gaussians or (PHOTOGRAPH_COUNT if whole else None)
     max_side = options.max_side if whole else None
     encoder = ImageEncoder(model, number, options.looks, max_side, options.half)
     origin = encoder_origin(place, model, options.looks, max_side)

@@ -20,7 +20,7 @@ from torch import Tensor
 from gvit.analysis.explanation import METHODS, Method, attribute
 from gvit.data.images import open_image
 from gvit.data.sources import Source, digits
-from gvit.encoding import ImageEncoder
+from gvit.encoding import MOST_PSNR, PHOTOGRAPH_COUNT, PHOTOGRAPH_SIDE, ImageEncoder
 from gvit.errors import InputError, unknown_name
 from gvit.gaussians import Gaussians
 from gvit.gaussians.storage import read_size
@@ -31,11 +31,7 @@ from gvit.prediction import class_names
 from gvit.rendering import render
 from gvit.studio.wire import MAX_GAUSSIANS
 
-_PHOTOGRAPH = 1000  # Gaussians of a photograph, as 'gvit encode' takes
-_MAX_SIDE = 768  # pixels that the encoder sees of one, as there
 _MOST_LOOKS = 48
-_MOST_PSNR = 100.0  # dB; JSON has no infinity
-_WITHOUT_CLASSIFIER = ("det", "opacity", "random", "edges")
 _PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # scikit-image's
 
 
@@ -85,13 +81,13 @@ class Bench:
     def methods(self) -> dict[str, Method]:
         """The scores that mean something for it: of an encoder alone, those that ask no classifier."""
         return {
-            name: method for name, method in METHODS.items() if self.classifies or name in _WITHOUT_CLASSIFIER
+            name: method for name, method in METHODS.items() if self.classifies or not method.asks_classifier
         }
 
     def describe(self) -> dict[str, Any]:
         """What the page has to know."""
         encoder, names = self.model.encoder, class_names(self.model)
-        own = encoder.num_gaussians if self.classifies else _PHOTOGRAPH
+        own = encoder.num_gaussians if self.classifies else PHOTOGRAPH_COUNT
         return {
             "name": self.name,
             "classes": names if self.classifies else [],
@@ -124,21 +120,21 @@ class Bench:
             return _read_gaussians(name, content)
         whole = not self.classifies and self.model.encoder.any_number
         if num_gaussians is None and whole:
-            num_gaussians = _PHOTOGRAPH
+            num_gaussians = PHOTOGRAPH_COUNT
         for what, value, most in (
             ("num_gaussians", num_gaussians, MAX_GAUSSIANS),
             ("looks", looks, _MOST_LOOKS),
         ):
             if value is not None and value > most:
                 raise InputError(f"{what} must be at most {most:,}, got {value:,}")
-        encoder = ImageEncoder(self.model, num_gaussians, looks, _MAX_SIDE if whole else None)
+        encoder = ImageEncoder(self.model, num_gaussians, looks, PHOTOGRAPH_SIDE if whole else None)
         image = open_image(name, content)
         if whole:  # nothing larger is drawn here
-            image.thumbnail((_MAX_SIDE, _MAX_SIDE), Image.Resampling.BICUBIC)
+            image.thumbnail((PHOTOGRAPH_SIDE, PHOTOGRAPH_SIDE), Image.Resampling.BICUBIC)
         seen = encoder.transform(image)
         (encoded,) = encoder([seen])
         height, width = encoded.picture.shape[-2:]
-        return Opened(encoded.gaussians, (height, width), seen, min(encoded.psnr, _MOST_PSNR))
+        return Opened(encoded.gaussians, (height, width), seen, min(encoded.psnr, MOST_PSNR))
 
     @torch.inference_mode()
     def draw(self, gaussians: Gaussians, height: int, width: int) -> Float[Tensor, "3 h w"]:

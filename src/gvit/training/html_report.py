@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
 from gvit import __version__
-from gvit.analysis.explanation import METHODS, attribute
+from gvit.analysis.explanation import METHODS, attribute, read_gaussians
 from gvit.data.convert import Color, ImageLike, as_rgb, list_images, parse_color
-from gvit.data.images import EXTENSIONS, find_images
-from gvit.data.inputs import read_gaussians
-from gvit.data.loading import EvaluationSamples, evaluation_loader
+from gvit.data.images import EXTENSIONS
+from gvit.data.inputs import read_gaussians as read_file
 from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS
 from gvit.data.transforms import eval_transform
-from gvit.encoding import ImageEncoder
+from gvit.encoding import PHOTOGRAPH_COUNT, PHOTOGRAPH_SIDE, ImageEncoder
 from gvit.errors import InputError, option, unknown_name
-from gvit.evaluation import Evaluation, measure, summarize
 from gvit.files import check_writable
-from gvit.gaussians import VISIBLE_OPACITY, Gaussians
+from gvit.gaussians import VISIBLE_OPACITY
 from gvit.models.base import ImageClassifier, evaluating
 from gvit.models.gvit import GViT
 from gvit.models.pretrained import find_pretrained, is_pretrained_name
 from gvit.models.weights import load_model
+from gvit.prediction import class_names
 from gvit.provenance import provenance
-from gvit.training.report import class_names_of, find_run, load_with_images, read_records
-from gvit.training.run import MEASURED, Run
+from gvit.training.report import find_run, read_records
+from gvit.training.report_images import Contents, Sample, labelled_images, named_images
+from gvit.training.run import Run
 from gvit.viewing.html import Fact, Matrix, Method, Page, ShownImage, write_page
 
 _METHODS = ("cdam", "occlusion", "det")
 _METHODS_WITHOUT_CLASSES = ("det", "opacity")
-_POOL = 500  # test images that are looked at, where there are more: a matter of seconds
-_BATCH = 32
-_WHOLE_SIDE, _WHOLE_COUNT = 768, 1000  # of photographs for an encoder alone, as in ``gvit encode``
 _SHOWN_SIDE = 480  # pixels of the longer side of a picture, at most
 
 
@@ -55,42 +52,6 @@ class HtmlReport:
     file: Path
     num_images: int
     unread: list[InputError]
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """One input of the model: an image [3, H, W], or raw Gaussians [K, 9]."""
-
-    name: str
-    inputs: Tensor
-    label: str | None = None
-
-
-@dataclass
-class _Contents:
-    """What the images are of, as it becomes known.
-
-    Attributes:
-        samples: to be shown.
-        about: which they are, in a sentence.
-        data: what they are out of.
-        evaluation: measures on test images.
-        measured_on: which those are.
-        counts: of predicted against true classes.
-        counted: of how many images.
-        unread: see ``HtmlReport``.
-        notes: see ``Page``.
-    """
-
-    samples: list[_Sample] = field(default_factory=list)
-    about: str = ""
-    data: str = ""
-    measures: dict[str, float] = field(default_factory=dict)
-    measured_on: str = ""
-    counts: list[list[int]] = field(default_factory=list)
-    counted: str = ""
-    unread: list[InputError] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -162,9 +123,10 @@ def write_html_report(
     if given:
         model = load_model(place) if isinstance(place, (str, Path)) else place
         way = _find_way(model, methods, num_gaussians, looks, whole=True)
-        contents = _named(way, given, num_images, background)
+        extensions = GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS
+        contents = named_images(given, extensions, partial(_read, way, background), num_images)
     else:
-        model, contents = _labelled(place, run, data_dir, dataset, num_images, device)
+        model, contents = labelled_images(place, run, data_dir, dataset, num_images, device)
         way = _find_way(model, methods, None, None, whole=False)
     model.to(device)
     shown = []
@@ -219,10 +181,10 @@ def _find_way(
                 f"{model.card.name or 'the model'} reads {model.tokens.kind} and has no Gaussians to score: "
                 f"{option('method')} is for models that have"
             )
-        if not answers and (METHODS[name].of_class or name == "attention"):
+        if not answers and METHODS[name].asks_classifier:
             raise InputError(
                 f"{option('method', name)} asks a classifier, and there is none; an encoder alone has "
-                f"{', '.join(known for known, one in METHODS.items() if not one.of_class and known != 'attention')}"
+                f"{', '.join(known for known, one in METHODS.items() if not one.asks_classifier)}"
             )
     if model.tokens.reads == "gaussians" and not methods:
         methods = _METHODS if answers else _METHODS_WITHOUT_CLASSES
@@ -231,9 +193,9 @@ def _find_way(
         as_it_is = whole and not answers and model.encoder.any_number
         encoder = ImageEncoder(
             cast(GViT, model),
-            _WHOLE_COUNT if as_it_is and num_gaussians is None else num_gaussians,
+            PHOTOGRAPH_COUNT if as_it_is and num_gaussians is None else num_gaussians,
             looks,
-            _WHOLE_SIDE if as_it_is else None,
+            PHOTOGRAPH_SIDE if as_it_is else None,
         )
     elif num_gaussians is not None or looks is not None:
         name = "looks" if num_gaussians is None else "num_gaussians"
@@ -241,182 +203,18 @@ def _find_way(
     return _Way(model, encoder, tuple(dict.fromkeys(methods)), answers)
 
 
-def _named(way: _Way, given: Sequence[ImageLike], num_images: int, background: Color) -> _Contents:
-    """Images that were named, spread evenly where there are too many."""
-    extensions = GAUSSIAN_EXTENSIONS if way.model.reads == "gaussians" else EXTENSIONS
-    named = dict(_names(given, extensions))
-    kept = _spread(list(named), num_images)
-    contents = _Contents(data=f"{len(kept)} that were named")
-    for name in kept:
-        try:
-            contents.samples.append(_Sample(name, _read(way, named[name], background)))
-        except InputError as error:
-            contents.unread.append(error)
-    if not contents.samples:
-        raise contents.unread[0]
-    contents.about = "In the order in which they were named."
-    if len(kept) < len(named):
-        contents.about = f"{len(kept)} of {len(named)} that were named, spread evenly over their order."
-    if contents.unread:
-        contents.notes.append(f"Could not be read: {'; '.join(map(str, contents.unread))}")
-    return contents
-
-
-def _names(given: Sequence[ImageLike], extensions: frozenset[str]) -> Iterator[tuple[str, ImageLike]]:
-    """What each image is called: its file's name, or its path where two have one name."""
-    files = find_images([image for image in given if isinstance(image, (str, Path))], extensions)
-    names = [file.name for file in files]
-    yield from ((file.name if names.count(file.name) == 1 else str(file), file) for file in files)
-    others = [image for image in given if not isinstance(image, (str, Path))]
-    yield from ((f"image {number}", image) for number, image in enumerate(others, 1))
-
-
-def _read(way: _Way, image: ImageLike, background: Color) -> Tensor:
+def _read(way: _Way, background: Color, image: ImageLike) -> Tensor:
     model = way.model
     if model.reads == "gaussians":
         if not isinstance(image, (str, Path)):
             raise InputError(f"{model.card.name} reads Gaussians: give files of those")
-        return read_gaussians(image, model)
+        return read_file(image, model)
     transform = eval_transform(model.card.preprocessing) if way.encoder is None else way.encoder.transform
     return transform(as_rgb(image, background))
 
 
-def _labelled(
-    place: str | Path | ImageClassifier,
-    run: Run | None,
-    data_dir: str | Path | None,
-    dataset: str | None,
-    num_images: int,
-    device: str,
-) -> tuple[ImageClassifier, _Contents]:
-    """Labelled images, right and wrong ones, and what is known of all of them."""
-    if not isinstance(place, (str, Path)):
-        raise InputError("a model has no test images of its own: give images, or the folder of a run instead")
-    own = data_dir is None and dataset is None
-    if own and run is None and _is_name(place):
-        raise InputError(
-            f"{place}: pretrained weights have no test images of their own: name image files after it, or give "
-            f"labelled ones by {option('data_dir', 'FOLDER')} or {option('dataset', 'digits')}"
-        )
-    folder = None if data_dir is None else Path(data_dir)
-    model, samples = load_with_images(place, folder, dataset)
-    total = len(samples)
-    samples = EvaluationSamples(samples.source.take(_spread(range(total), _POOL)), samples.transform, True)
-    measured = measure(model.to(device), evaluation_loader(samples, _BATCH))
-    answers = bool(model.num_classes) and not model.card.encoder_only
-    found = summarize(measured, model.num_classes if answers else 0)
-    names = class_names_of(model) if answers else list(samples.source.class_names)
-    rows, about = (_right_and_wrong if answers else _good_and_poor)(measured, num_images)
-    contents = _Contents(about=about, data=_data_name(run if own else None, folder, dataset))
-    contents.samples = [
-        _Sample(
-            _key_name(samples.source.keys[row]),
-            samples[row][0],
-            names[samples.source.labels[row]] if names else None,
-        )
-        for row in rows
-    ]
-    _measure(contents, found, total, run if own and run and _is_last(place, run) else None)
-    broken = int(measured["broken"].sum())
-    if broken:
-        contents.notes.append(f"{broken} of {len(samples)} test images cannot be read, and are not shown.")
-    return model, contents
-
-
-def _key_name(key: str) -> str:
-    return f"image {key}" if key.isdigit() else key
-
-
-def _is_name(place: str | Path) -> bool:
-    return is_pretrained_name(place if isinstance(place, str) else place.as_posix())
-
-
-def _is_last(place: str | Path, run: Run) -> bool:
-    """Whether a run's last weights are meant, of which it has written down measures."""
-    return Path(place) in (run.folder, run.weights_file)
-
-
-def _measure(contents: _Contents, found: Evaluation, total: int, run: Run | None) -> None:
-    """What is known of all test images, from the run's own files, or of those that were looked at."""
-    counted = f"{found.num_images:,} test images"
-    if found.num_images < total:
-        counted = f"{found.num_images:,} of {total:,} test images, spread evenly"
-    measures, measured_on = vars(found), counted
-    contents.counts, contents.counted = found.confusion, counted
-    if run is not None and found.num_images < total:
-        whole = _evaluated(run)
-        if whole is not None:
-            measures, measured_on = whole, f"all {whole['num_images']:,} test images"
-            contents.counts, contents.counted = whole["confusion"], measured_on
-        else:
-            last = next((r for r in reversed(read_records(run)) if r.get("kind") == "evaluation"), None)
-            if last is not None and last.get("num_images") == total:
-                measures, measured_on = last, f"all {total:,} test images"
-    contents.measured_on = measured_on
-    contents.measures = {
-        name: float(value)
-        for name in ("top1", "top5", "psnr", "ssim")
-        if isinstance(value := measures.get(name), (int, float))
-    }
-
-
-def _evaluated(run: Run) -> dict[str, Any] | None:
-    """What ``gvit evaluate`` has written, if that is whole."""
-    try:
-        kept = json.loads((run.folder / MEASURED[0]).read_text())
-        rows = kept["confusion"]
-        square = all(len(row) == len(rows) and all(isinstance(n, int) for n in row) for row in rows)
-        return dict(kept) if square and isinstance(kept["num_images"], int) else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
-def _data_name(run: Run | None, folder: Path | None, dataset: str | None) -> str:
-    """A folder by its last name: a page that is passed on tells nothing of the machine."""
-    if run is not None:
-        data = run.load_config().data
-        folder, dataset = None if data.data_dir is None else Path(data.data_dir), data.dataset
-    parts = [part for part in (dataset, None if folder is None else folder.resolve().name) if part]
-    return f"{' · '.join(parts)}, test images"
-
-
-def _right_and_wrong(measured: dict[str, Tensor], count: int) -> tuple[list[int], str]:
-    """Half of them wrong, if there are as many; the most confident ones. Right ones class by class."""
-    labels, read = measured["label"], measured["broken"] == 0
-    right = read & (measured["predicted"] == labels)
-    wrong = (read & ~right).nonzero()[:, 0]
-    wrong = wrong[measured["confidence"][wrong].argsort(descending=True, stable=True)]
-    by_class = [(right & (labels == label)).nonzero()[:, 0].tolist() for label in labels.unique().tolist()]
-    rights = [rows[turn] for turn in range(count) for rows in by_class if turn < len(rows)]
-    few = min(len(wrong), max(count // 2, count - len(rights)))
-    rights, wrongs = rights[: count - few], wrong[:few].tolist()
-    parts = []
-    if rights:
-        parts.append(f"{len(rights)} of {int(right.sum())} right answers, class by class")
-    if wrongs:
-        parts.append(f"{len(wrongs)} of {len(wrong)} wrong ones, those that the model is surest of")
-    return [*rights, *wrongs], f"{', and '.join(parts)}, out of {int(read.sum())} test images."
-
-
-def _good_and_poor(measured: dict[str, Tensor], count: int) -> tuple[list[int], str]:
-    """Spread over their PSNR; of a model without any, over their order."""
-    rows = (measured["broken"] == 0).nonzero()[:, 0]
-    about = f"Spread evenly over {len(rows)} test images."
-    if "psnr" in measured:
-        rows = rows[measured["psnr"][rows].argsort(stable=True)]
-        about = f"From the one that is drawn worst to the best of {len(rows)} test images, spread evenly."
-    return [int(row) for row in _spread(rows.tolist(), count)], about
-
-
-def _spread(items: Sequence[Any], count: int) -> list[Any]:
-    """``count`` of them at most, the first and the last among them."""
-    if len(items) <= count:
-        return list(items)
-    return [items[round(i * (len(items) - 1) / max(1, count - 1))] for i in range(count)]
-
-
 @torch.no_grad()
-def _show(way: _Way, sample: _Sample) -> ShownImage:
+def _show(way: _Way, sample: Sample) -> ShownImage:
     model, side = way.model, way.model.img_size
     device = next(model.parameters()).device
     image, gaussians, quality, encoded = None, None, None, None
@@ -424,8 +222,7 @@ def _show(way: _Way, sample: _Sample) -> ShownImage:
         (encoded,) = way.encoder([sample.inputs])
         gaussians, quality, image = encoded.gaussians, encoded.psnr, sample.inputs
     elif model.reads == "gaussians":
-        gaussians = Gaussians(sample.inputs)
-        gaussians = replace(gaussians, **model.tokens.bounds_of(gaussians))
+        gaussians = read_gaussians(model, sample.inputs[None])[0]
     else:
         image = sample.inputs
     batch = None if gaussians is None else gaussians[None].to(device)
@@ -433,7 +230,7 @@ def _show(way: _Way, sample: _Sample) -> ShownImage:
     if way.answers:
         logits = model(sample.inputs[None].to(device)) if batch is None else model.classifier.classify(batch)
         shares = logits.float().softmax(-1)[0].cpu()
-        names = class_names_of(model)
+        names = class_names(model)
         guesses = [
             (names[i], shares[i].item()) for i in shares.argsort(descending=True, stable=True).tolist()
         ]
@@ -462,7 +259,7 @@ def _page(
     way: _Way,
     run: Run | None,
     place: str | Path | None,
-    contents: _Contents,
+    contents: Contents,
     shown: Sequence[ShownImage],
 ) -> Page:
     model = way.model
@@ -478,7 +275,7 @@ def _page(
     ]
     matrix = None
     if contents.counts:
-        matrix = Matrix(contents.counts, class_names_of(model), f"Of {contents.counted}.")
+        matrix = Matrix(contents.counts, class_names(model), f"Of {contents.counted}.")
     commit = provenance()["commit"]
     details = [
         Fact("Model", name),
@@ -503,7 +300,9 @@ def _page(
 def _weights_name(run: Run | None, place: str | Path | None) -> str:
     if place is None:
         return "in memory"
-    entry = find_pretrained(str(place)) if run is None and _is_name(place) else None
+    entry = (
+        find_pretrained(str(place)) if run is None and is_pretrained_name(Path(place).as_posix()) else None
+    )
     if entry is not None:
         return entry.pinned
     return Path(place).name if run is None or Path(place).is_file() else run.weights_file.name
@@ -522,7 +321,7 @@ def _about(way: _Way) -> str:
     return "Images as 2D Gaussians, and a vision transformer that classifies from those alone."
 
 
-def _facts(way: _Way, contents: _Contents, shown: Sequence[ShownImage]) -> list[Fact]:
+def _facts(way: _Way, contents: Contents, shown: Sequence[ShownImage]) -> list[Fact]:
     model, measures, facts = way.model, contents.measures, []
     if "top1" in measures:
         facts.append(Fact("Top-1", f"{100 * measures['top1']:.2f} %", f"of {contents.measured_on}"))

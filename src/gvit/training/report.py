@@ -26,7 +26,7 @@ from gvit.models.base import ImageClassifier
 from gvit.models.gvit import GViT
 from gvit.models.pretrained import is_pretrained_name
 from gvit.models.weights import load_model
-from gvit.prediction import check_classifies
+from gvit.prediction import check_classifies, class_names
 from gvit.rendering import render
 from gvit.training.run import EVALUATION, MEASURED, Run
 from gvit.viewing.figures import (
@@ -194,7 +194,7 @@ def assess(
     result = replace(summarize(measured, classes), broken=[for_python(one.error) for one in broken])
     assessed = Assessment(
         result,
-        class_names_of(model),
+        class_names(model),
         mistakes(measured) if classes else [],
         list(samples.source.keys),
         folder,
@@ -254,13 +254,8 @@ def _others(
     source = labelled_set(data_dir, dataset)
     if not model.card.encoder_only:
         check_classifies(model)
-        source = with_classes(source, class_names_of(model))
+        source = with_classes(source, class_names(model))
     return model, EvaluationSamples(source, eval_input(model, source))
-
-
-def class_names_of(model: ImageClassifier) -> list[str]:
-    """Its classes by name, or by number where they have none."""
-    return list(model.card.class_names) or [str(number) for number in range(model.num_classes)]
 
 
 def _results_folder(place: Path, run: Run | None, data_dir: Path | None, dataset: str | None) -> Path:

@@ -102,9 +102,7 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FileLock(self.folder / ".lock", timeout=_PATIENCE)
-            # a file system without locks says so, and is used without
-            with suppress(NotImplementedError):
-                lock.acquire()
+            lock.acquire()
         except Timeout:
             raise InputError(
                 f"{self.folder}: another process is training here; wait for it, stop it, or write elsewhere with "

@@ -16,7 +16,8 @@ class Studio {
   model = null; // what the server tells of it
   view = null; // the server's answer for the state that is shown
   kept = null; // a state and its view, to compare with
-  scores = null; // {values, raw, key}
+  scores = null; // {values, raw, shades}
+  asked = null; // {raw, key, answer, shade}: the scores that were asked for last
   files = new Map(); // on the shelf: name to {content, url}
   #queue = Promise.resolve();
   #working = 0;
@@ -339,7 +340,7 @@ class Studio {
     const values = await asked.answer;
     // an answer that comes late says nothing of what is asked now
     if (this.asked === asked && this.doc.raw === doc.raw) {
-      if (this.scores?.values !== values) this.scores = { values, raw: doc.raw, key, shades: asked.shade(values) };
+      if (this.scores?.values !== values) this.scores = { values, raw: doc.raw, shades: asked.shade(values) };
       this.stage.shades = find("by-score").checked ? this.scores.shades : null;
     }
     return values;
