@@ -9,6 +9,8 @@ from pathlib import Path
 
 from gvit.errors import InputError
 
+PARTIAL = ".partial"  # ends the name of a file that is being written
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -44,7 +46,7 @@ def remove_partial(path: Path) -> None:
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(path.name + ".partial")
+    return path.with_name(path.name + PARTIAL)
 
 
 def _to_disk(path: Path) -> None:

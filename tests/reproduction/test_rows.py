@@ -92,6 +92,7 @@ DEFAULTS_IN_BASE = {
     *("compute.fsdp", "compute.graphs"),
     *("pixels.randaugment", "pixels.random_erase", "pixels.mixup", "pixels.cutmix"),
     *("broken.max_broken", "broken.broken_test_images", "optimizer.max_skipped"),
+    *("saving.keep_checkpoints", "saving.best_measure"),
 }
 
 GUIDED: dict[str, Any] = {}

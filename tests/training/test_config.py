@@ -21,6 +21,7 @@ from gvit.training.config import (
     ObjectiveConfig,
     OptimizerConfig,
     PixelConfig,
+    SavingConfig,
     ScheduleConfig,
     TrainConfig,
 )
@@ -71,6 +72,7 @@ RANGES = [
     (OptimizerConfig, "clip_grad", "above 0", TINY, BIG, [0.0, -1.0]),
     (OptimizerConfig, "ema_decay", "at least 0 and at most 1", 0.0, 1.0, [-0.1, 1.1]),
     (OptimizerConfig, "max_skipped", "at least 0", 0, BIG, [-1]),
+    (SavingConfig, "keep_checkpoints", "at least 1", 1, BIG, [0, -1]),
     (ComputeConfig, "accumulate", "at least 1", 1, BIG, [0, -1]),
     (TrainConfig, "seed", "at least 0 and at most 9223372036854775807", 0, 2**63 - 1, [-1, 2**63, 10**20]),
 ]

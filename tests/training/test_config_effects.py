@@ -52,6 +52,8 @@ ELSEWHERE = {  # where a field's effect is shown with more than a test here woul
     "broken.max_broken": "test_broken.py::test_above_the_share_a_run_stops_and_its_checkpoint_stays",
     "broken.broken_test_images": "test_broken.py::test_or_it_counts_as_wrong",
     "optimizer.max_skipped": "test_stumbling.py::test_after_too_many_in_a_row_a_run_goes_back",
+    "saving.keep_checkpoints": "test_history.py::test_the_last_checkpoints_stay",
+    "saving.best_measure": "test_history.py::test_the_best_weights_are_those_of_the_chosen_measure",
     "compute.compile": "test_loop.py::test_compiled_networks_train_to_the_same_weights",
     "compute.graphs": "test_graphs.py::test_replayed_turns_train_as_ever",
     "compute.fsdp": "test_distributed.py::test_fsdp_leaves_half_of_the_weights_in_each_of_two_processes",

@@ -64,7 +64,7 @@ class Resume:
     """Go on with an interrupted run, or extend one by --epochs.
 
     Attributes:
-        resume: the run folder.
+        resume: the run folder; or a checkpoint in it, to which the run goes back.
         epochs: in all, more than the run has: its last phase lasts longer.
         tensorboard: write event files into the run folder, too.
         device: cpu, cuda, or auto: cuda where there is one.
@@ -81,9 +81,11 @@ def run(args: list[str]) -> int:
     if any(arg.split("=")[0] == "--resume" for arg in args):
         _refuse_settings(args)
         again = parse(Resume, args, "gvit train")
+        from gvit.training.run import Run
         from gvit.training.train import resume
 
-        return _watch(partial(resume, again.resume, epochs=again.epochs), again.resume, "", again)
+        folder, _ = Run.of_checkpoint(again.resume)
+        return _watch(partial(resume, again.resume, epochs=again.epochs), folder, "", again)
     recipe, new = _parse_new_run(args)
     return start_run(new.config, new.output, recipe)
 

@@ -353,6 +353,22 @@ class ComputeConfig:
     fsdp: bool = False
 
 
+@_raises_input_error
+@dataclass(frozen=True, config=_CHECKED)
+class SavingConfig:
+    """What a run keeps of itself on the way.
+
+    Attributes:
+        keep_checkpoints: so many of the last ones; more than one are kept in the run's folder checkpoints, and
+            'gvit train --resume' takes any of them.
+        best_measure: of the test images, by which best.safetensors is chosen; None for top1, or psnr of an encoder
+            alone.
+    """
+
+    keep_checkpoints: Annotated[int, Field(ge=1)] = 1
+    best_measure: Literal["top1", "top5", "psnr", "ssim"] | None = None
+
+
 def _differences(values: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
     found = {}
     for name, value in values.items():
@@ -372,6 +388,7 @@ class TrainConfig:
         data: which images, and what happens to them.
         pixels: what more happens to them in training.
         broken: what happens where they cannot be read.
+        saving: what is kept on the way.
         schedule: the four phases.
         objective: what is descended.
         guidance: how guided steps weigh it.
@@ -389,6 +406,7 @@ class TrainConfig:
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     pixels: PixelConfig = field(default_factory=PixelConfig)
     broken: BrokenConfig = field(default_factory=BrokenConfig)
+    saving: SavingConfig = field(default_factory=SavingConfig)
     seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0
 
     def __post_init__(self) -> None:

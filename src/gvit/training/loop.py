@@ -49,7 +49,7 @@ class Loop:
         observers: are told how it goes on, beside ``metrics.jsonl``.
         world: the processes that train together.
         step: steps done.
-        best: the largest top-1 so far, or PSNR of an encoder alone; None before the first evaluation that tells.
+        best: the largest value of the best measure so far; None before the first evaluation that tells.
         unmeasured: the evaluation that was due at this step failed, by a test image that could not be read.
     """
 
@@ -220,7 +220,7 @@ class Loop:
         schedule = self.setup.schedule
         if not schedule.encoder_only and self.step <= schedule.classify_start:
             return False  # what its classifier answers means nothing yet
-        score = result.psnr if result.top1 is None else result.top1
+        score = getattr(result, self.setup.best_measure)
         if score is None or (self.best is not None and score <= self.best):
             return False
         self.best = score
@@ -246,5 +246,5 @@ class Loop:
         if self.world.is_main:
             for file in (self.run.weights_file, *([self.run.best_file] if improved else [])):
                 save_model(model, file, state.get("ema", state["model"]))
-            self.run.save_checkpoint(state)
+            self.run.save_checkpoint(state, self.setup.config.saving.keep_checkpoints)
         self.world.barrier()

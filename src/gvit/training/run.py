@@ -18,6 +18,7 @@ from gvit.errors import InputError, first_line, option, wording
 from gvit.files import remove_partial, replacing, write_text
 from gvit.models.weights import WEIGHTS_NAME
 from gvit.training.config import TrainConfig
+from gvit.training.history import History
 
 # what a model was found to be on labelled images, and what the folder begins with for images that are not the run's
 MEASURED = ("evaluation.json", "confusion.png", "mistakes.csv", "mistakes.png")
@@ -33,7 +34,8 @@ class Run:
 
     Attributes:
         folder: ``config.json``, ``metrics.jsonl``, ``model.safetensors``, ``best.safetensors``, ``checkpoint.pt``,
-            ``report.png``, ``curves.png``; and ``split.json``, where the data have no test images of their own.
+            ``report.png``, ``curves.png``; ``checkpoints``, where more than one is kept; and ``split.json``, where the
+            data have no test images of their own.
     """
 
     folder: Path
@@ -69,6 +71,10 @@ class Run:
     @property
     def curves_file(self) -> Path:
         return self.folder / "curves.png"
+
+    @property
+    def _history(self) -> History:
+        return History(self.folder / "checkpoints")
 
     @property
     def _files(self) -> tuple[Path, ...]:
@@ -119,6 +125,7 @@ class Run:
         """Remove what a process that was killed was about to write; for who has the folder for itself."""
         for file in self._files:
             remove_partial(file)
+        self._history.remove_partial()
 
     @classmethod
     def create(cls, folder: Path, config: TrainConfig, overwrite: bool = False) -> Run:
@@ -141,12 +148,32 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             run.save_config(config)
             run.forget_measured()
+            run.forget_checkpoints()
             for file in set(files) - {run.config_file}:
                 file.unlink(missing_ok=True)
             run.metrics_file.touch()
         except OSError as error:
             raise InputError(f"{folder}: cannot write a run here ({error.strerror})") from error
         return run
+
+    @classmethod
+    def of_checkpoint(cls, place: Path) -> tuple[Path, Path | None]:
+        """The folder of a run, and the one of its checkpoints that was meant: None for its last one.
+
+        Args:
+            place: the folder, or a file that ``save_checkpoint`` left in it.
+
+        Raises:
+            InputError: it is another file.
+        """
+        if not place.is_file():
+            return place, None
+        place = place.absolute()
+        for folder in (place.parent, place.parent.parent):
+            run = cls(folder)
+            if place == run.checkpoint_file or place in run._history.newest_first():
+                return folder, place
+        raise InputError(f"{place}: no run's folder, and no checkpoint in one")
 
     @classmethod
     def open(cls, folder: Path) -> Run:
@@ -209,22 +236,29 @@ class Run:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.split_file}: damaged ({first_line(error)})") from error
 
-    def save_checkpoint(self, state: dict[str, Any]) -> None:
+    def save_checkpoint(self, state: dict[str, Any], keep: int = 1) -> None:
+        """Make ``state`` the one to go on from, and keep so many of the last ones, this one with them."""
         # to a file of ours: of a name alone, PyTorch doesn't say why it could not be written
         with replacing(self.checkpoint_file) as partial, partial.open("wb") as file:
             torch.save(state, file)
+        if keep > 1:
+            self._history.add(self.checkpoint_file, state["step"], keep)
 
-    def load_checkpoint(self) -> dict[str, Any] | None:
-        """What ``save_checkpoint`` wrote last; None where the run stopped before its first one.
+    def forget_checkpoints(self, after: int = -1) -> None:
+        """Remove those that were kept of later steps."""
+        self._history.remove(after)
+
+    def load_checkpoint(self, file: Path | None = None) -> dict[str, Any] | None:
+        """What ``save_checkpoint`` wrote last, or another file of it; None where the run stopped before its first one.
 
         Raises:
             InputError: it is damaged.
         """
-        if not self.checkpoint_file.exists():
+        file = file or self.checkpoint_file
+        if not file.exists():
             return None
         try:
-            state = torch.load(self.checkpoint_file, map_location="cpu", weights_only=True)
-            return dict(state)
+            return dict(torch.load(file, map_location="cpu", weights_only=True))
         except (
             OSError,
             TypeError,
@@ -234,7 +268,13 @@ class Run:
             pickle.UnpicklingError,
             KeyError,
         ) as error:
+            earlier = next((kept for kept in self._history.newest_first() if not kept.samefile(file)), None)
+            instead = (
+                "restore it"
+                if earlier is None
+                else wording(f"resume({str(earlier)!r})", f"go on from 'gvit train --resume {earlier}'")
+            )
             raise InputError(
-                f"{self.checkpoint_file}: damaged ({first_line(error)}); restore it, or train again with "
+                f"{file}: damaged ({first_line(error)}); {instead}, or train again with "
                 f"{wording('overwrite=True', '--overwrite')}"
             ) from error

@@ -51,6 +51,11 @@ class Setup:
         assert epochs is not None
         return round(epochs * self.feed.steps_per_epoch)
 
+    @property
+    def best_measure(self) -> str:
+        """The attribute of ``Evaluation`` by which the best weights are chosen."""
+        return self.config.saving.best_measure or ("psnr" if self.schedule.encoder_only else "top1")
+
     def rates(self, step: int) -> dict[str, float]:
         """The learning rates of a step, of the networks that learn in it.
 
@@ -104,6 +109,7 @@ def set_up(
     setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
     # from the start: an interrupted run, too, is only what it is going to be
     model.card = replace(model.card, encoder_only=setup.schedule.encoder_only)
+    _check_best_measure(setup)
     if task.keeps_gaussians:
         of_model.append("the encoder stands still, and images come again as they are: each is encoded once")
     notes = [*notes, *of_model, *_proportions(setup), *_left_out(setup), *feed.notes]
@@ -137,6 +143,18 @@ def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
             raise InputError(
                 f"{option('gaussians_range')} needs {what} of any number of Gaussians, not {part.kind!r}"
             )
+
+
+def _check_best_measure(setup: Setup) -> None:
+    model, measure = setup.task.model, setup.best_measure
+    if measure in ("psnr", "ssim"):
+        missing = "a model that draws" if model.encoder is None else ""
+    elif setup.schedule.encoder_only:
+        missing = "a classifier that is trained"
+    else:
+        missing = "more than five classes" if measure == "top5" and model.num_classes <= 5 else ""
+    if missing:
+        raise InputError(f"{option('best_measure', measure)} needs {missing}")
 
 
 def _left_out(setup: Setup) -> list[str]:

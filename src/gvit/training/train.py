@@ -77,7 +77,7 @@ def resume(
     """Go on with an interrupted run, to the same result as if it had not been interrupted; or extend a run.
 
     Args:
-        out: the run folder.
+        out: the run folder; or a checkpoint in it, to which the run goes back.
         observers: are told how it goes on.
         device: where to train.
         world: the processes that train together.
@@ -90,13 +90,15 @@ def resume(
             has more epochs than ``epochs``.
         Interrupted: again.
     """
-    run = Run.open(Path(out))
+    folder, checkpoint = Run.of_checkpoint(Path(out))
+    run = Run.open(folder)
     with _alone(run, world):
-        return _resume(run, list(observers), device, world, stop, until, epochs)
+        return _resume(run, checkpoint, list(observers), device, world, stop, until, epochs)
 
 
 def _resume(
     run: Run,
+    checkpoint: Path | None,
     observers: list[Observer],
     device: str,
     world: World,
@@ -104,7 +106,7 @@ def _resume(
     until: int | None,
     epochs: float | None,
 ) -> Evaluation:
-    config, state = run.load_config(), run.load_checkpoint()
+    config, state = run.load_config(), run.load_checkpoint(checkpoint)
     if state is None and run.weights_file.exists():
         raise InputError(
             f"{run.folder}: has weights, but no {run.checkpoint_file.name} to go on from; restore that, or train "
@@ -112,7 +114,8 @@ def _resume(
         )
     if epochs is not None:
         config = replace(config, schedule=extended(config.schedule, epochs))
-    broken = state is not None and not _is_readable(run)
+    # the checkpoint has all that is in the weights' file
+    behind = state is not None and (checkpoint is not None or not _is_readable(run))
     split, known = run.load_split(), _known(run, state)
     setup = set_up(config, device, world, known=known, initialize=state is None, recorded=split)
     loop = Loop(setup, run, observers, world)
@@ -125,7 +128,8 @@ def _resume(
         run.save_split(setup.feed.recorded)
         if loop.step < setup.schedule.total:
             run.forget_measured()
-    if broken:  # the checkpoint has all that is in them
+        run.forget_checkpoints(after=loop.step)
+    if behind:
         loop.save()
     return _fit(loop, stop, until)
 
