@@ -6,17 +6,85 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from gvit.cli import main
+from gvit.recipes import debug
+from gvit.training.config import ComputeConfig, GuidanceConfig, TrainConfig
 from gvit.training.distributed import World, load_optimizer
+from gvit.training.train import train
 
 # 20 steps over all four phases, without what is random by place in the batch
+CONFIG = debug()
+CONFIG = replace(
+    CONFIG,
+    model=replace(CONFIG.model, drop_path_rate=0.0),
+    data=replace(CONFIG.data, batch_size=16),
+    schedule=replace(CONFIG.schedule, epochs=20 / 89),
+    compute=ComputeConfig("float64"),
+)
+GUIDED = replace(
+    CONFIG,
+    schedule=replace(CONFIG.schedule, guided_steps="added"),
+    guidance=GuidanceConfig("image", "gaussian", guide_ema=0.9, psnr_budget=0.1),
+)
+SINGLE = replace(CONFIG, compute=ComputeConfig())
+# a checkpoint after 10
+STUMBLING = replace(
+    CONFIG,
+    schedule=replace(CONFIG.schedule, eval_every=10 / 89, gamma=10.0),
+    optimizer=replace(CONFIG.optimizer, max_skipped=2),
+)
+TOGETHER = {
+    "copies": CONFIG,
+    "parts": replace(CONFIG, compute=ComputeConfig("float64", accumulate=2)),
+    "shards": replace(CONFIG, compute=ComputeConfig("float64", fsdp=True)),
+    "guided": GUIDED,
+    "float32": SINGLE,
+    "stumbling": STUMBLING,
+}
+# the same for the command line
 ARGUMENTS = ["train", "debug", "--drop-path-rate", "0", "--batch-size", "16", "--epochs", str(20 / 89)]
+ARGUMENTS += ["--precision", "float64", "--warmup-epochs", "0.1", "--device", "cpu"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+
+# trains every configuration of a folder by two processes; of the run "stumbling", the second one's numbers go bad
+TRAINING = """
+import sys
+from pathlib import Path
+
+import torch
+
+from gvit.training.config import TrainConfig
+from gvit.training.distributed import joined
+from gvit.training.task import Task
+from gvit.training.train import train
+
+clean, step = Task._on_device, Task.step
+bad = {5, 11, 12, 13}  # once each
+
+
+def stepped(task, number, parts, plan, rates):
+    task.bad = number in bad
+    bad.discard(number)
+    return step(task, number, parts, plan, rates)
+
+
+def poisoned(task, batch):
+    batch = clean(task, batch)
+    return batch._replace(inputs=batch.inputs * torch.nan) if task.bad else batch
+
+
+with joined("cpu") as (world, device):
+    for file in sorted(Path(sys.argv[1]).glob("*.json")):
+        if file.stem == "stumbling" and not world.is_main:
+            Task.step, Task._on_device = stepped, poisoned
+        train(TrainConfig.from_json(file.read_text()), file.with_suffix(""), device=device, world=world)
+"""
 
 
 MEASURES = {
@@ -36,16 +104,6 @@ def launch(*program: str) -> str:
     done = subprocess.run(command(*program), env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
-
-
-def run(folder: Path, processes: int, *arguments: str) -> Path:
-    training = [*ARGUMENTS, "--out", str(folder), *arguments]
-    if processes == 1:
-        assert main(training) == 0
-        return folder
-    printed = launch("-m", "gvit", *training)
-    assert printed.count("top-1") == 1  # the main process alone speaks
-    return folder
 
 
 def checkpoint(folder: Path) -> dict:
@@ -70,24 +128,57 @@ def assert_close(folder: Path, expected: Path, tolerance: float) -> None:
     assert lines[-1]["top1"] == wanted_lines[-1]["top1"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _no_pictures():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gvit.training.train.write_report", lambda run: None)
+        yield
+
+
+def by_one(folder: Path, config: TrainConfig) -> Path:
+    train(config, folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory) -> Path:
-    return run(tmp_path_factory.mktemp("alone") / "run", 1, "--precision", "float64")
+    return by_one(tmp_path_factory.mktemp("alone") / "run", CONFIG)
 
 
-@pytest.mark.parametrize("options", [[], ["--accumulate", "2"], ["--fsdp"]], ids=str)
-def test_two_processes_give_the_weights_of_one(alone, tmp_path, options):
-    assert_close(run(tmp_path / "run", 2, "--precision", "float64", *options), alone, 1e-8)
+@pytest.fixture(scope="module")
+def together(tmp_path_factory) -> Path:
+    """Runs of two processes, by name; all in one launch, which takes longer than a run."""
+    folder = tmp_path_factory.mktemp("together")
+    for name, config in TOGETHER.items():
+        (folder / f"{name}.json").write_text(config.to_json())
+    script = folder / "training.py"
+    script.write_text(TRAINING)
+    launch(str(script), str(folder))
+    return folder
 
 
-def test_two_processes_are_guided_as_one_is(tmp_path):
+@pytest.mark.parametrize("name", ["copies", "parts", "shards"])
+def test_two_processes_give_the_weights_of_one(alone, together, name):
+    assert_close(together / name, alone, 1e-8)
+
+
+def test_two_processes_are_guided_as_one_is(together, tmp_path):
     """Both of them have the same averaged classifier, and the same factor on gamma."""
-    options = ["--precision", "float64", "--guided-steps", "added", "--guide-ema", "0.9"]
-    options += ["--psnr-budget", "0.1", "--gamma-unit", "image", "--projection", "gaussian"]
-    one, two = (run(tmp_path / str(count), count, *options) for count in (1, 2))
+    one, two = by_one(tmp_path / "one", GUIDED), together / "guided"
     assert_close(two, one, 1e-8)
     states = [checkpoint(folder)["guidance"] for folder in (one, two)]
     assert states[0]["multiplier"] == pytest.approx(states[1]["multiplier"], rel=1e-6)
+
+
+def test_what_is_not_finite_in_one_process_is_left_out_in_both(together):
+    """Counted; and after too many in a row both go back to the checkpoint, with gamma halved."""
+    state, lines = checkpoint(together / "stumbling"), metrics(together / "stumbling")
+    assert state["step"] == 20
+    # of 5 alone: those after step 10 were done again
+    assert [line["step"] for line in lines if line["kind"] == "skipped"] == [6]
+    assert state["stumbling"] == {"skipped": 1, "in_a_row": 0, "gamma": 0.5}
+    assert {line["gamma"] for line in lines if line["kind"] == "train"} == {0.0, 5.0}
+    assert all(value.isfinite().all() for value in state["model"].values())
 
 
 @pytest.mark.parametrize(("saved", "ours"), [(None, True), (True, None), (False, True)])
@@ -141,11 +232,12 @@ def test_fsdp_leaves_half_of_the_weights_in_each_of_two_processes(tmp_path):
 
 
 def test_accumulation_gives_the_weights_of_the_whole_batch(alone, tmp_path):
-    assert_close(run(tmp_path / "run", 1, "--precision", "float64", "--accumulate", "4"), alone, 1e-8)
+    parts = replace(CONFIG, compute=ComputeConfig("float64", accumulate=4))
+    assert_close(by_one(tmp_path, parts), alone, 1e-8)
 
 
-def test_two_processes_in_float32(tmp_path):
-    assert_close(run(tmp_path / "two", 2), run(tmp_path / "one", 1), 1e-4)
+def test_two_processes_in_float32(together, tmp_path):
+    assert_close(together / "float32", by_one(tmp_path, SINGLE), 1e-4)
 
 
 def test_an_error_of_one_process_is_told_by_it_alone(tmp_path):
@@ -160,23 +252,50 @@ def test_an_error_of_one_process_is_told_by_it_alone(tmp_path):
     assert "[rank1]" not in ended.stderr  # no traceback of the one that waited
 
 
-def test_an_interrupted_sharded_run_goes_on_to_the_same_result(alone, tmp_path):
-    folder = tmp_path / "run"
+def begun(folder: Path, *options: str) -> subprocess.Popen:
+    """A training by two processes that has saved for the first time."""
+    arguments = [*ARGUMENTS, "--out", str(folder), "--eval-every", "0.05", *options]
     training = subprocess.Popen(
-        command(
-            *("-m", "gvit", *ARGUMENTS, "--out", str(folder)),
-            *("--precision", "float64", "--fsdp", "--eval-every", "0.05"),
-        ),
+        command("-m", "gvit", *arguments),
         env=ENVIRONMENT,
-        stderr=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    training.send_signal(signal.SIGINT)
-    training.wait(timeout=60)
-    assert 0 < checkpoint(folder)["step"] < 20
-    launch("-m", "gvit", "train", "--resume", str(folder))
+    return training
+
+
+def assert_same_weights(folder: Path, alone: Path) -> None:
     assert checkpoint(folder)["step"] == 20
     for name, value in checkpoint(alone)["model"].items():
         torch.testing.assert_close(checkpoint(folder)["model"][name], value, rtol=0, atol=1e-8)
+
+
+def test_an_interrupted_sharded_run_goes_on_to_the_same_result(alone, tmp_path, capsys):
+    folder = tmp_path / "run"
+    training = begun(folder, "--fsdp")
+    training.send_signal(signal.SIGINT)
+    training.communicate(timeout=60)
+    assert 0 < checkpoint(folder)["step"] < 20
+    assert main(["train", "--resume", str(folder)]) == 2  # by one process there is nothing to shard
+    assert capsys.readouterr().err.count("\n") == 1
+    printed = launch("-m", "gvit", "train", "--resume", str(folder))
+    assert printed.count("top-1") == 1  # the main process alone speaks
+    assert_same_weights(folder, alone)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds a process by Linux's /proc")
+def test_where_a_process_is_killed_the_others_end_and_one_alone_goes_on(alone, tmp_path):
+    folder = tmp_path / "run"
+    training = begun(folder)
+    (rank, *_) = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()[::-1]
+    os.kill(int(rank), signal.SIGKILL)
+    _, told = training.communicate(timeout=60)
+    assert training.returncode not in (0, None)
+    assert "SIGKILL" in told or "another one did" in told
+    assert 0 < checkpoint(folder)["step"] < 20
+    assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 0
+    assert_same_weights(folder, alone)

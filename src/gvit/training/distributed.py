@@ -63,7 +63,26 @@ class World:
 
     def any(self, flag: bool) -> bool:
         """Whether it is set in any process."""
-        return flag if self.size == 1 else any(self._gather(flag))
+        if self.size == 1:
+            return flag
+        told = torch.tensor(float(flag), device="cuda" if dist.get_backend() == "nccl" else "cpu")
+        dist.all_reduce(told, dist.ReduceOp.MAX)
+        return bool(told.item())
+
+    @contextmanager
+    def agreed(self) -> Iterator[None]:
+        """What comes next needs all processes: an error of one's numbers becomes an error in each.
+
+        Raises:
+            FloatingPointError: the block raised it, here or in another process.
+        """
+        found = None
+        try:
+            yield
+        except FloatingPointError as error:
+            found = error
+        if self.any(found is not None):
+            raise found or FloatingPointError("numbers of another process are not finite")
 
     def interleave(self, shard: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
         """Per-image values in the order of the images, from shards that hold every ``size``-th image.

@@ -20,7 +20,7 @@ from gvit.training.report import unreadable
 from gvit.training.run import Run
 from gvit.training.schedule import StepPlan
 from gvit.training.setup import Setup
-from gvit.training.stumbling import Diverged, GradientError, Stumbling
+from gvit.training.stumbling import Diverged, Stumbling
 
 
 class Interrupted(Exception):
@@ -102,11 +102,11 @@ class Loop:
             try:
                 return self._fit(stop, until, notes)
             except (LoadingError, Diverged) as error:
-                if self.world.size > 1:  # the others wait for this one's next step
-                    raise
                 if isinstance(error, Diverged):
                     notes = (self.stumbling.retry(error, self._go_back),)
                     continue
+                if self.world.size > 1:  # the others wait for this one's next step
+                    raise
                 self.save()
                 again = wording("resume", f"gvit train --resume {self.run.folder}")
                 raise InputError(
@@ -175,9 +175,6 @@ class Loop:
             measures = task.step(self.step, parts, plan, self.setup.rates(self.step))
             measures |= task.effect(self.step, parts)
         except FloatingPointError as error:
-            # a loss is one process's, and the others wait for its gradient
-            if self.world.size > 1 and not isinstance(error, GradientError):
-                raise self.stumbling.diverged(self.step, plan.phase, error) from error
             task.drop()
             self.stumbling.skip(self.step, plan.phase, error, listening)
             self.step += 1
@@ -199,7 +196,8 @@ class Loop:
         """The model, or its moving average, on all test images."""
         feed = self.setup.feed
         try:
-            shard = self.setup.task.measure(feed.test_loader)
+            with self.world.agreed():
+                shard = self.setup.task.measure(feed.test_loader)
         except FloatingPointError as error:
             raise self.stumbling.diverged(self.step, "evaluation", error) from error
         model = self.setup.task.model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -98,7 +98,7 @@ class Objective(Protocol):
             Losses and other measures of the batch: detached scalars, not multiplied by ``share``.
 
         Raises:
-            FloatingPointError: the Gaussians or a loss are NaN or infinite.
+            FloatingPointError: the Gaussians cannot be drawn. What is wrong with the measures, the caller sees.
         """
 
 
@@ -116,6 +116,7 @@ class GuidedObjective:
             None calls the model's own.
         autocast: the precision that the networks run in; the renderer and the losses don't.
         guidance: how the two gradients meet on guided steps; None for the paper's way.
+        agreed: what may raise a ``FloatingPointError`` is done in it, before gradients are exchanged with anybody.
 
     Attributes:
         class_weights: of the class loss [classes]; None where all classes count the same.
@@ -132,8 +133,9 @@ class GuidedObjective:
         networks: Mapping[str, nn.Module] | None = None,
         autocast: Autocast = nullcontext,
         guidance: Guidance | None = None,
+        agreed: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.model, self.config, self.autocast = model, config, autocast
+        self.model, self.config, self.autocast, self.agreed = model, config, autocast, agreed
         self.guidance = guidance or Guidance(GuidanceConfig())
         networks = networks or {}
         self.encoder = networks.get("encoder", model.encoder)
@@ -155,17 +157,16 @@ class GuidedObjective:
         encoder that draws in turns has at hand.
         """
         turn = turn or Turn()
-        with self.autocast(), torch.set_grad_enabled(plan.train_encoder):
-            if self.kept is not None and not plan.train_encoder:
-                raw = self.kept(batch.inputs)
-            else:
-                raw = self._encode(batch, turn)
-        if not raw.isfinite().all():
-            raise FloatingPointError("the encoder's Gaussians are not finite")
-        gradient, measures = torch.zeros_like(raw), dict[str, Tensor]()
-        if plan.train_encoder:
-            descend = self._reconstruction if self._ends(turn, plan) else self._correction
-            gradient, measures = descend(raw, batch.inputs, plan, turn)
+        with self.agreed():
+            with self.autocast(), torch.set_grad_enabled(plan.train_encoder):
+                if self.kept is not None and not plan.train_encoder:
+                    raw = self.kept(batch.inputs)
+                else:
+                    raw = self._encode(batch, turn)
+            gradient, measures = torch.zeros_like(raw), dict[str, Tensor]()
+            if plan.train_encoder:
+                descend = self._reconstruction if self._ends(turn, plan) else self._correction
+                gradient, measures = descend(raw, batch.inputs, plan, turn)
         if plan.classify and turn.is_last:
             joint = plan.train_encoder and self.config.gradient == "joint"
             weight = plan.gamma if plan.guided else float(joint)
@@ -179,9 +180,6 @@ class GuidedObjective:
                     sizes = (x.flatten(1).norm(dim=1) for x in (push, pull))
                     turn.steered = Steered(raw.detach(), pull, measures["class_loss"], _ratio(*sizes).mean())
                 gradient = gradient + push
-        for name, loss in measures.items():
-            if name.endswith("_loss") and not loss.isfinite():
-                raise FloatingPointError(f"{name} is {loss.item()}")
         if plan.train_encoder:
             raw.backward(share * gradient)
         return measures
@@ -199,15 +197,13 @@ class GuidedObjective:
             nothing steered.
 
         Raises:
-            FloatingPointError: the encoder's Gaussians are not finite.
+            FloatingPointError: the Gaussians cannot be drawn.
         """
         before = turn.steered
         if before is None:
             return {}
         with self.autocast():
             raw = self._encode(batch, turn.again())
-            if not raw.isfinite().all():
-                raise FloatingPointError("the encoder's Gaussians are not finite")
             logits = self._guide(raw)
         loss, _ = _cross_entropy(logits, batch.labels, self.class_weights)
         measures = {
@@ -325,8 +321,6 @@ class ClassificationObjective:
         with self.autocast():
             logits = self.network(batch.inputs)
         loss, measures = _cross_entropy(logits, batch.labels, self.class_weights)
-        if not loss.isfinite():
-            raise FloatingPointError(f"class_loss is {loss.item()}")
         (share * loss).backward()
         return measures
 

@@ -10,10 +10,6 @@ from gvit.training.observers.base import Observer, Skipped
 from gvit.training.schedule import StepPlan
 
 
-class GradientError(FloatingPointError):
-    """A network's gradient is NaN or infinite, in every process that shares the batch; no weight has changed."""
-
-
 class Diverged(InputError):
     """Training does not go on from where it is."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,7 +38,6 @@ from gvit.training.motion import GaussianMotion, Motion
 from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
 from gvit.training.precision import autocast, keep_float32
 from gvit.training.schedule import Phase, Schedule, StepPlan
-from gvit.training.stumbling import GradientError
 
 _COUNT = 1  # sets the stream that the numbers of Gaussians come from apart from the batches' own
 
@@ -187,14 +186,17 @@ class Task:
             with synchronized(self.parallel, last=index == len(parts) - 1):
                 measured.append(self.objective.backward(part, plan, 1 / len(parts), self.turns[index]))
         norms = {name: gradient_norm(self.networks[name]) for name in rates}
+        states = [turn.state.raw.isfinite().all() for turn in self.turns if turn.state is not None]
         # in one go: a GPU is waited for once
         values = [value for measures in measured for value in measures.values()]
         count = len(values)
-        values += map(whole, norms.values())
+        values += [*map(whole, norms.values()), *states]
         read = torch.stack([value.detach().to(self.device, torch.float64) for value in values]).tolist()
-        for name, norm in zip(norms, read[count:], strict=True):
-            if not math.isfinite(norm):
-                raise GradientError(f"the gradient of the {name} has norm {norm}")
+        names = [name for measures in measured for name in measures]
+        with self.world.agreed():
+            _check_finite(names, read[:count], dict(zip(norms, read[count:], strict=False)))
+            if not all(read[count + len(norms) :]):  # the next turn would draw them
+                raise FloatingPointError("the encoder's Gaussians are not finite")
         self._optimize(rates, norms)
         numbers = iter(read)
         return _mean([{name: next(numbers) for name in measures} for measures in measured])
@@ -286,7 +288,8 @@ class GuidedTask(Task):
         self.motion: GaussianMotion | None = None
         self.guidance = Guidance(self.config.guidance)
         objective = GuidedObjective(
-            self.model, self.config.objective, self.parallel, self.autocast, self.guidance
+            *(self.model, self.config.objective, self.parallel, self.autocast, self.guidance),
+            self.world.agreed,
         )
         if self.keeps_gaussians:
             objective.kept = KeptGaussians(self.model.encoder)
@@ -333,11 +336,14 @@ class GuidedTask(Task):
         return measures
 
     def effect(self, step: int, parts: Sequence[Batch]) -> dict[str, float]:
+        if self.turns[0].steered is None:
+            return {}
         measured = []
-        for index, (part, turn) in enumerate(zip(parts, self.turns, strict=True)):
-            self._seed(step, index, len(parts))
-            measures = self.objective.effect(self._on_device(part), turn)
-            measured.append({name: value.item() for name, value in measures.items()})
+        with self.world.agreed():
+            for index, (part, turn) in enumerate(zip(parts, self.turns, strict=True)):
+                self._seed(step, index, len(parts))
+                measures = self.objective.effect(self._on_device(part), turn)
+                measured.append({name: value.item() for name, value in measures.items()})
         return _mean(measured)
 
     def _optimize(self, rates: dict[str, float], norms: dict[str, Tensor]) -> None:
@@ -360,6 +366,16 @@ class GuidedTask(Task):
             # where another number of these images can be read by now, there is nothing to compare them with
             alike = start is not None and len(start) == len(self.motion.images)
             self.motion.start = start if alike else None
+
+
+def _check_finite(names: Sequence[str], values: Sequence[float], norms: Mapping[str, float]) -> None:
+    """Raise FloatingPointError where a loss, or the norm of a network's gradient, is NaN or infinite."""
+    for name, value in zip(names, values, strict=True):
+        if name.endswith("_loss") and not math.isfinite(value):
+            raise FloatingPointError(f"{name} is {value}")
+    for name, norm in norms.items():
+        if not math.isfinite(norm):
+            raise FloatingPointError(f"the gradient of the {name} has norm {norm}")
 
 
 def _mean(measured: Sequence[dict[str, float]]) -> dict[str, float]:
