@@ -104,6 +104,44 @@ def test_a_process_killed_while_it_saves_leaves_the_last_whole_checkpoint(tmp_pa
     assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "film.partial"]
 
 
+# sends itself two signals of a kind in the middle of saving, in a forked process for each kind
+TWICE = """
+import os, signal, sys, torch
+from pathlib import Path
+from gvit.cli.signals import stop_requests
+from gvit.training.run import Run
+run, whole = Run(Path(sys.argv[1])), torch.save
+run.save_checkpoint({"step": 1})
+
+def interrupted(state, file):
+    whole(state, file)
+    file.flush()
+    os.kill(os.getpid(), number)
+    assert stop()
+    os.kill(os.getpid(), number)
+    raise AssertionError("still here")
+
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    child = os.fork()
+    if not child:
+        torch.save = interrupted
+        try:
+            with stop_requests() as stop:
+                run.save_checkpoint({"step": 2})
+        except KeyboardInterrupt:
+            os._exit(130)
+        os._exit(1)
+    _, status = os.waitpid(child, 0)
+    print(os.waitstatus_to_exitcode(status), run.load_checkpoint()["step"])
+"""
+
+
+def test_a_second_signal_while_it_saves_breaks_no_file(tmp_path):
+    command = [sys.executable, "-c", TWICE, tmp_path]
+    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
+    assert told.stdout.split() == ["130", "1", "-15", "1", "-1", "1"]
+
+
 def test_a_killed_loading_process_costs_no_step(finished, tmp_path):
     def kill() -> None:
         for process in multiprocessing.active_children():
