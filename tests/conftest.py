@@ -7,5 +7,27 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for pretrained_models, which tests of several rooms share
 
+# these take longest: begun first, they leave no core idle at the end
+_LONG = (
+    *("training/test_loop.py", "training/test_distributed.py", "contracts/test_rendering_backends.py"),
+    *(
+        "reproduction/test_reproduce.py",
+        "reproduction/test_jobs.py",
+        "test_readme.py",
+        "cli/test_commands.py",
+    ),
+)
+
+
+def pytest_collection_modifyitems(items):
+    """The long files before the others, and each in its own order."""
+
+    def place(item) -> int:
+        name = item.path.relative_to(Path(__file__).parent).as_posix()
+        return _LONG.index(name) if name in _LONG else len(_LONG)
+
+    items.sort(key=place)
+
+
 # tensors in tests are small: more threads would only wait for each other
 torch.set_num_threads(1)

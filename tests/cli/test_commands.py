@@ -1,6 +1,7 @@
 """The command line as a person meets it: one trained run, then every verb on it, right and wrong."""
 
 import csv
+import functools
 import json
 import re
 import signal
@@ -20,6 +21,7 @@ from gvit.cli.train import NewRun
 from gvit.data.loading import EvaluationSamples
 from gvit.data.sources import load_source
 from gvit.data.transforms import eval_transform
+from gvit.models.complexity import model_complexity
 
 COMMANDS = [
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
@@ -373,6 +375,15 @@ def test_help_fits_eighty_columns_and_gives_an_example(args):
     assert "xample" in printed
 
 
+@pytest.fixture(scope="module")
+def counted_once():
+    """What a model costs does not change between two tests, and counting takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gvit.models.complexity.model_complexity", functools.cache(model_complexity))
+        yield
+
+
+@pytest.mark.usefixtures("counted_once")
 def test_models_lists_sizes_and_costs(capsys):
     assert main(["models", "--json"]) == 0
     costs = json.loads(capsys.readouterr().out)
@@ -395,6 +406,7 @@ def test_models_lists_sizes_and_costs(capsys):
         assert [float(number) for number in line.split()[1:]] == pytest.approx(expected, abs=0.0051)
 
 
+@pytest.mark.usefixtures("counted_once")
 def test_models_takes_patterns(capsys):
     assert main(["models", "*vit_tiny*"]) == 0
     lines = capsys.readouterr().out.splitlines()

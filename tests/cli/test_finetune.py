@@ -92,7 +92,19 @@ def test_the_papers_values_by_name(capsys):
     paper = transfer("cub", "b")
     assert (config.optimizer, config.data, config.schedule) == (paper.optimizer, paper.data, paper.schedule)
     assert (
-        run("digits", "--recipe", "flowers", "--dataset", "digits_5_9", "--batch-size", 64, "--dry-run") == 0
+        run(
+            "digits",
+            "--recipe",
+            "flowers",
+            "--dataset",
+            "digits_5_9",
+            "--batch-size",
+            64,
+            "--workers",
+            0,
+            "--dry-run",
+        )
+        == 0
     )
     assert "layer_decay=0.65" in capsys.readouterr().out  # of a small ViT
     assert run("photos", *QUICK, "--dry-run") == 0

@@ -173,7 +173,19 @@ def test_passes_opcheck(backend):
 @pytest.mark.skipif(INTERPRETED or ON_GPU, reason="cuda is among the backends of this process")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_cuda_under_the_interpreter():
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "cuda", "-p", "no:cacheprovider", __file__]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-n0",
+        "-q",
+        "-x",
+        "-k",
+        "cuda",
+        "-p",
+        "no:cacheprovider",
+        __file__,
+    ]
     ran = subprocess.run(
         command,
         env=os.environ | {"TRITON_INTERPRET": "1"},

@@ -485,7 +485,7 @@ def test_compiled_networks_train_to_the_same_weights(finished, tmp_path, monkeyp
 
     def without_a_compiler(self, *args, **kwargs) -> None:
         compiled.append(type(self).__name__)
-        compile_(self, backend="aot_eager")
+        compile_(self, backend="eager")
 
     monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
     train(with_(compute={"compile": True}, model={"drop_path_rate": 0.0}), tmp_path / "compiled")
