@@ -3,9 +3,9 @@
     python benchmarks/kodak.py --data-dir FOLDER [--counts 1000 5000 10000] [--steps 750] [--inits gradient random]
 
 FOLDER holds the 24 images of the Kodak set (768x512 and 512x768), or any others. Prints a table last: means of PSNR,
-MS-SSIM, bits a pixel and seconds per image. ``benchmarks/results/kodak.json`` has a row per image and setting. A row is used again only where
-the image's bytes, the settings, gvit's source, the machine and the number of threads are those of now, so that an
-interrupted benchmark goes on; otherwise the fit is measured anew and its row replaced.
+MS-SSIM, bits a pixel and seconds per image. ``benchmarks/results/kodak.json`` has a row per image and setting. A row
+is used again only where the image's bytes, the settings, gvit's source, the machine and the number of threads are
+those of now, so that an interrupted benchmark goes on; otherwise the fit is measured anew and its row replaced.
 """
 
 from __future__ import annotations

@@ -1,5 +1,6 @@
 """``gvit fit`` as a person meets it."""
 
+import json
 import os
 import weakref
 
@@ -15,6 +16,7 @@ from gvit.errors import InputError
 from gvit.fitting.frames import count_frames, open_frames
 from gvit.fitting.image_files import fit_files
 from gvit.fitting.optimise import Fit
+from gvit.losses import ms_ssim, psnr
 from gvit.targets import Target, plan_targets
 
 QUICK = ("--num-gaussians", 12, "--steps", 3)
