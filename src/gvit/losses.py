@@ -16,7 +16,7 @@ from torch.nn import functional as F
 PixelLoss = Literal["bce", "mse", "psnr"]
 
 _WINDOW, _SIGMA = 11, 1.5
-_SCALES_SIDE = (_WINDOW - 1) * 2**4  # MS-SSIM halves the image four times
+_SCALES_SIDE = _WINDOW * 2**4  # MS-SSIM halves the image four times
 _C1, _C2 = 0.01**2, 0.03**2
 # Half a grey level of an 8-bit image: keeps the cross-entropy's gradient below 512 where nothing is drawn.
 _BCE_MARGIN = 0.5 / 255
@@ -108,9 +108,9 @@ def ms_ssim(
 ) -> Float[Tensor, "*batch"] | None:
     """Multi-scale structural similarity, one number per image, by torchmetrics (Wang et al. 2003; five scales).
 
-    None where a side is shorter than 161 pixels, which leaves the coarsest scale no window.
+    None where a side is shorter than 176 pixels, which leaves the coarsest scale no window.
     """
-    if min(image.shape[-2:]) <= _SCALES_SIDE:
+    if min(image.shape[-2:]) < _SCALES_SIDE:
         return None
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # slow to import
 

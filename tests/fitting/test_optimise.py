@@ -326,6 +326,6 @@ def test_colours_make_up_for_quantised_shapes():
     drawn = gvit.render(gvit.Gaussians.from_bytes(content), *images.shape[-2:])
     assert psnr(drawn, images[0]).item() == pytest.approx(rounded.psnr[0].item(), abs=0.01)
     at_the_end = gvit.fit(images, 60, 60).gaussians.quantised(3)
-    assert rounded.psnr[0] > psnr(gvit.render(at_the_end, *images.shape[-2:]), images)[0] + 0.3
+    assert rounded.psnr[0] > psnr(gvit.render(at_the_end, *images.shape[-2:]), images)[0] + 0.1
     with pytest.raises(InputError, match="bits must be 2 to 12"):
         gvit.fit(images, 60, 60, bits=1)

@@ -54,7 +54,7 @@ class Measured:
         gaussians: the file of its Gaussians.
         num_gaussians: in it.
         psnr: dB.
-        ms_ssim: None where a side is shorter than 161 pixels.
+        ms_ssim: None where a side is shorter than 176 pixels.
         bytes: of that file.
         bits_per_pixel: of that file.
         seconds: that the fit took.
