@@ -2,10 +2,10 @@
 
     python benchmarks/kodak.py --data-dir FOLDER [--counts 1000 5000 10000] [--steps 750] [--inits gradient random]
 
-FOLDER holds the 24 images of the Kodak set (768x512 and 512x768), or any others. Prints a table last: mean PSNR and
-seconds per image. ``benchmarks/results/kodak.json`` has a row per image and setting. A row is used again only where
-the image's bytes, the settings, gvit's source, the machine and the number of threads are those of now, so that an
-interrupted benchmark goes on; otherwise the fit is measured anew and its row replaced.
+FOLDER holds the 24 images of the Kodak set (768x512 and 512x768), or any others. Prints a table last: means of PSNR,
+MS-SSIM, bits a pixel and seconds per image. ``benchmarks/results/kodak.json`` has a row per image and setting. A row
+is used again only where the image's bytes, the settings, gvit's source, the machine and the number of threads are
+those of now, so that an interrupted benchmark goes on; otherwise the fit is measured anew and its row replaced.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ import torch
 import gvit
 from gvit.data.images import find_images, open_image
 from gvit.fitting.optimise import INITIALISERS
+from gvit.losses import ms_ssim
 from provenance import ROOT, describe, provenance, write_results
 
 RESULTS = ROOT / "benchmarks" / "results"
-_IDENTITY = ("sha256", "count", "init", "adaptive", "steps", "seed", "code", "machine", "threads")
-_REPLACED = ("sha256", "count", "init", "adaptive", "steps", "seed")
+_IDENTITY = ("sha256", "count", "init", "adaptive", "steps", "seed", "bits", "code", "machine", "threads")
+_REPLACED = ("sha256", "count", "init", "adaptive", "steps", "seed", "bits")
 
 
 def source_digest(folder: Path = Path(gvit.__file__).parent) -> str:
@@ -44,13 +45,23 @@ def source_digest(folder: Path = Path(gvit.__file__).parent) -> str:
     return digest.hexdigest()[:16]
 
 
-def measure(file: Path, count: int, init: str, adaptive: bool, steps: int, seed: int) -> dict[str, float]:
-    """PSNR in dB and seconds of one fit."""
+def measure(
+    file: Path, count: int, init: str, adaptive: bool, steps: int, seed: int, bits: int | None
+) -> dict[str, float | None]:
+    """PSNR in dB, MS-SSIM (None for small images), bits a pixel of the numbers, and seconds of one fit."""
     image = torch.from_numpy(np.array(open_image(file))).permute(2, 0, 1)[None].float() / 255
     begun = time.perf_counter()
-    result = gvit.fit(image, count, steps, init, seed, adaptive=adaptive)
+    result = gvit.fit(image, count, steps, init, seed, adaptive=adaptive, bits=bits)
     seconds = time.perf_counter() - begun
-    return {"psnr": result.psnr.item(), "seconds": seconds}
+    height, width = image.shape[-2:]
+    similarity = ms_ssim(gvit.render(result.gaussians, height, width), image)
+    size = 4 * result.gaussians.raw.numel() if bits is None else len(result.gaussians[0].to_bytes(bits))
+    return {
+        "psnr": result.psnr.item(),
+        "ms_ssim": None if similarity is None else similarity.item(),
+        "bits_per_pixel": 8 * size / (height * width),
+        "seconds": seconds,
+    }
 
 
 def _same(row: dict[str, Any], other: dict[str, Any], keys: Sequence[str]) -> bool:
@@ -67,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-adaptive", action="store_true", help="all Gaussians from the start, none moved")
     parser.add_argument("--steps", type=int, default=750)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bits", type=int, help="quantised, as by gvit fit --bits")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of kodak.json")
     options = parser.parse_args(arguments)
 
@@ -82,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for count in options.counts:
         for init in options.inits:
             setting = {"count": count, "init": init, "adaptive": not options.no_adaptive}
-            setting |= {"steps": options.steps, "seed": options.seed}
+            setting |= {"steps": options.steps, "seed": options.seed, "bits": options.bits}
             chosen = []
             for file in files:
                 wanted = {"image": file.name, "sha256": digests[file]} | setting | now
@@ -95,12 +107,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 chosen.append(row)
             commits += [row["commit"] for row in chosen]
             psnr = statistics.mean(row["psnr"] for row in chosen)
+            similar = [row["ms_ssim"] for row in chosen]
+            told = "" if None in similar else f"{statistics.mean(similar):.4f}"
+            rate = statistics.mean(row["bits_per_pixel"] for row in chosen)
             seconds = statistics.mean(row["seconds"] for row in chosen)
-            table.append(f"| {count} | {init} | {len(chosen)} | {psnr:.2f} | {seconds:.1f} |")
+            table.append(
+                f"| {count} | {init} | {len(chosen)} | {psnr:.2f} | {told} | {rate:.3f} | {seconds:.1f} |"
+            )
 
     measured = " and ".join(dict.fromkeys(commits))
     print(f"\n{options.steps} steps, seed {options.seed}, commit {measured}, {machine}")
-    print("| N | init | images | PSNR dB | seconds |\n| --- | --- | --- | --- | --- |", *table, sep="\n")
+    print("| N | init | images | PSNR dB | MS-SSIM | bits a pixel | seconds |", "| --- " * 7 + "|", sep="\n")
+    print(*table, sep="\n")
 
 
 if __name__ == "__main__":

@@ -263,9 +263,16 @@ def test_the_example_of_frozen_gaussians_runs(folder, monkeypatch):
 
 def test_the_example_of_fitting_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (example,) = blocks("python", (ROOT / "docs" / "fitting.md").read_text())
+    example, quantised = blocks("python", (ROOT / "docs" / "fitting.md").read_text())
     exec(compile(example, "fitting.md", "exec"), {})
-    assert (tmp_path / "astronaut.safetensors").exists()
+    exec(compile(quantised, "fitting.md", "exec"), {})
+    assert (tmp_path / "astronaut.safetensors").stat().st_size > 10 * (
+        tmp_path / "small.safetensors"
+    ).stat().st_size
+    training, *_ = blocks("python", (ROOT / "docs" / "renderer.md").read_text())
+    names: dict = {}
+    exec(compile(training, "renderer.md", "exec"), names)
+    assert names["loss"].item() < 0.3
     assert 20 < float(capsys.readouterr().out.split()[0]) < 40
 
 

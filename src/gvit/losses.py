@@ -1,4 +1,4 @@
-"""Reconstruction losses and the two measures of fidelity that are reported: PSNR and SSIM.
+"""Reconstruction losses and the measures of fidelity that are reported: PSNR, SSIM and MS-SSIM.
 
 Images are float tensors [..., C, H, W] with values in [0, 1].
 """
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 PixelLoss = Literal["bce", "mse", "psnr"]
 
 _WINDOW, _SIGMA = 11, 1.5
+_SCALES_SIDE = _WINDOW * 2**4  # MS-SSIM halves the image four times
 _C1, _C2 = 0.01**2, 0.03**2
 # Half a grey level of an 8-bit image: keeps the cross-entropy's gradient below 512 where nothing is drawn.
 _BCE_MARGIN = 0.5 / 255
@@ -100,6 +101,27 @@ def ssim(
     luminance = (2 * mean_x * mean_y + _C1) / (mean_x * mean_x + mean_y * mean_y + _C1)
     structure = (2 * covariance + _C2) / (variance_x + variance_y + _C2)
     return (luminance * structure).mean((-3, -2, -1))
+
+
+def ms_ssim(
+    image: Float[Tensor, "*batch c h w"], target: Float[Tensor, "*batch c h w"]
+) -> Float[Tensor, "*batch"] | None:
+    """Multi-scale structural similarity, one number per image, by torchmetrics (Wang et al. 2003; five scales).
+
+    None where a side is shorter than 176 pixels, which leaves the coarsest scale no window.
+    """
+    if min(image.shape[-2:]) < _SCALES_SIDE:
+        return None
+    from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # slow to import
+
+    batch = image.shape[:-3]
+    found = multiscale_structural_similarity_index_measure(
+        image.flatten(0, -4) if batch else image[None],
+        target.flatten(0, -4) if batch else target[None],
+        reduction="none",
+        data_range=1.0,
+    )
+    return found.reshape(batch)
 
 
 def psnr(

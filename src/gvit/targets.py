@@ -15,7 +15,7 @@ from gvit.data.images import EXTENSIONS, find_images
 from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.gaussians import Gaussians
-from gvit.gaussians.storage import Origin, read_origin
+from gvit.gaussians.storage import Origin, read_depths, read_origin
 from gvit.viewing.figures import save_figure, save_picture
 
 if TYPE_CHECKING:
@@ -110,16 +110,19 @@ def _real(path: Path) -> Path:
     return Path(os.path.realpath(path))
 
 
-def is_done(target: Target, num_gaussians: int, origin: Origin | None = None) -> bool:
+def is_done(
+    target: Target, num_gaussians: int, origin: Origin | None = None, bits: int | None = None
+) -> bool:
     """Whether an image has its Gaussians already.
 
     Args:
         target: the image.
         num_gaussians: as many as it is to have.
         origin: what is to make them; a file that does not say what made it, a fit or an older one, passes.
+        bits: what it is to be quantised to; None for not at all.
 
     Raises:
-        InputError: with another number of Gaussians, made by something else, or what is there is damaged.
+        InputError: with another number of Gaussians or of bits, made by something else, or what is there is damaged.
     """
     file = target.gaussians_file
     if not file.exists():
@@ -133,6 +136,15 @@ def is_done(target: Target, num_gaussians: int, origin: Origin | None = None) ->
         raise InputError(
             f"{file} has {count} Gaussians, not {num_gaussians}: {option('num_gaussians', count)} goes on, "
             f"{again}, {option('out', 'FOLDER')} writes elsewhere"
+        )
+    depths = read_depths(file)
+    if (None if depths is None else depths.scales) != bits:
+        kept = None if depths is None else option("bits", depths.scales)
+        found, goes_on = (
+            ("is not quantised", f"no {option('bits')}") if kept is None else (f"has {kept}", kept)
+        )
+        raise InputError(
+            f"{file} {found}: {goes_on} goes on, {again}, {option('out', 'FOLDER')} writes elsewhere"
         )
     made = read_origin(file)
     if made is not None and _compared(made) != _compared(origin):
@@ -161,8 +173,11 @@ def write_results(
     picture: Float[Tensor, "3 h w"],
     figure: Figure | None = None,
     origin: Origin | None = None,
+    bits: int | None = None,
 ) -> None:
     """The files of one image: picture with values in [0, 1], figure if any, Gaussians, with what made them if known.
+
+    With ``bits``, they are quantised to so many.
 
     Raises:
         InputError: they cannot be written.
@@ -174,6 +189,6 @@ def write_results(
             save_figure(figure, target.figure_file)
         # the last one: where it is, the others are, too
         height, width = picture.shape[-2:]
-        gaussians.save(target.gaussians_file, origin, (height, width))
+        gaussians.save(target.gaussians_file, origin, (height, width), bits)
     except OSError as error:
         raise InputError(f"{target.name.parent}: cannot write results here ({error.strerror})") from error

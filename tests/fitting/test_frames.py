@@ -92,6 +92,30 @@ def test_the_command_fits_frames_and_goes_on(tmp_path, capsys):
     assert [file.name for file in (tmp_path / "first").glob("*.safetensors")] == ["a.safetensors"]
 
 
+def test_files_are_frames_of_one_video(tmp_path, capsys):
+    """As those of an animation, goes on after the last one that is there, quantised or not."""
+    folder = tmp_path / "video"
+    folder.mkdir()
+    for number, frame in enumerate(frames()):
+        frame.save(folder / f"{number:05}.png")
+    animate(tmp_path / "a.png")
+    for bits in ([], ["--bits", "6"]):
+        out, animated = tmp_path / f"out{len(bits)}", tmp_path / f"animated{len(bits)}"
+        assert run(folder, "--out", out, "--sequence", *bits) == 0
+        assert run(tmp_path / "a.png", "--out", animated, "--frames", *bits) == 0
+        expected = {
+            file.name: gvit.Gaussians.load(file).raw for file in animated.glob("a-frames/*.safetensors")
+        }
+        assert len(expected) == 4
+        (out / "00003.safetensors").unlink()
+        capsys.readouterr()
+        assert run(folder, "--out", out, "--sequence", *bits) == 0
+        assert capsys.readouterr().out.count("skipped") == 3
+        for name, raw in expected.items():
+            torch.testing.assert_close(gvit.Gaussians.load(out / name).raw, raw, rtol=1e-3, atol=1e-3)
+    assert run(folder, "--out", tmp_path / "both", "--sequence", "--frames") == 2
+
+
 def test_a_damaged_frame_is_named_and_the_others_stay(tmp_path, capsys):
     path = animate(tmp_path / "a.gif")
     path.write_bytes(path.read_bytes()[:-20])

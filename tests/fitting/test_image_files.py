@@ -1,5 +1,6 @@
 """``gvit fit`` as a person meets it."""
 
+import json
 import os
 import weakref
 
@@ -15,6 +16,7 @@ from gvit.errors import InputError
 from gvit.fitting.frames import count_frames, open_frames
 from gvit.fitting.image_files import fit_files
 from gvit.fitting.optimise import Fit
+from gvit.losses import ms_ssim, psnr
 from gvit.targets import Target, plan_targets
 
 QUICK = ("--num-gaussians", 12, "--steps", 3)
@@ -288,3 +290,27 @@ def test_a_pipe_is_refused_where_it_would_be_waited_for(tmp_path):
     assert count_frames(pipe) == 1
     with pytest.raises(InputError, match="not a file"):
         next(open_frames(pipe))
+
+
+def test_bits_are_kept_and_told(tmp_path, capsys):
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (176, 180, 3), np.uint8)).save(
+        tmp_path / "a.png"
+    )
+    command = ["fit", str(tmp_path / "a.png"), "--out", str(tmp_path / "fits"), "--num-gaussians", "40"]
+    assert main([*command, "--steps", "3", "--bits", "5", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    file = tmp_path / "fits" / "a.safetensors"
+    assert told["bytes"] == file.stat().st_size < 700
+    assert told["bits_per_pixel"] == 8 * told["bytes"] / (176 * 180)
+    image = as_pixels(tmp_path / "a.png")
+    drawn = gvit.render(gvit.Gaussians.load(file), 176, 180)
+    assert told["psnr"] == pytest.approx(psnr(drawn, image).item(), abs=1e-3)
+    assert told["ms_ssim"] == pytest.approx(ms_ssim(drawn, image).item(), abs=1e-4)
+    # with the same bits it goes on, with others it is refused
+    assert main([*command, "--bits", "5", "--json"]) == 0
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert "skipped" in said.err
+    for others in (["--bits", "6"], []):
+        assert main([*command, *others]) == 2
+        assert "a.safetensors has --bits 5: --bits 5 goes on, --overwrite makes" in capsys.readouterr().err

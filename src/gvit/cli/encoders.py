@@ -14,17 +14,19 @@ if TYPE_CHECKING:
     from gvit.targets import Target
 
 
-def left_to_do(targets: Sequence[Target], num_gaussians: int, origin: Origin | None = None) -> list[Target]:
+def left_to_do(
+    targets: Sequence[Target], num_gaussians: int, origin: Origin | None = None, bits: int | None = None
+) -> list[Target]:
     """Those without results; of the others a line tells that they are skipped.
 
     Raises:
-        InputError: results of another number of Gaussians or another origin are there, or damaged ones.
+        InputError: results of another number of Gaussians or bits, or of another origin are there, or damaged ones.
     """
     from gvit.targets import is_done
 
     waiting = []
     for target in targets:
-        if is_done(target, num_gaussians, origin):
+        if is_done(target, num_gaussians, origin, bits):
             print(f"{target.source}  skipped: {target.gaussians_file} is there, --overwrite makes it again")
         else:
             waiting.append(target)

@@ -1,6 +1,8 @@
 """gvit fit: Gaussians of image files, without a model."""
 
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -41,10 +43,12 @@ class Options:
         images: image files, folders (searched recursively) or quoted patterns.
         out: folder for the results.
         num_gaussians: per image.
+        bits: quantise to so many bits for each colour and scale, 2 to 12, others to match; all bits when not given.
         steps: of the optimisation.
         overwrite: fit again what is fitted already.
         background: what transparent pixels lie over, and the Gaussians: a name (white) or code (#ff8800).
         frames: every frame of animated files, each from the one before: NAME-frames/00000 and so on.
+        sequence: the images are frames of one video, in the order of their names: each from the one before.
         start: run, model.safetensors file or pretrained model whose encoder draws where the fit begins; not with init.
         init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
         adaptive: put half of the Gaussians where the error is largest.
@@ -52,6 +56,7 @@ class Options:
         ssim_weight: weight of 1 - SSIM in the loss.
         seed: of everything that is random.
         batch_size: images of equal size at a time.
+        json: print a line of JSON for each image.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
@@ -62,10 +67,12 @@ class Options:
     ] = ()
     out: Path = Path("fits")
     num_gaussians: int = 1000
+    bits: int | None = None
     steps: int = 500
     overwrite: bool = False
     background: str = "black"
     frames: bool = False
+    sequence: bool = False
     start: str | None = None
     init: str = "gradient"
     adaptive: bool = True
@@ -73,6 +80,7 @@ class Options:
     ssim_weight: float = 0.0
     seed: int = 0
     batch_size: int = 4
+    json: bool = False
     device: str = "auto"
 
 
@@ -86,6 +94,7 @@ def run(args: list[str]) -> int:
     from gvit.data.convert import composite, parse_color
     from gvit.fitting.image_files import FIT_ENDINGS, fit_files, write_fit
     from gvit.fitting.optimise import FIRST_SHARE, check_settings, fit
+    from gvit.gaussians.quantisation import check_bits
     from gvit.progress import ProgressBar
     from gvit.targets import plan_targets
 
@@ -95,6 +104,8 @@ def run(args: list[str]) -> int:
     }
     check_settings(**settings)
     parse_color(options.background)
+    if options.bits is not None:
+        check_bits(options.bits)
     device, steps = find_device(options.device), options.steps
     if options.start is not None and options.init != Options.init:
         raise InputError(
@@ -104,9 +115,11 @@ def run(args: list[str]) -> int:
     drawn = max(1, round(options.num_gaussians * (FIRST_SHARE if options.adaptive else 1)))
     warn_of_left_out(options.images)
     targets = plan_targets(options.images or [photograph()], options.out, FIT_ENDINGS)
-    targets, animations = _split(targets, options.frames)
-    waiting = targets if options.overwrite else left_to_do(targets, options.num_gaussians)
-    settings |= {"adaptive": options.adaptive, "background": options.background}
+    if options.frames and options.sequence:
+        raise InputError("--frames and --sequence: give one of them")
+    targets, animations = ([], [targets]) if options.sequence else _split(targets, options.frames)
+    waiting = _left(targets, options)
+    settings |= {"bits": options.bits, "adaptive": options.adaptive, "background": options.background}
 
     def start(images: "Tensor") -> "dict[str, Gaussians]":
         if model is None:
@@ -130,13 +143,17 @@ def run(args: list[str]) -> int:
             failed = True
             print_error(answer)
         else:
-            write_fit(answer, options.background)
-            print(
-                f"{answer.target.source}  {answer.psnr:.2f} dB  {answer.seconds:.1f} s"
-                f"  {answer.target.gaussians_file}",
-                flush=True,
-            )
+            measured = write_fit(answer, options.background, options.bits)
+            print(measured.to_json() if options.json else measured, flush=True)
     return 2 if failed else 0
+
+
+def _left(targets: "list[Target]", options: Options) -> "list[Target]":
+    if options.overwrite:
+        return targets
+    # what is skipped is said, but among lines of JSON there is none for it
+    with redirect_stdout(sys.stderr) if options.json else nullcontext():
+        return left_to_do(targets, options.num_gaussians, bits=options.bits)
 
 
 def _split(targets: "list[Target]", frames: bool) -> "tuple[list[Target], list[list[Target]]]":
@@ -161,7 +178,9 @@ def _fit_animation(
     from gvit.fitting.optimise import stack_pixels
 
     try:
-        waiting = targets if options.overwrite else left_to_do(targets, options.num_gaussians)
+        waiting = (
+            targets if options.overwrite else left_to_do(targets, options.num_gaussians, bits=options.bits)
+        )
         # what comes after the first that is missing may have come from another one
         done = targets.index(waiting[0]) if waiting else len(targets)
         if done < len(targets):

@@ -102,7 +102,7 @@ def frame_targets(target: Target, count: int) -> list[Target]:
 def fit_animation(
     targets: Sequence[Target], done: int, device: str = "cpu", background: Color = "black", **settings: Any
 ) -> Iterator[FittedFile]:
-    """The frames of one file as they are fitted.
+    """The frames of one file, or of one video of which every frame is a file, as they are fitted.
 
     Args:
         targets: of all of its frames.
@@ -121,7 +121,10 @@ def fit_animation(
     shown: list[Any] = []
 
     def frames() -> Iterator[ImageLike]:
-        for image in open_frames(targets[0].source, done):
+        sources = [target.source for target in targets]
+        one_file = len(set(sources)) == 1
+        images: Iterable[ImageLike] = open_frames(sources[0], done) if one_file else sources[done:]
+        for image in images:
             shown[:] = [as_pixels(image)]
             yield shown[0].to(device)
 

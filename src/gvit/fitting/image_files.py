@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import torch
 from jaxtyping import Float
@@ -16,6 +18,7 @@ from gvit.data.images import opened
 from gvit.errors import InputError
 from gvit.fitting.optimise import Fit
 from gvit.gaussians import Gaussians
+from gvit.losses import ms_ssim
 from gvit.rendering import render
 from gvit.targets import ENDINGS, Target, write_results
 from gvit.viewing.figures import fit_figure
@@ -42,15 +45,72 @@ class FittedFile:
     seconds: float
 
 
-def write_fit(fitted: FittedFile, background: Color = "black") -> None:
-    """The three files of a fitted image; ``background`` is what it was fitted over.
+@dataclass(frozen=True)
+class Measured:
+    """How good the files of a fitted image are, and how large.
+
+    Attributes:
+        source: the image file.
+        gaussians: the file of its Gaussians.
+        num_gaussians: in it.
+        psnr: dB.
+        ms_ssim: None where a side is shorter than 176 pixels.
+        bytes: of that file.
+        bits_per_pixel: of that file.
+        seconds: that the fit took.
+    """
+
+    source: str
+    gaussians: str
+    num_gaussians: int
+    psnr: float
+    ms_ssim: float | None
+    bytes: int
+    bits_per_pixel: float
+    seconds: float
+
+    def to_json(self) -> str:
+        """One line; a PSNR without bound is null, for which JSON has no number."""
+        psnr = self.psnr if math.isfinite(self.psnr) else None
+        return json.dumps(asdict(self) | {"psnr": psnr})
+
+    def __str__(self) -> str:
+        similarity = "" if self.ms_ssim is None else f"  MS-SSIM {self.ms_ssim:.4f}"
+        size = f"{self.bits_per_pixel:.3g} bits a pixel"
+        return (
+            f"{self.source}  {self.psnr:.2f} dB{similarity}  {size}  {self.seconds:.1f} s  {self.gaussians}"
+        )
+
+
+def write_fit(fitted: FittedFile, background: Color = "black", bits: int | None = None) -> Measured:
+    """The three files of a fitted image.
+
+    Args:
+        fitted: the image and its Gaussians.
+        background: what it was fitted over.
+        bits: what it was fitted for, as in ``fit``.
 
     Raises:
         InputError: they cannot be written.
     """
     below = torch.tensor(parse_color(background))
-    drawn = render(fitted.gaussians, *fitted.image.shape[-2:], background=below)
-    write_results(fitted.target, fitted.gaussians, drawn, fit_figure(fitted.image, fitted.gaussians, drawn))
+    height, width = fitted.image.shape[-2:]
+    drawn = render(fitted.gaussians, height, width, background=below)
+    figure = fit_figure(fitted.image, fitted.gaussians, drawn)
+    write_results(fitted.target, fitted.gaussians, drawn, figure, bits=bits)
+    similarity = ms_ssim(drawn, fitted.image)
+    file = fitted.target.gaussians_file
+    size = file.stat().st_size
+    return Measured(
+        str(fitted.target.source),
+        str(file),
+        len(fitted.gaussians),
+        fitted.psnr,
+        None if similarity is None else similarity.item(),
+        size,
+        8 * size / (height * width),
+        fitted.seconds,
+    )
 
 
 def fit_files(

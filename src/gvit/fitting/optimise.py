@@ -21,6 +21,8 @@ from gvit.fitting.kanezaki import kanezaki_blobs
 from gvit.fitting.kmeans import kmeans_blobs
 from gvit.fitting.random import random_blobs
 from gvit.gaussians import NUM_FIELDS, Gaussians
+from gvit.gaussians.fields import COLOR
+from gvit.gaussians.quantisation import check_bits
 from gvit.losses import PixelLoss, pixel_loss, psnr, ssim
 from gvit.rendering import rasterize, render
 
@@ -52,6 +54,10 @@ _GROWTH = (0.1, 0.2, 0.3, 0.4)
 _GIVEN_WARMUP = 5
 # Growth forgets Adam's averages; where there is none, a shorter one of the squares must forget the first gradients.
 _GIVEN_BETAS = (0.8, 0.9)
+# Where the result is quantised, all but colours and opacities are so after these steps, and those make up for it in the
+# last tenth. Gradients through rounding (straight-through) were tried, and lost to rounding at the end.
+_COLORS_SHARE = 0.1
+_SHAPES = COLOR.start  # numbers that come before the colours
 # Size of the new ones, as SPREAD for the first ones: they are for details.
 _NEW_SPREAD = 0.2
 # Fewer steps than this leave new Gaussians no time to settle.
@@ -96,6 +102,7 @@ def fit(
     ssim_weight: float = 0.0,
     scale_factor: float | None = None,
     background: Color = "black",
+    bits: int | None = None,
     progress: Callable[[int, float], None] | None = None,
 ) -> Fit:
     """Fit Gaussians to each of a batch of images with Adam and a cosine decay of its rate.
@@ -118,6 +125,8 @@ def fit(
         scale_factor: of the ``Gaussians``; ``default_scale_factor`` when None, or what cuts no scale of ``init``.
         background: what transparent pixels lie over, and the Gaussians are drawn over: a colour's name, its code, or
             three numbers in [0, 1]. An adaptive fit leaves no Gaussian where nothing but transparency is.
+        bits: what the result is quantised to, as by ``Gaussians.quantised``: 2 to 12. In the last tenth of the steps
+            centres, scales and angles are so already, and colours and opacities make up for it. None keeps all bits.
         progress: is called after each step with the number of steps done and the mean PSNR before the step.
 
     Raises:
@@ -128,6 +137,8 @@ def fit(
     check_settings(num_gaussians, steps, init if isinstance(init, str) else None, loss, ssim_weight, seed)
     if scale_factor is not None and not 0 < scale_factor < math.inf:
         raise InputError(f"scale_factor must be a finite number above 0, got {scale_factor}")
+    if bits is not None:
+        check_bits(bits)
     pixels = stack_pixels(images)
     _check_images(pixels, ssim_weight)
     pixels = pixels.detach().float().clone()  # a tensor made in inference mode can't be fitted to
@@ -149,6 +160,7 @@ def fit(
     warmup, betas = (1, _BETAS) if isinstance(init, str) else (_GIVEN_WARMUP, _GIVEN_BETAS)
     rates = _rates(gaussians).to(images.device)
 
+    shapes: Tensor | None = None
     # Adam steps about as far in every coordinate: in units of the rates, each field goes at its own
     scaled = (gaussians.raw / rates).requires_grad_()
     optimizer = _adam(scaled, betas)
@@ -162,7 +174,10 @@ def fit(
         rate = _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
             group["lr"] = rate * min(1, (step + 1) / warmup)
-        drawn = canvas.draw(gaussians.replace_raw(scaled * rates))
+        current = gaussians.replace_raw(scaled * rates)
+        if bits is not None and step == round((1 - _COLORS_SHARE) * steps):
+            shapes = current.detach().quantised(bits).raw[..., :_SHAPES]
+        drawn = canvas.draw(current if shapes is None else _with_shapes(current, shapes))
         # a sum over images, each by itself: what one gets doesn't depend on the others
         total = torch.stack([pixel_loss(a, b, loss) for a, b in zip(drawn, images, strict=True)]).sum()
         if ssim_weight:
@@ -173,6 +188,8 @@ def fit(
         if progress is not None:
             progress(step + 1, psnr(drawn.detach(), images).mean().item())
     result = gaussians.replace_raw(scaled.detach() * rates)
+    if bits is not None:
+        result = (result if shapes is None else _with_shapes(result, shapes)).quantised(bits)
     with torch.no_grad():
         return Fit(result, psnr(canvas.draw(result), images))
 
@@ -300,6 +317,10 @@ def _given_start(
         largest = start.scale_factor * start.spacing * stretch
         scale_factor = max(default_scale_factor(count), largest / canvas.spacing)
     return start.with_bounds(scale_factor=scale_factor, nominal_count=count, aspect=height / width)
+
+
+def _with_shapes(gaussians: Gaussians, shapes: Float[Tensor, "b n 5"]) -> Gaussians:
+    return gaussians.replace_raw(torch.cat((shapes, gaussians.raw[..., _SHAPES:]), -1))
 
 
 def _adam(parameter: Tensor, betas: tuple[float, float]) -> torch.optim.Adam:

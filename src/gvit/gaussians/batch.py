@@ -16,9 +16,11 @@ from torch import Tensor
 from gvit.errors import InputError
 from gvit.gaussians.bounds import Bounds, rescale
 from gvit.gaussians.fields import ANGLE, CENTER, COLOR, COLUMNS, NUM_FIELDS, OPACITY, SCALE, pair
+from gvit.gaussians.packing import pack_raw, unpack_raw
+from gvit.gaussians.quantisation import BitDepths, quantise_raw
 from gvit.gaussians.shapes import build_covariances, map_axes
 from gvit.gaussians.slots import check_slots, reaches_gaussians, removed
-from gvit.gaussians.storage import Origin, read_fields, write_fields
+from gvit.gaussians.storage import Origin, read_fields, write_fields, write_packed
 
 
 @dataclass(frozen=True)
@@ -411,8 +413,53 @@ class Gaussians:
         covariances = lifted.covariances * pixels.unsqueeze(-1) * pixels
         return centers, covariances, lifted.colors, lifted.opacities
 
+    def quantised(self, bits: int | BitDepths) -> Gaussians:
+        """The nearest Gaussians with few bits a number, in the same order; what ``to_bytes`` keeps.
+
+        Has no gradient. Angles come back between -pi/2 and pi/2.
+
+        Args:
+            bits: of colours and scales, 2 to 12, from which those of the other fields follow (``BitDepths.of``); or
+                those of each field. What is in equal steps: ``gvit.gaussians.quantisation``.
+
+        Raises:
+            InputError: bits are out of their range.
+        """
+        return self.replace_raw(quantise_raw(self.raw, self._bounds, self._depths(bits)))
+
+    def to_bytes(self, bits: int | BitDepths) -> bytes:
+        """The Gaussians of one image, quantised, in as few bytes as they take; ``from_bytes`` reads them.
+
+        Args:
+            bits: as for ``quantised``.
+
+        Raises:
+            InputError: bits are out of their range, there is more than one image, numbers aren't finite, or there
+                are slots, for which there is no place.
+        """
+        if self.slots is not None:
+            raise InputError("quantised Gaussians have no slots; in_slots(K) puts them back in their places")
+        return pack_raw(self.raw, self._bounds, self._depths(bits))
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Gaussians:
+        """What ``to_bytes`` wrote: ``quantised`` Gaussians, raw [K, 9] in float32.
+
+        Raises:
+            InputError: bytes of something else, cut off, or changed.
+        """
+        raw, bounds = unpack_raw(content)
+        return cls(raw, bounds.scale_factor, bounds.nominal_count, bounds.aspect)
+
+    def _depths(self, bits: int | BitDepths) -> BitDepths:
+        return bits if isinstance(bits, BitDepths) else BitDepths.of(bits, self.nominal_count)
+
     def save(
-        self, path: str | Path, origin: Origin | None = None, size: tuple[int, int] | None = None
+        self,
+        path: str | Path,
+        origin: Origin | None = None,
+        size: tuple[int, int] | None = None,
+        bits: int | BitDepths | None = None,
     ) -> None:
         """Write one safetensors file that ``load`` reads back bit by bit, whole or not at all.
 
@@ -420,10 +467,15 @@ class Gaussians:
             path: its name ends in ``.safetensors``.
             origin: what made them, kept beside them for ``gvit.gaussians.storage.read_origin``.
             size: height and width of the image that they were made of, pixels, kept for ``read_size`` there.
+            bits: as for ``quantised``: what is read back are the Gaussians of one image, quantised. None keeps all
+                bits.
 
         Raises:
-            InputError: the name has another suffix.
+            InputError: the name has another suffix, or as ``to_bytes``.
         """
+        if bits is not None:
+            write_packed(path, self.to_bytes(bits), origin, size)
+            return
         tensors = {"raw": self.raw} | ({} if self.slots is None else {"slots": self.slots})
         meta = {name: getattr(self, name) for name in ("scale_factor", "nominal_count", "aspect")}
         write_fields(path, tensors, meta, origin, size)
@@ -435,7 +487,7 @@ class Gaussians:
         Raises:
             InputError: the file is not there, is damaged, or holds no Gaussians.
         """
-        return read_fields(path, cls)
+        return read_fields(path, cls, cls.from_bytes)
 
 
 def _broadcast(name: str, value: Any, like: Tensor, shape: tuple[int, ...]) -> Tensor:

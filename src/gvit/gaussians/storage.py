@@ -7,14 +7,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor
 
 from gvit.errors import InputError
 from gvit.files import replacing
+from gvit.gaussians.packing import packed_depths
+from gvit.gaussians.quantisation import BitDepths
 
 _KEY = "gvit.gaussians"  # of the metadata
 _ORIGIN_KEY = "gvit.origin"  # apart from the fields: who reads those need not know it
 _SIZE_KEY = "gvit.size"
+_PACKED = "packed"  # the tensor that quantised Gaussians are kept in
 Origin = Mapping[str, str | int | None]
 T = TypeVar("T")
 
@@ -27,13 +31,31 @@ def write_fields(
     size: tuple[int, int] | None = None,
 ) -> None:
     """Write the file, whole or not at all; see ``Gaussians.save``."""
+    _write(path, tensors, json.dumps(meta), origin, size)
+
+
+def write_packed(
+    path: str | Path, content: bytes, origin: Origin | None = None, size: tuple[int, int] | None = None
+) -> None:
+    """Write a file of quantised Gaussians, whole or not at all; see ``Gaussians.to_bytes``."""
+    packed = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+    _write(path, {_PACKED: packed}, _PACKED, origin, size)
+
+
+def _write(
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    meta: str,
+    origin: Origin | None,
+    size: tuple[int, int] | None,
+) -> None:
     from safetensors.torch import save
 
     path = Path(path)
     if path.suffix != ".safetensors":
         name = f"{path.stem.removesuffix('.safetensors')}.safetensors"
         raise InputError(f"{path}: Gaussians are written as safetensors; name the file {name}")
-    told = {_KEY: json.dumps(meta)}
+    told = {_KEY: meta}
     if origin is not None:
         told[_ORIGIN_KEY] = json.dumps(dict(origin))
     if size is not None:
@@ -44,15 +66,18 @@ def write_fields(
         partial.write_bytes(content)
 
 
-def read_fields(path: str | Path, make: Callable[..., T]) -> T:
-    """What ``make`` makes of the fields in the file; see ``Gaussians.load``."""
+def read_fields(path: str | Path, make: Callable[..., T], unpack: Callable[[bytes], T]) -> T:
+    """What ``make`` makes of the fields in the file, or ``unpack`` of its bytes; see ``Gaussians.load``."""
     from safetensors import SafetensorError, safe_open
 
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     try:
         with safe_open(path, "pt") as file:
-            meta = json.loads((file.metadata() or {})[_KEY])
+            written = (file.metadata() or {})[_KEY]
+            if written == _PACKED:
+                return unpack(file.get_tensor(_PACKED).numpy().tobytes())
+            meta = json.loads(written)
             slots = file.get_tensor("slots") if "slots" in file.keys() else None  # noqa: SIM118
             return make(file.get_tensor("raw"), **meta, slots=slots)
     except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError, InputError) as error:
@@ -71,6 +96,16 @@ def read_size(path: str | Path) -> tuple[int, int] | None:
     if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
         return None
     return size[0], size[1]
+
+
+def read_depths(path: str | Path) -> BitDepths | None:
+    """What the Gaussians in a file that can be read are quantised to; None where they are not."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        if (file.metadata() or {}).get(_KEY) != _PACKED:
+            return None
+        return packed_depths(file.get_tensor(_PACKED).numpy().tobytes())
 
 
 def _read(path: str | Path, key: str) -> Any:
