@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -266,6 +267,16 @@ class Manifest:
         )
         write_text(folder / MANIFEST_NAME, json.dumps(described, indent=2) + "\n")
 
+    def _check(self, listed: Mapping[str, Sequence[str]]) -> None:
+        """Raise a ValueError where files would have other names than gvit gives them, as in other folders."""
+        odd = [part for part in self.parts if not re.fullmatch(r"\w+", part)]
+        if odd or self.format not in SHARD_FORMATS or self.shard_size < 1:
+            raise ValueError(f"parts {odd}, format {self.format!r}, shard_size {self.shard_size!r}")
+        for part, images in self.parts.items():
+            # counted first: made up from a number, names could be more than memory holds
+            if len(listed[part]) != -(-images // self.shard_size) or listed[part] != self.files(part):
+                raise ValueError(f"the files of {part} are not those of {images} images")
+
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """The manifest of a folder.
@@ -279,8 +290,10 @@ class Manifest:
             version = described.pop("gvit")
             if version != _VERSION:
                 raise InputError(f"{file}: format {version}, which a newer gvit wrote")
-            described.pop("files")
-            return cls(**described)
+            listed = described.pop("files")
+            manifest = cls(**described)
+            manifest._check(listed)
+            return manifest
         except InputError:
             raise
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
