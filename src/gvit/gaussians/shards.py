@@ -91,9 +91,25 @@ class Shard:
         return len(self.names)
 
     def __getitem__(self, row: int) -> Gaussians:
-        """The Gaussians of one image, raw [K, 9] in float32."""
+        """The Gaussians of one image, raw [K, 9] in float32.
+
+        Raises:
+            InputError: a number is not finite.
+        """
         raw = self.raw[row].to(torch.float32)
+        if not raw.isfinite().all():
+            raise InputError(f"{self.names[row]}: damaged: its Gaussians hold a number that is not finite")
         return Gaussians(raw, self.scale_factor, self.nominal_count, self.aspects[row])
+
+    def _check(self) -> None:
+        """Raise an error of some kind where columns or bounds are of other types or lengths."""
+        columns = (self.aspects, self.sizes, self.psnr, *([] if self.labels is None else [self.labels]))
+        if any(len(column) != len(self) for column in columns) or not all(
+            isinstance(n, str) for n in self.names
+        ):
+            raise ValueError("columns of different lengths")
+        for aspect in set(self.aspects):
+            Gaussians(torch.empty(0, NUM_FIELDS), self.scale_factor, self.nominal_count, aspect)
 
     def _meta(self) -> str:
         meta = {"scale_factor": self.scale_factor, "nominal_count": self.nominal_count}
@@ -141,7 +157,9 @@ def read_shard(path: Path) -> Shard:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return _read_parquet(path) if path.suffix == ".parquet" else _read_safetensors(path)
+        shard = _read_parquet(path) if path.suffix == ".parquet" else _read_safetensors(path)
+        shard._check()
+        return shard
     except InputError:
         raise
     except Exception as error:  # pyarrow and safetensors have their own, without a common base
@@ -296,7 +314,7 @@ class Manifest:
             return manifest
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{file}: not the manifest of a set of Gaussians ({first_line(error)})"
             ) from error

@@ -111,7 +111,9 @@ def prepare(
             xy = 0.5 * (np.float64(covariances[b, k, 0, 1]) + np.float64(covariances[b, k, 1, 0]))
             opacity = np.float64(opacities[b, k])
             poison += 0.0 * (cx + cy + xx + yy + xy + opacity)
-            if not (xx >= 0.0 and yy >= 0.0 and xx * yy - xy * xy >= -1e-6 * xx * yy - 1e-60):
+            if not (
+                xx >= 0.0 and yy >= 0.0 and xx * yy - xy * xy >= -1e-6 * xx * yy - 3e-45 * (xx + yy) - 1e-60
+            ):
                 return
             xx += blur
             yy += blur

@@ -59,7 +59,11 @@ def prepare(
     if CHECK:
         # as in values.py; what is not finite fails a comparison, or is no number when multiplied by 0
         product = plain_xx * plain_yy
-        good = (plain_xx >= 0) & (plain_yy >= 0) & (product - xy * xy >= -1e-6 * product - 1e-60)
+        good = (
+            (plain_xx >= 0)
+            & (plain_yy >= 0)
+            & (product - xy * xy >= -1e-6 * product - 3e-45 * (plain_xx + plain_yy) - 1e-60)
+        )
         good = good & (det > 0) & (product < float("inf"))
         poison = cx * 0 + cy * 0 + opacity * 0
         for channel in range(CHANNELS):

@@ -105,7 +105,7 @@ def _backward(
         )
     )
     largest = torch.finfo(image.dtype).max
-    return tuple(gradient.clamp(-largest, largest) for gradient in gradients)  # type: ignore[return-value]
+    return tuple(gradient.clamp(-largest, largest) for gradient in gradients)
 
 
 rasterize = register("reference", _forward, _backward)
