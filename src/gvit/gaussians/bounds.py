@@ -41,7 +41,7 @@ class Bounds:
     aspect: float
 
     def __post_init__(self) -> None:
-        if not self.scale_factor > 0 or not self.aspect > 0 or self.nominal_count < 1:
+        if not self.scale_factor > 0 or not self.aspect > 0 or not self.nominal_count >= 1:
             raise InputError(
                 "scale_factor, aspect and nominal_count must be positive, got "
                 f"{self.scale_factor}, {self.aspect}, {self.nominal_count}"
