@@ -112,7 +112,7 @@ def prepare(
             opacity = np.float64(opacities[b, k])
             poison += 0.0 * (cx + cy + xx + yy + xy + opacity)
             if not (
-                xx >= 0.0 and yy >= 0.0 and xx * yy - xy * xy >= -1e-6 * xx * yy - 3e-45 * (xx + yy) - 1e-60
+                xx >= 0.0 and yy >= 0.0 and xx * yy - xy * xy >= -1e-6 * xx * yy - 1e-43 * (xx + yy) - 1e-60
             ):
                 return
             xx += blur

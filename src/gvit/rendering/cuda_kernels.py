@@ -62,7 +62,7 @@ def prepare(
         good = (
             (plain_xx >= 0)
             & (plain_yy >= 0)
-            & (product - xy * xy >= -1e-6 * product - 3e-45 * (plain_xx + plain_yy) - 1e-60)
+            & (product - xy * xy >= -1e-6 * product - 1e-43 * (plain_xx + plain_yy) - 1e-60)
         )
         good = good & (det > 0) & (product < float("inf"))
         poison = cx * 0 + cy * 0 + opacity * 0

@@ -18,7 +18,7 @@ def degenerate(covariances: Tensor, blur: float) -> Tensor:
     semidefinite = (
         (xx >= 0)
         & (yy >= 0)
-        & (product - xy * xy >= -1e-6 * product - 3e-45 * (xx + yy) - 1e-60)
+        & (product - xy * xy >= -1e-6 * product - 1e-43 * (xx + yy) - 1e-60)
         & (product < math.inf)
     )
     return ~(semidefinite & ((xx + blur) * (yy + blur) - xy * xy > 0))
