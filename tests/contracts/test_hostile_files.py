@@ -1,10 +1,12 @@
 """Files that were made to harm: each is refused in one line, and no code of theirs runs."""
 
+import io
 import json
 import os
 import pickle
 import shutil
 import struct
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,10 @@ from safetensors.torch import save
 
 import gvit
 from gvit.cli import main
+from gvit.data.sources import load_source, tars
+from gvit.encoding import begin_set
+from gvit.errors import InputError
+from gvit.gaussians.shards import MANIFEST_NAME, Manifest
 from gvit.models.weights import locate
 from gvit.recipes import debug
 from gvit.training.train import train
@@ -166,3 +172,81 @@ def test_configurations(finished, tmp_path, capsys, change, said):
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(change(config)))
     assert said in refused(capsys, "train", "--resume", run)
+
+
+OUTSIDE = ("../../outside", "/outside", "a/../../../outside")
+
+
+def everything_below(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_members_of_tars_that_lead_elsewhere(tmp_path, monkeypatch, name, image):
+    """Nothing is unpacked, and links are no images: what they point to is not read."""
+    monkeypatch.setattr(tars, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    secret = tmp_path / "secret.png"
+    shutil.copy(image, secret)
+    data = tmp_path / "deep" / "er" / "data"
+    data.mkdir(parents=True)
+    for split in ("train", "val"):
+        with tarfile.open(data / f"{split}-0.tar", "w") as file:
+            for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE):
+                link = tarfile.TarInfo("0/link.png")
+                link.type, link.linkname = kind, str(secret)
+                file.addfile(link)
+            for member, content in ((f"{name}.png", image.read_bytes()), (f"{name}.cls", b"0")):
+                info = tarfile.TarInfo(member)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+    before = everything_below(tmp_path)
+    source = load_source("wds", "train", data)
+    assert len(source) == 1
+    assert source.load(0).size == (8, 8)
+    assert {path for path in everything_below(tmp_path) - before if "cache" not in path.parts} == set()
+
+
+def manifest(**changes: object) -> dict:
+    kept = Manifest({"model": "m"}, 4, "float32", "safetensors", 10, [], {"images": 10}, "0" * 16)
+    told = {"gvit": 1, **vars(kept), "files": {"images": kept.files("images")}} | changes
+    if "parts" in changes and "files" not in changes:
+        told["files"] = {part: [f"{part}-00000-of-00001.{told['format']}"] for part in changes["parts"]}
+    return told
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        *({"parts": {name: 10}} for name in OUTSIDE),
+        {"format": "/../../outside"},
+        {"files": {"images": ["../outside-00000-of-00001.safetensors"]}},
+        {"parts": {"images": 10**15}, "shard_size": 1},
+        {"parts": {"images": "ten"}},
+        {"shard_size": 0},
+        {"parts": ["images"]},
+    ],
+    ids=str,
+)
+def test_manifests_that_name_files_elsewhere(tmp_path, capsys, changes):
+    """Nothing outside of the folder is read, and nothing is removed by ``--overwrite``."""
+    folder = tmp_path / "deep" / "set"
+    folder.mkdir(parents=True)
+    (folder / MANIFEST_NAME).write_text(json.dumps(manifest(**changes)))
+    victim = tmp_path / "outside-00000-of-00001.safetensors"
+    victim.write_bytes(b"precious")
+    wanted = Manifest({"model": "m"}, 4, "float32", "safetensors", 10, [], {"images": 10}, "0" * 16)
+    with pytest.raises(InputError, match=MANIFEST_NAME):
+        begin_set(folder, wanted, overwrite=True)
+    assert victim.read_bytes() == b"precious"
+    assert MANIFEST_NAME in refused(
+        capsys, "train", "gaussians", "--data-dir", folder, "--out", tmp_path / "run"
+    )
+
+
+@pytest.mark.parametrize("name", [*OUTSIDE, "..", "con\0trol"])
+def test_class_names_that_are_no_folders(tmp_path, name):
+    from gvit.data.collections import save_collection
+
+    with pytest.raises(InputError, match="class names"):
+        save_collection(tmp_path / "set", "train", [name], [0], gvit.Gaussians(torch.zeros(1, 4, 9)))
+    assert {path.name for path in everything_below(tmp_path)} <= {"set"}

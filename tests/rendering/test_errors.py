@@ -1,11 +1,13 @@
 import importlib.util
+import os
 import sys
 
 import pytest
 import torch
 from scenes import random_scene
 
-from gvit.rendering import rasterize
+from gvit.errors import InputError
+from gvit.rendering import memory, rasterize
 
 
 def draw(height=6, width=5, **changes):
@@ -119,3 +121,22 @@ def test_says_what_to_install(monkeypatch, backend, package):
     with pytest.raises(ValueError, match=f"backend '{backend}' needs {package}: pip install {package}"):
         draw(backend=backend)
     loader.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("backend", "what"),
+    [
+        ("cpu", "an image of 20000 x 20000 pixels needs 9.6 GB"),
+        ("reference", "20000 x 20000 pixels with 3 Gau"),
+    ],
+)
+def test_an_image_beyond_the_memory_is_refused(backend, what, monkeypatch):
+    monkeypatch.setattr(memory, "free_memory", lambda: 4 * 10**9)
+    one = [tensor[0] for tensor in random_scene(2, 3, 6, 5)[:4]]
+    with pytest.raises(InputError, match=rf"{what}.* 4\.0 GB are free"):
+        rasterize(*one, 20_000, 20_000, backend=backend)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nobody is asked")
+def test_the_free_memory_is_some_of_the_machine_s():
+    assert 0 < memory.free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

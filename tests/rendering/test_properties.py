@@ -1,5 +1,6 @@
 """What holds for any picture, searched for counter-examples by hypothesis."""
 
+import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -81,3 +82,60 @@ def test_moves_with_its_gaussians(picture, right, down):
     different = ((view - image).abs() > 1e-3).float().mean()
     assert different <= 0.01
     assert (view - image).abs().max() <= 1.01 / 255
+
+
+# either way of 0; the last is the smallest that float32 has
+SIZES = (0.0, 0.5, 1.0, 7.0, 1e5, 1e10, 1e15, 1e20, 1e30, 1e-6, 1e-20, 1e-38, 1e-45)
+
+
+@st.composite
+def extreme_scenes(draw_from):
+    """A few Gaussians of any finite size, whose covariances are positive semi-definite after rounding."""
+    seed, count = draw_from(st.integers(0, 2**31)), draw_from(st.integers(1, 5))
+    rng = np.random.default_rng(seed)
+
+    def numbers(*shape):
+        return rng.choice(SIZES, shape) * rng.uniform(0.5, 1, shape) * rng.choice([-1, 1], shape)
+
+    near = rng.random((count, 2)) < 0.5
+    xx, yy = np.abs(numbers(2, count))
+    xy = np.sqrt(xx) * np.sqrt(yy) * rng.choice([-0.9, 0, 0.5], count) * (np.minimum(xx, yy) > 1e-37)
+    opacities = np.where(rng.random(count) < 0.6, rng.uniform(0, 1, count), numbers(count))
+    return (
+        np.where(near, rng.uniform(0, 30, (count, 2)), numbers(count, 2)),
+        np.stack((xx, xy, xy, yy), -1).reshape(count, 2, 2),
+        numbers(count, 3),
+        opacities,
+        numbers(3),
+    )
+
+
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(extreme_scenes(), st.integers(1, 40), st.integers(1, 40), st.sampled_from([0.0, 1 / 255]))
+def test_numbers_of_any_size_give_finite_images_and_gradients(scene, height, width, alpha_min):
+    for backend, dtype in (
+        ("cpu", torch.float32),
+        ("reference", torch.float32),
+        ("reference", torch.float64),
+    ):
+        tensors = [torch.tensor(numbers, dtype=dtype, requires_grad=True) for numbers in scene]
+        drawn = rasterize(
+            *(*tensors[:4], height, width),
+            background=tensors[4],
+            alpha_min=alpha_min,
+            backend=backend,
+        )
+        gradients = torch.autograd.grad(drawn[0].sum() + drawn[1].sum(), tensors)
+        assert all(tensor.isfinite().all() for tensor in (*drawn, *gradients)), backend
+
+
+def test_a_million_gaussians_have_finite_images_and_gradients():
+    count, generator = 1_000_000, torch.Generator().manual_seed(0)
+    sizes = torch.rand(count, 1, 1, generator=generator) * torch.eye(2)
+    scene = [torch.rand(count, 2, generator=generator) * 64, sizes.contiguous()]
+    scene += [torch.rand(count, 3, generator=generator), torch.rand(count, generator=generator)]
+    tensors = [tensor.requires_grad_() for tensor in scene]
+    drawn = rasterize(*tensors, 64, 64, backend="cpu")
+    gradients = torch.autograd.grad(drawn[0].sum() + drawn[1].sum(), tensors)
+    assert all(tensor.isfinite().all() for tensor in (*drawn, *gradients))
+    assert gradients[2].count_nonzero() > 1000

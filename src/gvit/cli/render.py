@@ -136,7 +136,7 @@ def _write(image: "KeptImage", file: Path, height: int, width: int) -> None:
         from gvit.rendering import render
         from gvit.viewing.figures import save_picture
 
-        save_picture(render(image.gaussians, height, width).clamp(0, 1), file)
+        save_picture(render(image.gaussians, height, width), file)
     elif file.suffix == ".svg":
         from gvit.viewing.svg import to_svg
 

@@ -187,7 +187,7 @@ def write_collection(
 def _files(place: Path, class_names: Sequence[str], labels: Sequence[int]) -> list[Path]:
     """A file for each image, numbered in their order, in class folders, which are made."""
     unusable = [
-        name for name in class_names if not name or "/" in name or "\\" in name or name.startswith(".")
+        name for name in class_names if not name or set(name) & {"/", "\\", "\0"} or name.startswith(".")
     ]
     if unusable or len(set(class_names)) < len(class_names):
         raise InputError(f"class names must be different names of folders, got {', '.join(class_names)}")

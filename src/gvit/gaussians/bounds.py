@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,13 +24,16 @@ _INSIDE = 1e-6
 # spacing, colours and opacities as they are.
 _CUT_SCALE, _CUT_CENTER, _CUT_COLOR = 0.01, 0.01, 1e-3
 
+# Squares of sizes in pixels have to stay in float32's range.
+_LARGEST = 1e9
+
 
 @dataclass(frozen=True)
 class Bounds:
     """What the bounded values of Gaussians are measured by; the attributes are those of ``Gaussians``.
 
     Raises:
-        InputError: an attribute is not positive.
+        InputError: an attribute is not positive, or beyond what float32 can draw.
     """
 
     scale_factor: float
@@ -37,10 +41,16 @@ class Bounds:
     aspect: float
 
     def __post_init__(self) -> None:
-        if not self.scale_factor > 0 or not self.aspect > 0 or self.nominal_count < 1:
+        if not self.scale_factor > 0 or not self.aspect > 0 or not self.nominal_count >= 1:
             raise InputError(
                 "scale_factor, aspect and nominal_count must be positive, got "
                 f"{self.scale_factor}, {self.aspect}, {self.nominal_count}"
+            )
+        largest = max(self.scale_factor, self.aspect, 1 / self.aspect, self.nominal_count)
+        if self.scale_factor < 1 / _LARGEST or largest > _LARGEST:
+            raise InputError(
+                f"scale_factor and aspect must be {1 / _LARGEST:g} to {_LARGEST:g} and nominal_count at most that, got "
+                + ", ".join(map(reprlib.repr, (self.scale_factor, self.aspect, self.nominal_count)))
             )
 
     def replace(self, scale_factor: float | None, nominal_count: int | None, aspect: float | None) -> Bounds:

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -90,9 +91,25 @@ class Shard:
         return len(self.names)
 
     def __getitem__(self, row: int) -> Gaussians:
-        """The Gaussians of one image, raw [K, 9] in float32."""
+        """The Gaussians of one image, raw [K, 9] in float32.
+
+        Raises:
+            InputError: a number is not finite.
+        """
         raw = self.raw[row].to(torch.float32)
+        if not raw.isfinite().all():
+            raise InputError(f"{self.names[row]}: damaged: its Gaussians hold a number that is not finite")
         return Gaussians(raw, self.scale_factor, self.nominal_count, self.aspects[row])
+
+    def _check(self) -> None:
+        """Raise an error of some kind where columns or bounds are of other types or lengths."""
+        columns = (self.aspects, self.sizes, self.psnr, *([] if self.labels is None else [self.labels]))
+        if any(len(column) != len(self) for column in columns) or not all(
+            isinstance(n, str) for n in self.names
+        ):
+            raise ValueError("columns of different lengths")
+        for aspect in set(self.aspects):
+            Gaussians(torch.empty(0, NUM_FIELDS), self.scale_factor, self.nominal_count, aspect)
 
     def _meta(self) -> str:
         meta = {"scale_factor": self.scale_factor, "nominal_count": self.nominal_count}
@@ -140,7 +157,9 @@ def read_shard(path: Path) -> Shard:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        return _read_parquet(path) if path.suffix == ".parquet" else _read_safetensors(path)
+        shard = _read_parquet(path) if path.suffix == ".parquet" else _read_safetensors(path)
+        shard._check()
+        return shard
     except InputError:
         raise
     except Exception as error:  # pyarrow and safetensors have their own, without a common base
@@ -266,6 +285,16 @@ class Manifest:
         )
         write_text(folder / MANIFEST_NAME, json.dumps(described, indent=2) + "\n")
 
+    def _check(self, listed: Mapping[str, Sequence[str]]) -> None:
+        """Raise a ValueError where files would have other names than gvit gives them, as in other folders."""
+        odd = [part for part in self.parts if not re.fullmatch(r"\w+", part)]
+        if odd or self.format not in SHARD_FORMATS or self.shard_size < 1:
+            raise ValueError(f"parts {odd}, format {self.format!r}, shard_size {self.shard_size!r}")
+        for part, images in self.parts.items():
+            # counted first: made up from a number, names could be more than memory holds
+            if len(listed[part]) != -(-images // self.shard_size) or listed[part] != self.files(part):
+                raise ValueError(f"the files of {part} are not those of {images} images")
+
     @classmethod
     def read(cls, folder: Path) -> Manifest:
         """The manifest of a folder.
@@ -279,11 +308,13 @@ class Manifest:
             version = described.pop("gvit")
             if version != _VERSION:
                 raise InputError(f"{file}: format {version}, which a newer gvit wrote")
-            described.pop("files")
-            return cls(**described)
+            listed = described.pop("files")
+            manifest = cls(**described)
+            manifest._check(listed)
+            return manifest
         except InputError:
             raise
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(
                 f"{file}: not the manifest of a set of Gaussians ({first_line(error)})"
             ) from error

@@ -80,7 +80,7 @@ def read_fields(path: str | Path, make: Callable[..., T], unpack: Callable[[byte
             meta = json.loads(written)
             slots = file.get_tensor("slots") if "slots" in file.keys() else None  # noqa: SIM118
             return make(file.get_tensor("raw"), **meta, slots=slots)
-    except (OSError, SafetensorError, KeyError, TypeError, json.JSONDecodeError, InputError) as error:
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a file of Gaussians written by gvit ({error})") from error
 
 
@@ -115,5 +115,5 @@ def _read(path: str | Path, key: str) -> Any:
         written = (file.metadata() or {}).get(key)
     try:
         return None if written is None else json.loads(written)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return None

@@ -66,9 +66,11 @@ def rasterize(
 
     Returns:
         image [..., C, H, W] and alpha [..., H, W]: float32 for float16 and bfloat16 inputs, which are lifted
-        to it.
+        to it. Both, and all gradients, are finite for numbers of up to 1e30 either way of 0; of a gradient beyond
+        the dtype's range, its largest number.
 
     Raises:
+        InputError: the image needs more main memory than is free.
         ValueError: shapes, dtypes or devices don't fit together; a number is NaN or infinite; a covariance is
             not positive semi-definite (or still singular after the blur); a constant is out of its range; the
             backend is unknown or can't run here.

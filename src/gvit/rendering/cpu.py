@@ -11,6 +11,7 @@ import functools
 import hashlib
 import itertools
 import logging
+import math
 import os
 import tempfile
 import threading
@@ -24,6 +25,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
+from gvit.rendering.memory import drawing, refuse_beyond_memory
 from gvit.rendering.operators import Constants, Gradients, Rendered, register
 
 _logger = logging.getLogger("gvit")
@@ -165,6 +167,8 @@ def _forward(
     constants: Constants,
 ) -> Rendered | None:
     batch, _, channels = colors.shape
+    # the image, and three numbers more a pixel
+    refuse_beyond_memory(4 * batch * height * width * (channels + 3), drawing(batch, height, width))
     image = torch.empty(batch, channels, height, width)
     alpha, transmittance = (torch.empty(batch, height, width) for _ in range(2))
     stops = torch.empty(batch, height, width, dtype=torch.int32)
@@ -207,7 +211,9 @@ def _backward(
     params, rows, spans = prepared
     # by the size of the problem alone, so that the order of summation is the same for any number of threads
     groups = max(1, min(-(-height // kernels.BLOCK), _GROUPS // max(batch, 1)))
-    partial = np.empty((batch * groups, count + 1, kernels.NUM_MOMENTS + channels))
+    partial_shape = (batch * groups, count + 1, kernels.NUM_MOMENTS + channels)
+    refuse_beyond_memory(8 * math.prod(partial_shape), f"the gradient of {batch * count} Gaussians")
+    partial = np.empty(partial_shape)
     _spread(
         kernels.backward,
         (

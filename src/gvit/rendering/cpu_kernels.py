@@ -38,10 +38,11 @@ from gvit.rendering.spans import (
 )
 
 # columns of ``params``, float64: what a row needs to know about a Gaussian
-CX, CY, SLOPE, FALL_Y, ROOT, TOP, DROP, INVERSE_ROOT = range(NUM_PARAMS)
+CX, CY, SLOPE, FALL_Y, ROOT, TOP, DROP, INVERSE_ROOT, UNIT_Y = range(NUM_PARAMS)
 _HALF_LOG2_E = 0.5 / math.log(2.0)
 # of alpha's logarithm: alpha_min = 0 asks for no more than float32's normal numbers
 _LOWEST = -126.0
+_LARGEST = float(np.finfo(np.float32).max)
 # So many Gaussians have their spans found before they are drawn: drawing then need not wait for the spans.
 _AHEAD = 8
 
@@ -110,7 +111,9 @@ def prepare(
             xy = 0.5 * (np.float64(covariances[b, k, 0, 1]) + np.float64(covariances[b, k, 1, 0]))
             opacity = np.float64(opacities[b, k])
             poison += 0.0 * (cx + cy + xx + yy + xy + opacity)
-            if not (xx >= 0.0 and yy >= 0.0 and xx * yy - xy * xy >= -1e-6 * xx * yy - 1e-60):
+            if not (
+                xx >= 0.0 and yy >= 0.0 and xx * yy - xy * xy >= -1e-6 * xx * yy - 1e-43 * (xx + yy) - 1e-60
+            ):
                 return
             xx += blur
             yy += blur
@@ -132,6 +135,8 @@ def prepare(
                 # a little more than exact: the vectors test each pixel themselves
                 own[DROP] = (own[TOP] - low) * (1.0 + 1e-6) + 1e-5
                 own[INVERSE_ROOT] = 1.0 / own[ROOT]
+                # a power of two, so that nothing is rounded, about the standard deviation's inverse
+                own[UNIT_Y] = math.ldexp(1.0, -(math.frexp(yy)[1] // 2))
                 reach = math.sqrt(own[DROP] * yy * (1.0 / _HALF_LOG2_E))
                 rows[b, k, 0] = int(min(max(math.ceil(cy - 0.5 - reach), 0.0), float(height)))
                 rows[b, k, 1] = int(min(max(math.floor(cy + 0.5 + reach), 0.0), float(height)))
@@ -382,6 +387,13 @@ def backward(
                     )
 
 
+@njit
+@no_type_check
+def _within(gradient):
+    """Float32's largest number for what lies beyond, as the gradient of a Gaussian without blur or width may."""
+    return min(max(gradient, -_LARGEST), _LARGEST)
+
+
 @njit(_FINISH, nogil=True, cache=True)
 @no_type_check
 def finish(
@@ -434,19 +446,20 @@ def finish(
             det = xx * yy - xy * xy
             per_det, per_yy = 1.0 / det, 1.0 / yy
             precision = yy * per_det
-            # the vectors' u is in units of 1 / root
-            unit = params[b, k, INVERSE_ROOT]
-            v_u, v_dy_u, v_u2 = v_u * unit, v_dy_u * unit, v_u2 * unit * unit
+            # the vectors' u is in units of 1 / root, their dy in units of its own
+            unit, unit_y = params[b, k, INVERSE_ROOT], 1.0 / params[b, k, UNIT_Y]
+            v_u, v_dy_u, v_u2 = v_u * unit, v_dy_u * unit * unit_y, v_u2 * unit * unit
+            v_dy, v_dy2 = v_dy * unit_y, v_dy2 * unit_y * unit_y
             grad_x = precision * v_u
             grad_slope = precision * v_dy_u
             slope, skew = params[b, k, SLOPE], xy * per_det
-            grad_centers[b, k, 0] = grad_x
-            grad_centers[b, k, 1] = v_dy * per_yy - slope * grad_x
+            grad_centers[b, k, 0] = _within(grad_x)
+            grad_centers[b, k, 1] = _within(v_dy * per_yy - slope * grad_x)
             # log(alpha) = log(opacity) - dy^2/(2 yy) - u^2 yy/(2 det), with slope = xy/yy
-            grad_covariances[b, k, 0, 0] = 0.5 * v_u2 * precision * precision
-            grad_covariances[b, k, 1, 1] = (
+            grad_covariances[b, k, 0, 0] = _within(0.5 * v_u2 * precision * precision)
+            grad_covariances[b, k, 1, 1] = _within(
                 0.5 * (v_u2 * skew * skew + v_dy2 * per_yy * per_yy) - grad_slope * slope * per_yy
             )
-            grad_covariances[b, k, 0, 1] = 0.5 * (grad_slope * per_yy - v_u2 * precision * skew)
+            grad_covariances[b, k, 0, 1] = _within(0.5 * (grad_slope * per_yy - v_u2 * precision * skew))
             grad_covariances[b, k, 1, 0] = grad_covariances[b, k, 0, 1]
-            grad_opacities[b, k] = v / np.float64(opacities[b, k])
+            grad_opacities[b, k] = _within(v / np.float64(opacities[b, k]))

@@ -2,7 +2,8 @@
 
 Along a row of pixels a Gaussian is one parabola in the exponent: with ``u = x - cx - slope*dy``,
 ``log2(alpha) = log2(opacity) - fall_y*dy^2 - fall*u^2``. ``parameters`` holds, per Gaussian, cx, cy, the slope in
-two parts (float32 number and remainder), fall_y, fall and log2(opacity).
+two parts (float32 number and remainder), fall_y, fall, log2(opacity), and a unit for dy and one for u: powers of two,
+about the inverse standard deviations, so that sums of squares stay in float32's range.
 
 An entry is a Gaussian in a tile that it meets. The entries of a tile lie side by side, in index order of the
 Gaussians, from number ``starts`` to before number ``ends`` of the tile. A warp does a tile on its own, so that sums
@@ -14,7 +15,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-NUM_PARAMS = 7
+NUM_PARAMS = 9
 NUM_MOMENTS = 6
 GROUP = 4
 NUM_FIELDS = 10  # of an entry and group: the moments and the colours' gradients
@@ -58,7 +59,11 @@ def prepare(
     if CHECK:
         # as in values.py; what is not finite fails a comparison, or is no number when multiplied by 0
         product = plain_xx * plain_yy
-        good = (plain_xx >= 0) & (plain_yy >= 0) & (product - xy * xy >= -1e-6 * product - 1e-60)
+        good = (
+            (plain_xx >= 0)
+            & (plain_yy >= 0)
+            & (product - xy * xy >= -1e-6 * product - 1e-43 * (plain_xx + plain_yy) - 1e-60)
+        )
         good = good & (det > 0) & (product < float("inf"))
         poison = cx * 0 + cy * 0 + opacity * 0
         for channel in range(CHANNELS):
@@ -72,7 +77,7 @@ def prepare(
     rounded = slope.to(tl.float32)
     # nothing is drawn at opacity 0
     top = tl.where(opacity > 0, tl.log2(tl.where(opacity > 0, opacity, 1.0).to(tl.float64)), -252.0)
-    own = parameters + at * 7
+    own = parameters + at * 9
     tl.store(own, cx, inside)
     tl.store(own + 1, cy, inside)
     tl.store(own + 2, rounded, inside)
@@ -80,6 +85,8 @@ def prepare(
     tl.store(own + 4, (1 / yy * _HALF_LOG2_E).to(tl.float32), inside)
     tl.store(own + 5, (yy / det * _HALF_LOG2_E).to(tl.float32), inside)
     tl.store(own + 6, top.to(tl.float32), inside)
+    tl.store(own + 7, tl.exp2(tl.floor((-0.5 * tl.log2(yy)).to(tl.float32))), inside)
+    tl.store(own + 8, tl.exp2(tl.floor((0.5 * tl.log2(yy / det)).to(tl.float32))), inside)
 
 
 @triton.jit
@@ -116,7 +123,7 @@ def list_entries(
     while first < count:
         k = first + tl.arange(0, BLOCK)
         inside = k < count
-        own = parameters + (image * count + k) * 7
+        own = parameters + (image * count + k) * 9
         cx, cy = tl.load(own, inside, 0.0), tl.load(own + 1, inside, 0.0)
         slope = tl.load(own + 2, inside, 0.0)
         fall_y, fall = tl.load(own + 4, inside, 1.0), tl.load(own + 5, inside, 1.0)
@@ -217,7 +224,7 @@ def forward(
         until = tl.minimum(entry + _CHECK, end)
         while entry < until:
             k = tl.load(entries + entry)
-            own = parameters + (image * count + k) * 7
+            own = parameters + (image * count + k) * 9
             _, _, _, alpha = _alpha(own, x, y, stops, k, alpha_max, alpha_min)
             weight = transmittance * alpha
             after = transmittance - weight
@@ -278,8 +285,8 @@ def backward(
     """Differentiate one group of channels of one tile of one image, back to front.
 
     ``sums`` [groups, entries, 10] takes, with v the gradient of log(alpha) at a pixel, the sums of v, v*dy,
-    v*dy^2, v*u, v*dy*u, v*u^2, then the colours' gradients; ``grad_background`` [B, tiles, C] the tile's
-    part.
+    v*dy^2, v*u, v*dy*u, v*u^2, dy and u in the Gaussian's units, then the colours' gradients;
+    ``grad_background`` [B, tiles, C] the tile's part.
     """
     number, group = tl.program_id(0), tl.program_id(1)
     tile, image = number % tiles, number // tiles
@@ -313,7 +320,7 @@ def backward(
         k = tl.load(entries + entry)
         out = sums + entry.to(tl.int64) * 10
         if k < last:
-            own = parameters + (image * count + k) * 7
+            own = parameters + (image * count + k) * 9
             u, dy, free, alpha = _alpha(own, x, y, stops, k, alpha_max, alpha_min)
             inverse = 1.0 / (1.0 - alpha)
             transmittance *= inverse
@@ -322,6 +329,7 @@ def backward(
             seen = grad0 * red + grad1 * green + grad2 * blue + grad3 * other
             v = tl.where(free <= alpha_max, alpha * (transmittance * seen - shine * inverse), 0.0)
             shine += weight * seen
+            dy, u = dy * tl.load(own + 7), u * tl.load(own + 8)
             v_dy, v_u = v * dy, v * u
             tl.store(out, tl.sum(v))
             tl.store(out + 1, tl.sum(v_dy))
@@ -337,6 +345,13 @@ def backward(
             field = tl.arange(0, 16)
             tl.store(out + field, tl.zeros([16], tl.float32), field < 10)
         entry -= 1
+
+
+@triton.jit
+@no_type_check
+def _within(gradient):
+    """In float32, whose largest number stands for what lies beyond."""
+    return tl.minimum(tl.maximum(gradient, -3.4028234e38), 3.4028234e38).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["num_entries"])
@@ -374,7 +389,7 @@ def collect(
     k = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = k < count
     at = image * count + k
-    own = parameters + at * 7
+    own = parameters + at * 9
     cx, cy = tl.load(own, inside, 0.0), tl.load(own + 1, inside, 0.0)
     slope32, fall_y32 = tl.load(own + 2, inside, 0.0), tl.load(own + 4, inside, 1.0)
     fall32, top = tl.load(own + 5, inside, 1.0), tl.load(own + 6, inside, -1e30)
@@ -443,19 +458,23 @@ def collect(
     xy = (first + second) / 2
     det = xx * yy - xy * xy
     slope, fall_y, fall = xy / yy, 1 / yy * _HALF_LOG2_E, yy / det * _HALF_LOG2_E
-    grad_x = fall * v_u.to(tl.float64) * (2 * _LN2)
-    grad_y = fall_y * v_dy.to(tl.float64) * (2 * _LN2) - slope * grad_x
-    grad_slope = fall * v_dy_u.to(tl.float64) * (2 * _LN2)
+    per_y = 1.0 / tl.load(own + 7, inside, 1.0).to(tl.float64)
+    per_u = 1.0 / tl.load(own + 8, inside, 1.0).to(tl.float64)
+    grad_x = fall * per_u * v_u.to(tl.float64) * (2 * _LN2)
+    grad_y = fall_y * per_y * v_dy.to(tl.float64) * (2 * _LN2) - slope * grad_x
+    grad_slope = fall * per_y * per_u * v_dy_u.to(tl.float64) * (2 * _LN2)
     # half: ln 2 times half of log2 e
-    grad_fall_y, grad_fall = -0.5 * v_dy2.to(tl.float64), -0.5 * v_u2.to(tl.float64)
+    grad_fall_y = -0.5 * per_y * per_y * v_dy2.to(tl.float64)
+    grad_fall = -0.5 * per_u * per_u * v_u2.to(tl.float64)
     grad_xx = -grad_fall * yy * yy / (det * det)
     grad_yy = -(grad_slope * slope + grad_fall_y / yy) / yy - grad_fall * xy * xy / (det * det)
     grad_xy = grad_slope / yy + 2 * grad_fall * yy * xy / (det * det)
-    tl.store(grad_centers + 2 * at, grad_x.to(tl.float32), inside)
-    tl.store(grad_centers + 2 * at + 1, grad_y.to(tl.float32), inside)
-    tl.store(grad_covariances + 4 * at, grad_xx.to(tl.float32), inside)
-    tl.store(grad_covariances + 4 * at + 1, (grad_xy / 2).to(tl.float32), inside)
-    tl.store(grad_covariances + 4 * at + 2, (grad_xy / 2).to(tl.float32), inside)
-    tl.store(grad_covariances + 4 * at + 3, grad_yy.to(tl.float32), inside)
+    tl.store(grad_centers + 2 * at, _within(grad_x), inside)
+    tl.store(grad_centers + 2 * at + 1, _within(grad_y), inside)
+    tl.store(grad_covariances + 4 * at, _within(grad_xx), inside)
+    tl.store(grad_covariances + 4 * at + 1, _within(grad_xy / 2), inside)
+    tl.store(grad_covariances + 4 * at + 2, _within(grad_xy / 2), inside)
+    tl.store(grad_covariances + 4 * at + 3, _within(grad_yy), inside)
     opacity = tl.load(opacities + at, inside, 0.0)
-    tl.store(grad_opacities + at, tl.where(opacity > 0, v / tl.where(opacity > 0, opacity, 1.0), 0.0), inside)
+    per_opacity = 1.0 / tl.where(opacity > 0, opacity, 1.0).to(tl.float64)
+    tl.store(grad_opacities + at, tl.where(opacity > 0, _within(v * per_opacity), 0.0), inside)

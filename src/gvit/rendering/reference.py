@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gvit.rendering.memory import drawing, refuse_beyond_memory
 from gvit.rendering.operators import Constants, Gradients, Rendered, register
 from gvit.rendering.values import can_be_drawn
+
+_BYTES_PER_PAIR = 40  # at the least, of a Gaussian and a pixel
 
 
 def composite(
@@ -28,6 +31,8 @@ def composite(
 
     Takes what ``gvit.rendering.rasterize`` takes, with one batch dimension.
     """
+    # in double precision: in float32, squares of large numbers would be infinite, and the gradients no numbers
+    dtype, centers, covariances = colors.dtype, centers.double(), covariances.double()
     columns = torch.arange(width, dtype=centers.dtype, device=centers.device) + 0.5
     rows = torch.arange(height, dtype=centers.dtype, device=centers.device) + 0.5
     dx = columns.repeat(height) - centers[..., 0, None]  # [B, K, H*W]
@@ -38,7 +43,7 @@ def composite(
     xy = (covariances[..., 0, 1, None] + covariances[..., 1, 0, None]) / 2
     sigma = (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / (2 * (xx * yy - xy * xy))
 
-    alpha = (opacities.unsqueeze(-1) * torch.exp(-sigma)).clamp(max=constants.alpha_max)
+    alpha = (opacities.double().unsqueeze(-1) * torch.exp(-sigma)).to(dtype).clamp(max=constants.alpha_max)
     alpha = torch.where(alpha >= constants.alpha_min, alpha, 0)
     # a pixel stops for good at the first Gaussian that would take its transmittance to the minimum
     alpha = torch.where((1 - alpha).cumprod(1) > constants.transmittance_min, alpha, 0)
@@ -61,6 +66,11 @@ def _forward(
     width: int,
     constants: Constants,
 ) -> Rendered | None:
+    batch, count = opacities.shape
+    if centers.device.type == "cpu":
+        # distances and exponents of every Gaussian at every pixel, in double precision
+        need = _BYTES_PER_PAIR * batch * max(count, 1) * height * width
+        refuse_beyond_memory(need, f"{drawing(batch, height, width)} with {count} Gaussians by the reference")
     if not can_be_drawn(centers, covariances, colors, opacities, background, constants.blur):
         return None
     image, transmittance = composite(
@@ -88,12 +98,14 @@ def _backward(
         return composite(*tensors, height, width, constants)  # type: ignore[call-arg, arg-type]
 
     (image, _), pull_back = torch.func.vjp(draw, centers, covariances, colors, opacities, background)[:2]
-    return pull_back(
+    gradients = pull_back(
         (
             torch.zeros_like(image) if grad_image is None else grad_image,
             torch.zeros_like(transmittance) if grad_alpha is None else -grad_alpha,
         )
     )
+    largest = torch.finfo(image.dtype).max
+    return tuple(gradient.clamp(-largest, largest) for gradient in gradients)
 
 
 rasterize = register("reference", _forward, _backward)

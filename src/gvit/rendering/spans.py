@@ -24,10 +24,11 @@ ROWS, COLUMNS = 4, 4
 _ROW_BITS, _COLUMN_BITS = 2, 2
 # of a tile, before the channels
 FORWARD_FIELDS, BACKWARD_FIELDS = 1, 3
-NUM_PARAMS = 8
+NUM_PARAMS = 9
 NUM_MOMENTS = 6
 # What is known of a row: the number of the span's first tile, how many tiles it has (integers, in the first row
-# of a strip); u and the exponent at the first tile's first column (see ``cpu_kernels``), and dy (float32).
+# of a strip); u and the exponent at the first tile's first column (see ``cpu_kernels``), and dy (float32), in
+# units in which neither it nor its square leaves float32's range where the Gaussian is seen.
 NUM_FIELDS = 5
 _FIRST, _TILES, _U, _EXPONENT, _DY = range(NUM_FIELDS)
 # an error of float32 numbers, generously
@@ -252,7 +253,7 @@ def lay_out(
         params = tracer.data(signature.args[0], arguments[0])
         first_row, strips, pitch, tile, width = arguments[1:6]
         spans = _Slot(tracer, tracer.data(signature.args[6], arguments[6]), arguments[7])
-        cx, cy, slope, fall_y, root, top, drop, inverse_root = (
+        cx, cy, slope, fall_y, root, top, drop, inverse_root, unit_y = (
             tracer.load_scalar(params, tracer.integer(i)) for i in range(NUM_PARAMS)
         )
         first_row, pitch, tile, width = (
@@ -288,7 +289,7 @@ def lay_out(
             spans.store(_FIRST, at, tile + (row >> _ROW_BITS) * pitch + first)
             spans.store(_TILES, at, end - first)
             u = ((first << _COLUMN_BITS).to_doubles() - middle) * root
-            for field, value in ((_U, u), (_EXPONENT, top - lost), (_DY, dy)):
+            for field, value in ((_U, u), (_EXPONENT, top - lost), (_DY, dy * unit_y)):
                 spans.store(field, at, value.to_floats().as_int_bits())
 
         tracer.repeat(turns, several_strips)

@@ -16,7 +16,10 @@ def degenerate(covariances: Tensor, blur: float) -> Tensor:
     xy = (covariances[..., 0, 1].double() + covariances[..., 1, 0].double()) / 2
     product = xx * yy
     semidefinite = (
-        (xx >= 0) & (yy >= 0) & (product - xy * xy >= -1e-6 * product - 1e-60) & (product < math.inf)
+        (xx >= 0)
+        & (yy >= 0)
+        & (product - xy * xy >= -1e-6 * product - 1e-43 * (xx + yy) - 1e-60)
+        & (product < math.inf)
     )
     return ~(semidefinite & ((xx + blur) * (yy + blur) - xy * xy > 0))
 

@@ -34,7 +34,10 @@ AUTO = Path("auto")
 
 def _start(place: Path) -> Path:
     """A path, made absolute, or a name as it is."""
-    return place if place == AUTO or is_pretrained_name(place.as_posix()) else place.absolute()
+    try:
+        return place if place == AUTO or is_pretrained_name(place.as_posix()) else place.absolute()
+    except OSError as error:  # too long to be looked for
+        raise ValueError(error.strerror) from error
 
 
 _Start = Annotated[Path, Field(strict=False), AfterValidator(_start)]
@@ -64,7 +67,13 @@ def _input_error(kind: Any, error: ValidationError) -> InputError:
         return context["error"]
     *groups, place = wrong["loc"] or ("",)
     for group in groups:
-        kind = kind.__pydantic_fields__[group].annotation
+        annotation = kind.__pydantic_fields__[group].annotation
+        if not hasattr(
+            annotation, "__pydantic_fields__"
+        ):  # a value of one of several types, by the name of the type
+            place = group
+            break
+        kind = annotation
     known = kind.__pydantic_fields__
     if wrong["type"] == "unexpected_keyword_argument":
         return unknown_name("field", str(place), known)

@@ -18,6 +18,8 @@ from gvit.models.gvit import GViT
 from gvit.rendering import rasterize, render
 from gvit.viewing.curves import Span, find_panels, find_phases
 
+_PIXELS_AT_ONCE = 2**22
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -135,7 +137,10 @@ def save_picture(image: Float[Tensor, "3 h w"], path: Path) -> None:
     """Write an image with values in [0, 1] as a PNG file of 8 bits, whole or not at all."""
     from PIL import Image
 
-    pixels = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
+    # some rows at a time: of a large image, each copy in float32 takes as much memory as itself
+    rows = max(1, _PIXELS_AT_ONCE // image.shape[-1])
+    parts = [(part.clamp(0, 1) * 255).round().byte().permute(1, 2, 0) for part in image.split(rows, -2)]
+    pixels = torch.cat(parts).cpu().numpy()
     with replacing(path) as partial:
         Image.fromarray(pixels).save(partial, format="png")
 

@@ -90,13 +90,13 @@ def open_gaussians(path: str | Path) -> Gaussians:
         InputError: the file is missing, is damaged, or holds something else.
     """
     try:
-        gaussians = Gaussians.load(path)
+        gaussians = Gaussians.load(path).to(torch.float32)
     except ValueError as error:
         raise InputError(str(error) if str(path) in str(error) else f"{path}: {error}") from error
     if gaussians.raw.ndim != 2 or not gaussians.raw.isfinite().all():
         shape = list(gaussians.raw.shape)
         raise InputError(f"{path}: expected the Gaussians of one image, finite numbers [K, 9], got {shape}")
-    return gaussians.to(torch.float32)
+    return gaussians
 
 
 def _kind(gaussians: Gaussians) -> str:

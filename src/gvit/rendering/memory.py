@@ -1,0 +1,54 @@
+"""What would not fit into memory is refused before the operating system ends the process for it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from gvit.errors import InputError
+
+_UNASKED = 2**28  # bytes; to find out what is free takes longer than to draw what needs less
+# of a container; the first is the system's own place, the second an older one's
+_LIMITS = (
+    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+)
+
+
+def refuse_beyond_memory(need: int, what: str) -> None:
+    """Raise where ``need`` bytes of main memory are more than are free; nothing where that can't be known.
+
+    Args:
+        need: bytes.
+        what: needs them, in words.
+
+    Raises:
+        InputError: they are more than are free.
+    """
+    if need <= _UNASKED:
+        return
+    free = free_memory()
+    if free is not None and need > free:
+        raise InputError(
+            f"{what} needs {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: draw fewer pixels at a time"
+        )
+
+
+def drawing(batch: int, height: int, width: int) -> str:
+    """What is drawn, in words."""
+    return f"{'an image' if batch == 1 else f'{batch} images'} of {width} x {height} pixels"
+
+
+def free_memory() -> int | None:
+    """Bytes that processes can get without swapping, by Linux's count and a container's limit; None elsewhere."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    for limit, used in _LIMITS:
+        try:
+            left = int(Path(limit).read_text()) - int(Path(used).read_text())
+        except (OSError, ValueError):  # no container, or "max": none
+            continue
+        free = min(free, max(left, 0))
+    return free
