@@ -88,7 +88,7 @@ def export(
         difference = float((run(inputs) - wanted).abs().max())
     if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
         raise InputError(
-            f"{part} of {model.card.name}: what {kind} computes is off by {difference:.1e}: nothing written"
+            f"{part} of {model.card.name}: what {kind} computes is off by {difference:.1e}, not written"
         )
     with replacing(path) as partial:
         partial.write_bytes(content)

@@ -27,6 +27,7 @@ COMMANDS = [
     "explain",
     "faithfulness",
     "report",
+    "export",
 ]
 
 

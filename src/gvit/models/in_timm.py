@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -104,8 +105,8 @@ def _create(
     from timm.models import load_pretrained, resolve_pretrained_cfg
     from timm.models._features import FeatureGetterNet
 
-    from gvit.models.registry import create_model
-
+    # by name: the registry imports this module, to enter what is registered later
+    create_model = import_module("gvit.models.registry").create_model
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
     arguments = _arguments(name, kwargs)
     frozen = arguments.pop("freeze_encoder", False)
