@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -40,7 +40,7 @@ def add(name: str, img_size: int) -> None:
 
     if is_model(name):
         return
-    cfgs = {name: Preprocessing(img_size).for_timm() | _HEAD} | dict(_tags(name, img_size))
+    cfgs: dict[str, Any] = {name: Preprocessing(img_size).for_timm() | _HEAD} | dict(_tags(name, img_size))
     default_cfgs.update(generate_default_cfgs(cfgs))
     register_model(_entrypoint(name))
 
@@ -94,7 +94,7 @@ def _create(
     pretrained_cfg_overlay: dict[str, Any] | None = None,
     cache_dir: str | Path | None = None,
     features_only: bool = False,
-    out_indices: int | Sequence[int] = 3,
+    out_indices: int | tuple[int, ...] = 3,
     **kwargs: Any,
 ) -> Any:
     """A model as ``timm.create_model`` asks for it; see docs/timm.md.

@@ -104,7 +104,7 @@ class ViT(ImageClassifier, VisionTransformer):
             raise InputError(f"gaussians must be gvit.Gaussians, got {type(gaussians).__name__}")
         return self(self.patch_embed.conform(gaussians))
 
-    def forward_intermediates(
+    def forward_intermediates(  # type: ignore[override]  # timm has more to choose
         self,
         inputs: Any,
         indices: int | list[int] | None = None,
