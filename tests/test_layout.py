@@ -23,6 +23,7 @@ ROOMS = (
         "targets",
         "encoding",
         "engines",
+        "export",
         "fitting",
         "training",
         "recipes",

@@ -280,3 +280,18 @@ def test_the_example_of_the_studio_runs(capsys):
     (example,) = blocks("python", (ROOT / "docs" / "studio.md").read_text())
     exec(compile(example, "studio.md", "exec"), {})
     assert re.findall(r"\d+", capsys.readouterr().out) == ["8", "9"]
+
+
+def test_the_example_of_timm_runs(capsys):
+    (example,) = blocks("python", (ROOT / "docs" / "timm.md").read_text())
+    names: dict = {}
+    exec(compile(example, "timm.md", "exec"), names)
+    assert names["config"]["input_size"] == (3, 32, 32)
+    assert capsys.readouterr().out == "[(1, 32, 96), (1, 32, 96)]\n"
+
+
+def test_the_example_of_export_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (example,) = blocks("python", (ROOT / "docs" / "export.md").read_text())
+    exec(compile(example, "export.md", "exec"), {})
+    assert capsys.readouterr().out == "True (3, 10)\n"

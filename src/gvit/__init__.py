@@ -6,6 +6,8 @@ The public names below are imported on first use, so that ``import gvit`` stays 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from gvit.models.watch import watch as _watch
+
 if TYPE_CHECKING:
     from gvit.evaluation import evaluate as evaluate
     from gvit.fitting.optimise import fit as fit
@@ -36,6 +38,7 @@ _HOMES = {
     "evaluate": "gvit.evaluation",
     "fit": "gvit.fitting.optimise",
 }
+_watch()
 __all__ = ["__version__", *sorted(_HOMES)]
 
 

@@ -29,6 +29,7 @@ COMMANDS = [
     "explain",
     "faithfulness",
     "report",
+    "export",
 ]
 
 

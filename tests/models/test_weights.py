@@ -37,6 +37,7 @@ def test_a_file_holds_every_argument(tmp_path):
         "vit": {
             **{"num_classes": 3, "pool": "token", "depth": 3, "num_heads": 3, "mlp_ratio": 2.0},
             "drop_path_rate": 0.0,
+            "drop_rate": 0.0,
         },
     }
     assert found["name"] == "gvit_tiny_denoising"

@@ -18,7 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _COMMANDS = (
     *("train", "finetune", "predict", "encode", "render", "evaluate"),
     *("fit", "data", "reproduce", "models"),
-    *("explain", "faithfulness", "report", "studio"),
+    *("explain", "faithfulness", "report", "studio", "export"),
 )
 
 # the disk is full, the quota used up, or the file as large as it may be
@@ -38,6 +38,7 @@ commands:
   render        draw files of Gaussians: PNG, SVG, or tables
   evaluate      measure a trained model on its test images
   report        write a page of a model and its images for the browser
+  export        write a model as ONNX, or for torch.export, verified
   studio        edit an image's Gaussians in the browser, the prediction follows
   explain       tell what a model's decisions rest on, Gaussian by Gaussian
   faithfulness  measure how far explanations of a model hold

@@ -121,15 +121,16 @@ class ImageTransform:
 
 def eval_transform(preprocessing: Preprocessing) -> ImageTransform:
     """The fixed way from an RGB image to [3, H, W] in [0, 1]."""
-    resized = round(preprocessing.img_size / preprocessing.crop_pct)
-    return ImageTransform(preprocessing.img_size, [*map(_drawing, _resize(preprocessing, resized))])
+    return ImageTransform(
+        preprocessing.img_size, [*map(_drawing, _resize(preprocessing, preprocessing.resized))]
+    )
 
 
 def eval_map(preprocessing: Preprocessing, extent: tuple[float, float]) -> AffineMap:
     """The geometry of ``eval_transform``, for a canvas of half width and half height ``extent``."""
     size = preprocessing.img_size
     # the share that is left after rounding to whole pixels, as there
-    return _whole(preprocessing, extent, size / round(size / preprocessing.crop_pct))
+    return _whole(preprocessing, extent, size / preprocessing.resized)
 
 
 def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) -> Transform:

@@ -96,6 +96,25 @@ class ImageClassifier(Part, nn.Module):
                 raise InputError(f"{self.card.name} makes no Gaussians: {option(name)} has no meaning for it")
         return self(inputs), None
 
+    @property
+    def pretrained_cfg(self) -> dict[str, Any]:
+        """What timm wants to know of a model: its input and how images become that, its classes, its head."""
+        name, _, tag = self.card.name.partition(".")
+        return {
+            "architecture": name,
+            **({"tag": tag} if tag else {}),
+            **self.card.preprocessing.for_timm(),
+            "num_classes": self.num_classes,
+            **({"label_names": tuple(self.card.class_names)} if self.card.class_names else {}),
+            "first_conv": None,
+            "classifier": "head" if self.encoder is None else "classifier.head",
+        }
+
+    @property
+    def default_cfg(self) -> dict[str, Any]:
+        """``pretrained_cfg`` by its older name."""
+        return self.pretrained_cfg
+
     def geometry(self) -> list[nn.Module]:
         """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""
         return [*([] if self.encoder is None else self.encoder.geometry()), *self.tokens.geometry()]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,31 @@ class Preprocessing:
     crop_mode: Literal["center", "squash"] = "center"
     crop_pct: float = 0.875
     interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+
+    @property
+    def resized(self) -> int:
+        """Side that an image's shorter one gets before the centre crop, pixels."""
+        return round(self.img_size / self.crop_pct)
+
+    def for_timm(self) -> dict[str, Any]:
+        """The same in the words of timm's ``pretrained_cfg``; pixels stay in [0, 1]: mean 0, standard deviation 1.
+
+        timm rounds down where ``resized`` rounds, so its ``crop_pct`` is the one that gives the same pixels.
+        """
+        crop_pct = 1.0
+        if self.crop_mode == "center":
+            crop_pct = self.img_size / self.resized
+            while math.floor(self.img_size / crop_pct) < self.resized:
+                crop_pct = math.nextafter(crop_pct, 0)
+        return {
+            "input_size": (3, self.img_size, self.img_size),
+            "fixed_input_size": True,
+            "interpolation": self.interpolation,
+            "crop_pct": crop_pct,
+            "crop_mode": self.crop_mode,
+            "mean": (0.0, 0.0, 0.0),
+            "std": (1.0, 1.0, 1.0),
+        }
 
 
 @dataclass(frozen=True)

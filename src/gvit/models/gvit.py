@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from jaxtyping import Float
@@ -120,6 +121,27 @@ class GViT(ImageClassifier):
     ) -> Float[Tensor, "batch out"]:
         """Logits from ``forward_features``, or what the head reads if ``pre_logits``."""
         return self.classifier.forward_head(features, pre_logits=pre_logits)
+
+    @property
+    def feature_info(self) -> list[dict[str, Any]]:
+        """Width, name and spacing in pixels of what each block gives."""
+        return [info | {"module": f"classifier.{info['module']}"} for info in self.classifier.feature_info]
+
+    def forward_intermediates(
+        self, images: Float[Tensor, "batch c h w"], indices: int | list[int] | None = None, **kwargs: Any
+    ) -> Any:
+        """The classifier's tokens after some of its blocks, [B, K, D] each; arguments as of ``ViT``."""
+        gaussians = self.tokens.conform(self.encode(images))
+        return self.classifier.forward_intermediates(gaussians, indices, **kwargs)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what ``forward_intermediates`` of these needs no more; returns the blocks' indices."""
+        wanted = self.classifier.prune_intermediate_layers(indices, prune_norm, prune_head)
+        self.num_classes = self.classifier.num_classes
+        self.card = replace(self.card, class_names=self.card.class_names if self.num_classes else ())
+        return wanted
 
     def get_classifier(self) -> nn.Module:
         """The last linear layer."""

@@ -8,11 +8,13 @@ from fnmatch import fnmatch
 from typing import Any
 
 from gvit.errors import InputError, first_line, option, unknown_name
+from gvit.models import in_timm
 from gvit.models.architecture import Architecture
 from gvit.models.base import ImageClassifier
 from gvit.models.card import ModelCard
+from gvit.models.named import NAMED
 from gvit.models.pretrained import find_pretrained, is_on_hub, list_pretrained, shipped
-from gvit.models.tokens import TOKENIZERS, CanonicalTokens, NeighbourTokens, PatchTokens, Tokenizer
+from gvit.models.tokens import TOKENIZERS, Tokenizer
 from gvit.models.weights import load_model
 
 
@@ -46,7 +48,7 @@ def register_model(
     frozen: str | None = None,
     **arguments: Any,
 ) -> None:
-    """Make a model available to ``create_model`` and to ``gvit train --model``.
+    """Make a model available to ``create_model``, to ``gvit train --model`` and, with an encoder, to timm.
 
     Args:
         name: for users.
@@ -67,7 +69,10 @@ def register_model(
                 f"tokens of kind {tokens.kind!r} are {known.__name__}; give {tokens.__name__} a kind of its own"
             )
         TOKENIZERS[tokens.kind] = tokens  # defined again, in a notebook for example
-    _ENTRIES[name] = Entry(about, Architecture.default(tokens.kind, encoder, **arguments), patches, frozen)
+    parts = Architecture.default(tokens.kind, encoder, **arguments)
+    _ENTRIES[name] = Entry(about, parts, patches, frozen)
+    if encoder is not None:
+        in_timm.add(name, parts.tokens["img_size"])
 
 
 def list_models(pattern: str = "*", *, pretrained: bool = False) -> list[str]:
@@ -208,96 +213,10 @@ def build(name: str, parts: Architecture) -> ImageClassifier:
     return model
 
 
-_TINY: dict[str, Any] = {"img_size": 32, "embed_dim": 96, "depth": 3, "num_heads": 3, "mlp_ratio": 2.0}
-_TINY_ENCODER: dict[str, Any] = {"encoder_dim": 96, "encoder_depth": 3, "encoder_heads": 3}
-_BASE: dict[str, Any] = {"embed_dim": 768, "num_heads": 12}
-
-register_model(
-    "gvit_tiny",
-    "for 32 px images on a laptop: 32 Gaussians by twelve looks, or any number; width 96, depth 3",
-    NeighbourTokens,
-    "refining",
-    patches="vit_tiny_patch8",
-    frozen="gaussian_vit_tiny_any",
-    num_gaussians=32,
-    scale_factor=3.0,
-    encoder_dim=64,
-    **_TINY,
-)
-register_model(
-    "gvit_tiny_denoising",
-    "gvit_tiny with the paper's encoder: 32 Gaussians at once",
-    CanonicalTokens,
-    "denoising",
-    patches="vit_tiny_patch8",
-    frozen="gaussian_vit_tiny",
-    patch_size=8,
-    num_gaussians=32,
-    **_TINY,
-    **_TINY_ENCODER,
-)
-register_model(
-    "gvit_small",
-    "GViT-S: ViT-S encoder and ViT-S classifier, 512 Gaussians at 224 px (paper, Section 3)",
-    CanonicalTokens,
-    "denoising",
-    patches="vit_small_patch16",
-    frozen="gaussian_vit_small",
-)
-register_model(
-    "gvit_small_refining",
-    "GViT-S with an encoder that looks at its own picture, for any number of Gaussians",
-    NeighbourTokens,
-    "refining",
-    patches="vit_small_patch16",
-    frozen="gaussian_vit_small_any",
-    scale_factor=3.0,
-    encoder_dim=96,
-)
-register_model(
-    "gvit_base",
-    "GViT-B: ViT-S encoder and ViT-B classifier, 512 Gaussians at 224 px (paper, Section 3)",
-    CanonicalTokens,
-    "denoising",
-    patches="vit_base_patch16",
-    frozen="gaussian_vit_base",
-    **_BASE,
-)
-
-register_model(
-    "gaussian_vit_tiny",
-    "the classifier of gvit_tiny_denoising over given Gaussians",
-    CanonicalTokens,
-    num_gaussians=32,
-    **_TINY,
-)
-register_model(
-    "gaussian_vit_tiny_any",
-    "the classifier of gvit_tiny over given Gaussians",
-    NeighbourTokens,
-    num_gaussians=32,
-    scale_factor=3.0,
-    **_TINY,
-)
-register_model("gaussian_vit_small", "the classifier of gvit_small over given Gaussians", CanonicalTokens)
-register_model(
-    "gaussian_vit_small_any",
-    "the classifier of gvit_small_refining over given Gaussians",
-    NeighbourTokens,
-    scale_factor=3.0,
-)
-register_model(
-    "gaussian_vit_base", "the classifier of gvit_base over given Gaussians", CanonicalTokens, **_BASE
-)
-
-register_model(
-    "vit_tiny_patch8",
-    "the classifier of gvit_tiny over the 16 patches of a 32 px image",
-    PatchTokens,
-    patch_size=8,
-    **_TINY,
-)
-register_model("vit_small_patch16", "ViT-S/16 at 224 px", PatchTokens)
-register_model("vit_small_patch32", "ViT-S/32 at 224 px", PatchTokens, patch_size=32)
-register_model("vit_base_patch16", "ViT-B/16 at 224 px", PatchTokens, **_BASE)
-register_model("vit_base_patch32", "ViT-B/32 at 224 px", PatchTokens, patch_size=32, **_BASE)
+for _name, _named in NAMED.items():
+    register_model(
+        *(_name, _named.about, TOKENIZERS[_named.tokens], _named.encoder),
+        patches=_named.patches,
+        frozen=_named.frozen,
+        **_named.arguments,
+    )

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from jaxtyping import Float
+from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
 
@@ -31,6 +32,7 @@ class ViT(ImageClassifier, VisionTransformer):
         num_heads: attention heads.
         mlp_ratio: hidden width of a block's MLP, in units of the width.
         drop_path_rate: stochastic depth.
+        drop_rate: dropout before the head, in training.
 
     Raises:
         InputError: an unknown pool.
@@ -48,6 +50,7 @@ class ViT(ImageClassifier, VisionTransformer):
         num_heads: int = 6,
         mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.0,
+        drop_rate: float = 0.0,
     ) -> None:
         if pool not in get_args(Pool):
             raise InputError(f"pool must be 'token' or 'avg', got {pool!r}")
@@ -63,6 +66,7 @@ class ViT(ImageClassifier, VisionTransformer):
             num_heads=num_heads,
             mlp_ratio=mlp_ratio,
             drop_path_rate=drop_path_rate,
+            drop_rate=drop_rate,
             pos_embed="none" if tokens.any_number else "learn",
             embed_layer=lambda **_: tokens,
         )
@@ -70,6 +74,9 @@ class ViT(ImageClassifier, VisionTransformer):
         if not tokens.starts_with_vit:
             tokens.load_state_dict(kept)
         self.encoder = None
+        if tokens.reads == "gaussians":  # which lie on no grid: as far apart as they are on average
+            apart = round(tokens.image_side / tokens.num_patches**0.5)
+            self.feature_info = [info | {"reduction": max(1, apart)} for info in self.feature_info]
         self.begin_card()
 
     @property
@@ -81,7 +88,7 @@ class ViT(ImageClassifier, VisionTransformer):
         if self.pos_embed is not None:
             return VisionTransformer._pos_embed(self, x)
         # timm 1.0.15 leaves the class token out
-        return x if self.cls_token is None else torch.cat((self.cls_token.expand(len(x), -1, -1), x), 1)
+        return x if self.cls_token is None else torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1)
 
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
         """Logits of a batch of Gaussians, raw [B, K, 9], of any bounds and aspect.
@@ -96,6 +103,64 @@ class ViT(ImageClassifier, VisionTransformer):
         if not isinstance(gaussians, Gaussians):
             raise InputError(f"gaussians must be gvit.Gaussians, got {type(gaussians).__name__}")
         return self(self.patch_embed.conform(gaussians))
+
+    def forward_intermediates(  # type: ignore[override]  # timm has more to choose
+        self,
+        inputs: Any,
+        indices: int | list[int] | None = None,
+        return_prefix_tokens: bool = False,
+        norm: bool = False,
+        stop_early: bool = False,
+        output_fmt: str | None = None,
+        intermediates_only: bool = False,
+    ) -> Any:
+        """Tokens after some of the blocks, as timm's models give them.
+
+        Args:
+            inputs: what ``forward`` takes.
+            indices: of the blocks, or how many of the last ones; None for all.
+            return_prefix_tokens: each as a pair, of the tokens and of the class token.
+            norm: with the last norm.
+            stop_early: without the blocks after the last that is wanted.
+            output_fmt: ``NLC`` for tokens [B, N, D]; ``NCHW`` for a map [B, D, H, W], of patches alone, whose default
+                it is.
+            intermediates_only: the list alone; otherwise the last block's normed tokens and the list.
+
+        Raises:
+            InputError: a map of Gaussians, which lie on no grid.
+        """
+        if self.patch_embed.grid_size is not None:
+            return VisionTransformer.forward_intermediates(
+                *(self, inputs, indices, return_prefix_tokens, norm, stop_early),
+                *(output_fmt or "NCHW", intermediates_only),
+            )
+        if output_fmt not in (None, "NLC"):
+            raise InputError(f"Gaussians lie on no grid: output_fmt must be 'NLC', got {output_fmt!r}")
+        wanted, last = feature_take_indices(len(self.blocks), indices)
+        tokens, found = self._pos_embed(self.patch_embed(inputs)), []
+        for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
+            tokens = block(tokens)
+            if index in wanted:
+                found.append(self.norm(tokens) if norm else tokens)
+        prefix = self.num_prefix_tokens
+        if return_prefix_tokens and prefix:
+            taken: list[Any] = [(kept[:, prefix:], kept[:, :prefix]) for kept in found]
+        else:
+            taken = [kept[:, prefix:] for kept in found]
+        return taken if intermediates_only else (self.norm(tokens), taken)
+
+    def prune_intermediate_layers(
+        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+    ) -> list[int]:
+        """Drop what ``forward_intermediates`` of these needs no more; returns the blocks' indices."""
+        wanted, last = feature_take_indices(len(self.blocks), indices)
+        self.blocks = self.blocks[: last + 1]
+        if prune_norm:
+            self.norm = torch.nn.Identity()
+        if prune_head:
+            self.fc_norm = torch.nn.Identity()
+            self.reset_classifier(0)
+        return wanted
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves alone."""

@@ -31,29 +31,65 @@ def composite(
 
     Takes what ``gvit.rendering.rasterize`` takes, with one batch dimension.
     """
-    # in double precision: in float32, squares of large numbers would be infinite, and the gradients no numbers
-    dtype, centers, covariances = colors.dtype, centers.double(), covariances.double()
-    columns = torch.arange(width, dtype=centers.dtype, device=centers.device) + 0.5
-    rows = torch.arange(height, dtype=centers.dtype, device=centers.device) + 0.5
-    dx = columns.repeat(height) - centers[..., 0, None]  # [B, K, H*W]
-    dy = rows.repeat_interleave(width) - centers[..., 1, None]
-
-    xx = covariances[..., 0, 0, None] + constants.blur
-    yy = covariances[..., 1, 1, None] + constants.blur
-    xy = (covariances[..., 0, 1, None] + covariances[..., 1, 0, None]) / 2
-    sigma = (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / (2 * (xx * yy - xy * xy))
-
-    alpha = (opacities.double().unsqueeze(-1) * torch.exp(-sigma)).to(dtype).clamp(max=constants.alpha_max)
-    alpha = torch.where(alpha >= constants.alpha_min, alpha, 0)
-    # a pixel stops for good at the first Gaussian that would take its transmittance to the minimum
-    alpha = torch.where((1 - alpha).cumprod(1) > constants.transmittance_min, alpha, 0)
-    visible = 1 - alpha
-    before = torch.cat((torch.ones_like(visible[:, :1]), visible[:, :-1]), 1).cumprod(1)
-    transmittance = visible.prod(1)
-
-    image = torch.einsum("bkp,bkc->bcp", before * alpha, colors)
+    dtype, exporting = colors.dtype, torch.compiler.is_exporting()
+    if not exporting:
+        # in double precision: in float32, squares of large numbers would be infinite, and the gradients no numbers
+        centers, covariances, opacities = centers.double(), covariances.double(), opacities.double()
+    layers = Layers(centers, covariances, opacities, height, width, constants, dtype)
+    transmittance = _running_product(layers.visible)[:, -1] if exporting else layers.visible.prod(1)
+    image = torch.einsum("bkp,bkc->bcp", layers.before * layers.alpha, colors)
     image = image + background.unsqueeze(-1) * transmittance.unsqueeze(1)
     return image.unflatten(-1, (height, width)), transmittance.unflatten(-1, (height, width))
+
+
+class Layers:
+    """What each Gaussian puts on each pixel; all [B, K, H*W], from alpha on in ``dtype``.
+
+    Attributes:
+        dx: pixel minus centre, and ``dy``.
+        falloff: ``exp(-sigma)``.
+        alpha: what is drawn, 0 where nothing is.
+        free: where alpha is not at its maximum, nor 0.
+        visible: ``1 - alpha``.
+        before: transmittance that is left for the Gaussian.
+    """
+
+    def __init__(
+        self,
+        centers: Float[Tensor, "batch k 2"],
+        covariances: Float[Tensor, "batch k 2 2"],
+        opacities: Float[Tensor, "batch k"],
+        height: int,
+        width: int,
+        constants: Constants,
+        dtype: torch.dtype,
+    ) -> None:
+        columns = torch.arange(width, dtype=centers.dtype, device=centers.device) + 0.5
+        rows = torch.arange(height, dtype=centers.dtype, device=centers.device) + 0.5
+        self.dx = dx = columns.repeat(height) - centers[..., 0, None]
+        self.dy = dy = rows.repeat_interleave(width) - centers[..., 1, None]
+
+        self.xx = xx = covariances[..., 0, 0, None] + constants.blur
+        self.yy = yy = covariances[..., 1, 1, None] + constants.blur
+        self.xy = xy = (covariances[..., 0, 1, None] + covariances[..., 1, 0, None]) / 2
+        self.determinant = xx * yy - xy * xy
+        sigma = (yy * dx * dx - 2 * xy * dx * dy + xx * dy * dy) / (2 * self.determinant)
+
+        self.falloff = torch.exp(-sigma)
+        full = (opacities.unsqueeze(-1) * self.falloff).to(dtype)
+        alpha = full.clamp(max=constants.alpha_max)
+        alpha = torch.where(alpha >= constants.alpha_min, alpha, 0)
+        # a pixel stops for good at the first Gaussian that would take its transmittance to the minimum
+        self.alpha = alpha = torch.where(_running_product(1 - alpha) > constants.transmittance_min, alpha, 0)
+        self.free = (alpha > 0) & (full <= constants.alpha_max)
+        self.visible = visible = 1 - alpha
+        self.before = _running_product(torch.cat((torch.ones_like(visible[:, :1]), visible[:, :-1]), 1))
+
+
+def _running_product(visible: Float[Tensor, "batch k p"]) -> Float[Tensor, "batch k p"]:
+    if torch.compiler.is_exporting():  # ONNX has no cumulative product
+        return visible.log().cumsum(1).exp()
+    return visible.cumprod(1)
 
 
 def _forward(

@@ -68,7 +68,8 @@ def coarse(picture: Float[Tensor, "batch c h w"], count: int) -> Float[Tensor, "
 def sample(picture: Float[Tensor, "batch c h w"], places: Float[Tensor, "batch m k 2"]) -> Tensor:
     """Bilinear samples at places in units of the half canvas: [B, K, C], or [B, K, C, M] where there are several."""
     found = F.grid_sample(picture, places, align_corners=False, padding_mode="border")  # [B, C, M, K]
-    return found.permute(0, 3, 1, 2).squeeze(-1)
+    found = found.permute(0, 3, 1, 2)
+    return found[..., 0] if places.shape[1] == 1 else found
 
 
 def _row_sizes(count: int, aspect: float) -> list[int]:
@@ -92,8 +93,11 @@ def _quantiles(weight: Float[Tensor, "batch n"], shares: Float[Tensor, " q"]) ->
     """Where, in [0, 1], so much of the weight lies before; weight is even within an element."""
     ends = weight.cumsum(1)
     ends = F.pad(ends / ends[:, -1:], (1, 0))  # [B, n + 1], from 0 to 1
-    wanted = shares.to(ends).expand(len(ends), -1).contiguous()
-    last = torch.searchsorted(ends, wanted).clamp(1, weight.shape[1])
+    wanted = shares.to(ends).expand(ends.shape[0], -1).contiguous()
+    if torch.compiler.is_exporting():  # ONNX has no binary search
+        last = (ends.unsqueeze(1) < wanted.unsqueeze(2)).sum(2).clamp(1, weight.shape[1])
+    else:
+        last = torch.searchsorted(ends, wanted).clamp(1, weight.shape[1])
     low, high = ends.gather(1, last - 1), ends.gather(1, last)
     return (last - 1 + ((wanted - low) / (high - low)).clamp(0, 1)) / weight.shape[1]
 
@@ -102,5 +106,5 @@ def _row_between(above: Float[Tensor, "batch rows w"], place: Float[Tensor, " ba
     """What lies above a height in [0, 1], linear between rows of pixels: [B, W]."""
     position = place * (above.shape[1] - 1)
     row = position.long().clamp(max=above.shape[1] - 2)
-    batch = torch.arange(len(above), device=above.device)
+    batch = torch.arange(above.shape[0], device=above.device)
     return above[batch, row].lerp(above[batch, row + 1], (position - row).unsqueeze(1))

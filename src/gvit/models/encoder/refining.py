@@ -17,6 +17,7 @@ from gvit.models.encoder.anchors import anchors, coarse, sample
 from gvit.models.encoder.base import Drawing, GaussianEncoder
 from gvit.models.init import init_linear
 from gvit.rendering import render
+from gvit.rendering.closed_form import squared_error
 
 _FREQUENCIES = 4
 _TAPS = 3  # a side of the grid of samples around a centre
@@ -144,7 +145,7 @@ class RefiningEncoder(GaussianEncoder):
         images = images.to(torch.promote_types(images.dtype, torch.float32))
         count = self.num_gaussians if num_gaussians is None else num_gaussians
         places, cells = anchors(images, count, self.detail)
-        raw = images.new_zeros(len(images), count, NUM_FIELDS)
+        raw = images.new_zeros(images.shape[0], count, NUM_FIELDS)
         raw[..., :2] = places.clamp(-0.995, 0.995).atanh()
         raw[..., 2:4] = (_START_SIZE * cells / self.scale_factor).clamp(0.02, 0.93).logit()
         smooth = F.avg_pool2d(coarse(images, count), 3, 1, 1, count_include_pad=False)
@@ -159,6 +160,9 @@ class RefiningEncoder(GaussianEncoder):
 
     def _see(self, images: Float[Tensor, "batch 3 h w"], drawing: Drawing) -> Drawing:
         """Draw, and see what is wrong with the picture."""
+        if torch.compiler.is_exporting():  # a graph holds no backward pass
+            error, gradient = squared_error(self._placed(drawing.raw, images), images)
+            return drawing._replace(error=error, gradient=gradient)
         # also where nothing is to be recorded, as in prediction
         with torch.inference_mode(False), torch.enable_grad(), _in_full_precision(images.device):
             leaf = drawing.raw.detach().clone().requires_grad_()
@@ -213,7 +217,8 @@ class RefiningEncoder(GaussianEncoder):
 
 
 def _in_full_precision(device: torch.device) -> AbstractContextManager:
-    if not torch.amp.is_autocast_available(device.type):  # where only shapes are computed
+    # where only shapes are computed, and where a graph is recorded
+    if not torch.amp.is_autocast_available(device.type) or torch.compiler.is_exporting():
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
 

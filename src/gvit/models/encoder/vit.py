@@ -104,8 +104,9 @@ class ViTEncoder(GaussianEncoder):
     ) -> Float[Tensor, "batch k 9"]:
         """See ``GaussianEncoder``; there is one turn."""
         patches = self.patch_embed(images) + self.patch_pos_embed
-        queries, base = self.start(len(images), noise)
-        tokens = torch.cat((patches, queries.expand(len(images), -1, -1)), 1)
+        batch = images.shape[0]  # unlike len(), it may be any number in what is exported
+        queries, base = self.start(batch, noise)
+        tokens = torch.cat((patches, queries.expand(batch, -1, -1)), 1)
         tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
         prediction = self.head(self.norm(tokens[:, patches.shape[1] :]))
         return prediction if base is None else base + prediction

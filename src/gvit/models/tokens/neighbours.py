@@ -86,7 +86,7 @@ class NeighbourTokens(Tokenizer):
         look = (canonical_features(g, 0)[..., 2:] - self.means * visible) * self.factors
         place = torch.cat((2 * centers, _waves(math.pi * centers, _FREQUENCIES)), -1) * visible
         tokens = self.proj(torch.cat((place, look, self._around(g, look, visible)), -1))
-        grid = self.pos_embed.expand(len(centers), -1, -1, -1)
+        grid = self.pos_embed.expand(centers.shape[0], -1, -1, -1)
         found = F.grid_sample(grid, centers.unsqueeze(1), align_corners=False, padding_mode="border")
         return tokens + found[:, :, 0].mT * visible
 
@@ -108,9 +108,9 @@ class NeighbourTokens(Tokenizer):
         if not count:
             return look.new_zeros(*look.shape[:2], 2 * _PAIR)
         far = torch.cdist(centers.detach(), centers.detach()) + 1e3 * (1 - visible.detach()).mT
-        far.diagonal(dim1=1, dim2=2).fill_(math.inf)
-        nearest = far.topk(count, largest=False).indices  # [B, K, n]
-        images = torch.arange(len(centers), device=centers.device)[:, None, None]
+        itself = torch.eye(centers.shape[1], dtype=torch.bool, device=centers.device)
+        nearest = far.masked_fill(itself, math.inf).topk(count, largest=False).indices  # [B, K, n]
+        images = torch.arange(centers.shape[0], device=centers.device)[:, None, None]
         theirs, offsets = look[images, nearest], centers[images, nearest] - centers.unsqueeze(2)
         own = torch.einsum("bkij,bknj->bkni", _whitening(g), offsets).asinh()
         offsets = offsets / g.spacing

@@ -1,0 +1,183 @@
+"""GViT where a timm model goes: by name, with the arguments and in the hands of timm's own ``train.py``."""
+
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from PIL import Image
+from timm.data import Mixup, create_transform, resolve_data_config
+from timm.loss import SoftTargetCrossEntropy
+from timm.models import load_checkpoint, resume_checkpoint
+from timm.optim import create_optimizer_v2
+from timm.utils import CheckpointSaver, ModelEmaV3
+
+import gvit
+from gvit.data.transforms import eval_transform
+from gvit.errors import InputError
+from gvit.models.card import Preprocessing
+from gvit.models.named import NAMED
+
+SMALL = {"num_classes": 3, "img_size": 32, "patch_size": 16, "num_gaussians": 6, "depth": 2}
+SMALL |= {"encoder_depth": 1, "encoder_dim": 12, "encoder_heads": 2, "embed_dim": 12, "num_heads": 2}
+
+
+def small(name="gvit_small", **kwargs):
+    torch.manual_seed(0)
+    return timm.create_model(name, **SMALL | kwargs)
+
+
+def test_what_timm_is_told_before_a_model_is_built_holds_for_it():
+    for name in ("gvit_tiny_denoising", "gvit_small", "gvit_small_refining"):
+        told = timm.get_pretrained_cfg(name).to_dict()
+        built = gvit.create_model(name, depth=1).pretrained_cfg
+        assert {key: told[key] for key in ("input_size", "crop_pct", "mean", "std", "classifier")} == {
+            key: built[key] for key in ("input_size", "crop_pct", "mean", "std", "classifier")
+        }
+    told = timm.get_pretrained_cfg("gvit_tiny.digits")
+    assert (told.num_classes, told.crop_mode, told.label_names) == (10, "squash", tuple("0123456789"))
+
+
+def test_pretrained_weights_by_their_tag():
+    images = torch.rand(2, 3, 32, 32)
+    ours = gvit.load_model("digits")
+    model = timm.create_model("gvit_tiny.digits", pretrained=True).eval()
+    assert torch.equal(model(images), ours(images))
+    # another head, the same encoder
+    model = timm.create_model("gvit_tiny.digits", pretrained=True, num_classes=4).eval()
+    assert model(images).shape == (2, 4)
+    assert torch.equal(model.encode(images).raw, ours.encode(images).raw)
+    fresh = timm.create_model("gvit_tiny.digits")
+    assert not torch.equal(fresh.encoder.head.weight, ours.encoder.head.weight)
+    frozen = timm.create_model("gvit_tiny", pretrained=True, num_classes=4, freeze_encoder=True)
+    assert {name.split(".")[0] for name, p in frozen.named_parameters() if p.requires_grad} == {"classifier"}
+
+
+def test_arguments_have_timms_names(tmp_path):
+    model = small(global_pool="avg", drop_rate=0.2, drop_path_rate=0.1, img_size=(32, 32), in_chans=3)
+    assert model.classifier.global_pool == "avg"
+    assert model.classifier.head_drop.p == 0.2
+    assert model.classifier.blocks[1].drop_path1.drop_prob == pytest.approx(0.1)
+    gvit.save_model(model, tmp_path / "model.safetensors")
+    assert gvit.load_model(tmp_path).classifier.head_drop.p == 0.2
+    with pytest.raises(InputError, match="in_chans must be 3"):
+        small(in_chans=1)
+    with pytest.raises(InputError, match="must be square"):
+        small(img_size=(32, 64))
+    with pytest.raises(InputError, match="has no argument 'act_layer'"):
+        small(act_layer="relu")
+
+
+def test_weights_of_a_checkpoint_file_replace_those_of_the_name(tmp_path):
+    trained = small()
+    torch.save(trained.state_dict(), tmp_path / "mine.pth")
+    overlay = {"file": str(tmp_path / "mine.pth"), "num_classes": -1}
+    torch.manual_seed(1)
+    model = timm.create_model(
+        "gvit_small", pretrained=True, pretrained_cfg_overlay=overlay, **SMALL | {"num_classes": 5}
+    )
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(model.eval().forward_features(images), trained.eval().forward_features(images))
+    assert model(images).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "preprocessing",
+    [
+        Preprocessing(32),
+        Preprocessing(224),
+        Preprocessing(48, "squash", interpolation="bilinear"),
+        Preprocessing(33, crop_pct=0.9),
+    ],
+)
+def test_timms_transform_gives_the_pixels_of_gvits(preprocessing):
+    image = Image.effect_noise((90, 61), 60).convert("RGB")
+    model = gvit.create_model("gvit_tiny", img_size=preprocessing.img_size)
+    model.card = gvit.models.card.ModelCard("gvit_tiny", preprocessing)
+    config = resolve_data_config({}, model=model)
+    assert config["mean"] == (0, 0, 0)
+    assert config["std"] == (1, 1, 1)
+    torch.testing.assert_close(
+        create_transform(**config)(image), eval_transform(preprocessing)(image), rtol=0, atol=1e-6
+    )
+
+
+def test_models_of_gvit_carry_their_input_for_timm():
+    for model in (gvit.load_model("digits"), gvit.create_model("vit_tiny_patch8")):
+        assert resolve_data_config({}, model=model)["input_size"] == (3, 32, 32)
+        assert model.default_cfg["mean"] == (0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["gvit_tiny", "gvit_tiny_denoising"])
+def test_features_are_the_classifiers_tokens(name):
+    images = torch.rand(2, 3, 32, 32)
+    model = timm.create_model(name, num_classes=3).eval()
+    last, features = model.forward_intermediates(images, indices=[0, 2], norm=True)
+    assert torch.equal(last, model.forward_features(images))
+    assert torch.equal(features[1], last[:, 1:])
+    wrapped = timm.create_model(name, features_only=True, out_indices=(0, 1)).eval()
+    assert len(wrapped.model.classifier.blocks) == 2
+    assert [tuple(f.shape) for f in wrapped(images)] == [(2, 32, 96)] * 2
+    assert wrapped.feature_info.channels() == [96, 96]
+    assert wrapped.feature_info.module_name() == ["classifier.blocks.0", "classifier.blocks.1"]
+    pairs = model.forward_intermediates(images, 1, return_prefix_tokens=True, intermediates_only=True)
+    assert [tuple(part.shape) for part in pairs[0]] == [(2, 32, 96), (2, 1, 96)]
+    with pytest.raises(InputError, match="lie on no grid"):
+        model.forward_intermediates(images, output_fmt="NCHW")
+    patches = gvit.create_model("vit_tiny_patch8").eval()
+    assert patches.forward_intermediates(images, 1, intermediates_only=True)[0].shape == (2, 96, 4, 4)
+
+
+def test_a_training_as_timms_script_does_it(tmp_path):
+    """``create_optimizer_v2`` with layer decay, Mixup, EMA, gradient checkpointing, saver and loader of checkpoints."""
+    model = small(drop_path_rate=0.1)
+    model.set_grad_checkpointing()
+    # a fresh encoder's last layer is zero, and lets no gradient through
+    torch.nn.init.normal_(model.encoder.head[-1].weight, std=0.02)
+    optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-2, weight_decay=0.05, layer_decay=0.7)
+    assert len({group["lr_scale"] for group in optimizer.param_groups}) == 4  # stem, two blocks, head
+    ema = ModelEmaV3(model, decay=0.5)
+    mixup = Mixup(mixup_alpha=0.8, cutmix_alpha=1.0, num_classes=3)
+    saver = CheckpointSaver(
+        model, optimizer, model_ema=ema, checkpoint_dir=str(tmp_path), recovery_dir=str(tmp_path)
+    )
+    images, labels = torch.rand(4, 3, 32, 32), torch.tensor([0, 1, 2, 0])
+    before = model.encoder.blocks[0].attn.qkv.weight.clone()
+    for epoch in range(2):
+        mixed, targets = mixup(images, labels)
+        loss = SoftTargetCrossEntropy()(model.train()(mixed), targets)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        ema.update(model)
+        saver.save_checkpoint(epoch, metric=float(epoch))
+    # the classification loss alone has reached the encoder
+    assert not torch.equal(model.encoder.blocks[0].attn.qkv.weight, before)
+    other = small()
+    load_checkpoint(other, str(tmp_path / "model_best.pth.tar"), use_ema=True)
+    assert torch.equal(other.eval()(images), ema.module.eval()(images))
+    assert resume_checkpoint(other, str(tmp_path / "last.pth.tar")) == 2
+    assert torch.equal(other(images), model.eval()(images))
+
+
+def printed_by(*command: str) -> list[str]:
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
+    return done.stdout.splitlines()
+
+
+def test_the_models_are_in_timms_registry_where_timm_is_imported_first():
+    code = "import timm, gvit\nprint(*timm.list_models('gvit*')); print(*timm.list_pretrained('gvit_tiny.*'))"
+    names, tags = printed_by("-c", code)
+    assert names.split() == sorted(name for name, named in NAMED.items() if named.encoder)
+    assert tags.split() == gvit.list_models("gvit_tiny.*", pretrained=True)
+
+
+def test_a_script_that_knows_timm_alone_finds_the_models(tmp_path):
+    """Here gvit is imported first, by a part that imports timm itself, in a script that is run for timm."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\nfrom gvit.models.encoder import ENCODERS\nimport timm\n"
+        "if __name__ == '__main__': print(sys.argv[1:], timm.is_model('gvit_base'))"
+    )
+    assert printed_by("-m", "gvit.models.in_timm", str(script), "--flag", "1") == ["['--flag', '1'] True"]

@@ -1,0 +1,87 @@
+"""What is exported runs without gvit's operators, for any batch, with the model's own results."""
+
+import json
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+
+import gvit
+from gvit.cli import main
+from gvit.errors import InputError
+from gvit.export import METADATA, export
+
+TINY = {"num_classes": 3, "depth": 1, "num_gaussians": 6, "embed_dim": 12, "num_heads": 2}
+
+
+def awake(model):
+    head = model.encoder.head
+    torch.nn.init.normal_((head if isinstance(head, torch.nn.Linear) else head[-1]).weight, std=0.02)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def denoising():
+    torch.manual_seed(0)
+    model = gvit.create_model("gvit_tiny_denoising", encoder_depth=1, encoder_dim=12, encoder_heads=2, **TINY)
+    return awake(model)
+
+
+def test_a_refining_model_as_a_program_of_any_batch(tmp_path):
+    """Two looks: the derivative of the renderer is in the graph."""
+    torch.manual_seed(0)
+    model = awake(
+        gvit.create_model("gvit_tiny", looks=2, encoder_dim=12, img_size=16, **TINY | {"num_gaussians": 4})
+    )
+    done = export(model, tmp_path / "model.pt2")
+    extra = {METADATA: ""}
+    program = torch.export.load(tmp_path / "model.pt2", extra_files=extra)
+    images = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(program.module()(images), model(images), rtol=1e-3, atol=1e-4)
+    assert not [n for n in program.graph.nodes if "gvit" in str(n.target)]
+    assert json.loads(extra[METADATA]) == json.loads(json.dumps(done.metadata))
+
+
+@pytest.mark.parametrize("part", ["model", "picture"])
+def test_onnx_of_any_batch(denoising, part, tmp_path):
+    done = export(denoising, tmp_path / "model.onnx", part)
+    assert done.difference < 1e-4
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    (found,) = session.run(None, {"images": images.numpy()})
+    with torch.no_grad():
+        gaussians = denoising.encode(images)
+        wanted = denoising(images) if part == "model" else gvit.render(gaussians, 32, 32)
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0, atol=1e-4)
+    (prop,) = [p for p in onnx.load(tmp_path / "model.onnx").metadata_props if p.key == METADATA]
+    told = json.loads(prop.value)
+    assert told["input"] == {"name": "images", "shape": ["batch", 3, 32, 32]}
+    assert told["preprocessing"]["mean"] == [0, 0, 0]
+
+
+def test_what_is_wrong_is_refused_and_nothing_written(tmp_path, monkeypatch, capsys):
+    patches = gvit.create_model("vit_tiny_patch8", depth=1)
+    with pytest.raises(InputError, match="no encoder"):
+        export(patches, tmp_path / "a.pt2", "picture")
+    with pytest.raises(InputError, match="reads no Gaussians"):
+        export(patches, tmp_path / "a.pt2", "classifier")
+    with pytest.raises(InputError, match="must be onnx or pt2, got 'txt'"):
+        export(patches, tmp_path / "a.txt")
+    monkeypatch.setattr("gvit.export.TOLERANCE", -1.0)
+    with pytest.raises(InputError, match="off by"):
+        export(patches, tmp_path / "a.pt2")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "gvit_tiny.photos", "--format", "pt2"]) == 2
+    assert "--part must be encoder or picture" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_line_says_what_it_has_verified(denoising, tmp_path, monkeypatch, capsys):
+    gvit.save_model(denoising, tmp_path / "mine.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "mine.safetensors", "--format", "pt2", "--part", "classifier"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(
+        "mine-classifier.pt2  gaussians batch x 6 x 9 -> logits\nverified with a batch of 5: "
+    )
