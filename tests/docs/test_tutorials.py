@@ -1,0 +1,85 @@
+"""The tutorials are read from top to bottom, and every line of code in them does what the text says."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from skimage.data import astronaut
+
+import gvit
+from gvit.cli import main
+from gvit.models.encoder import ENCODERS
+
+TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
+
+
+def follow(name: str, short: dict[str, list[str]] | None = None) -> dict:
+    """Run the blocks of a tutorial in order; ``short`` are flags that make a command cheap."""
+    names: dict = {"__name__": name}
+    for language, block in re.findall(r"```(bash|python)\n(.*?)```", (TUTORIALS / name).read_text(), re.DOTALL):
+        if language == "python":
+            exec(compile(block, name, "exec"), names)
+            continue
+        for line in block.splitlines():
+            command = shlex.split(line, comments=True)
+            assert command[0] == "gvit"
+            assert main([*command[1:], *(short or {}).get(command[1], [])]) == 0, line
+    return names
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def test_quick_start(capsys):
+    names = follow("quick_start.md")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "torch.Size([1, 300, 9])"
+    assert "class_name='8'" in said[1]
+    assert said[2] == "8 9"
+    assert names["picture"].shape == (1, 3, 512, 512)
+    assert len(names["first_fifty"].raw[0]) == 50
+
+
+def test_own_images(capsys):
+    for name, turned in (("cat", 0), ("dog", 180)):
+        Path("photos", name).mkdir(parents=True)
+        for i in range(5):
+            Image.fromarray(astronaut()[:: 8 + i, :: 8 + i]).rotate(turned).save(f"photos/{name}/{i}.png")
+    Path("new").mkdir()
+    Image.open("photos/cat/0.png").save("new/1.jpg")
+    follow("own_images.md", {"train": ["--epochs", "1", "--num-gaussians", "4", "--looks", "1"]})
+    assert re.search(r"^(cat|dog): \d+%$", capsys.readouterr().out, re.MULTILINE)
+    assert Path("report.html").exists()
+
+
+def test_decision(capsys):
+    names = follow("decision.md")
+    said = capsys.readouterr().out
+    kept = names["gaussians"][:, names["order"][names["count"] :]]
+    assert names["model"].classify(kept).argmax() == 9
+    assert 0 < names["count"] < 32
+    assert f"a nine without {names['count']} of 32 Gaussians" in said
+    assert float(re.findall(r"falls by ([\d.]+)", said)[0]) > 0
+
+
+def test_photograph(capsys):
+    Image.fromarray(astronaut()[::8, ::8]).save("photograph.png")
+    names = follow("photograph.md")
+    fitted, by_hand = (float(text) for text in re.findall(r"^([\d.]+) dB$", capsys.readouterr().out, re.MULTILINE))
+    assert fitted > 20 > by_hand > 8
+    assert torch.equal(names["loaded"].raw, names["result"].gaussians[0].raw)
+
+
+def test_encoder(monkeypatch, capsys):
+    monkeypatch.setitem(ENCODERS, "grid", None)  # and away again afterwards
+    names = follow("encoder.md")
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "torch.Size([2, 16, 9]) torch.Size([2, 10])"
+    assert names["result"].psnr > 8
+    trained = gvit.load_model("runs/grid")
+    assert trained.card.name and trained.encoder.kind == "grid"
