@@ -77,7 +77,13 @@ def main() -> None:
     edited = read.drop((x < 0) & (y > 0))
     guesses = [model.classify(given).softmax(-1)[0] for given in (read, edited)]
     said = [f"{float(p.max()):.0%} a {int(p.argmax())}" for p in guesses]
-    titles = ["a digit", "32 Gaussians", f"drawn: {said[0]}", "what speaks for it (red)", f"edited: {said[1]}"]
+    titles = [
+        "a digit",
+        "32 Gaussians",
+        f"drawn: {said[0]}",
+        "what speaks for it (red)",
+        f"edited: {said[1]}",
+    ]
     figure, axes = panels(titles)
     axes[0].imshow(as_picture(digit[0]))
     axes[1].imshow(torch.zeros(32, 32, 3).numpy())  # the renderer's background

@@ -19,7 +19,9 @@ TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
 def follow(name: str, short: dict[str, list[str]] | None = None) -> dict:
     """Run the blocks of a tutorial in order; ``short`` are flags that make a command cheap."""
     names: dict = {"__name__": name}
-    for language, block in re.findall(r"```(bash|python)\n(.*?)```", (TUTORIALS / name).read_text(), re.DOTALL):
+    for language, block in re.findall(
+        r"```(bash|python)\n(.*?)```", (TUTORIALS / name).read_text(), re.DOTALL
+    ):
         if language == "python":
             exec(compile(block, name, "exec"), names)
             continue
@@ -70,7 +72,9 @@ def test_decision(capsys):
 def test_photograph(capsys):
     Image.fromarray(astronaut()[::8, ::8]).save("photograph.png")
     names = follow("photograph.md")
-    fitted, by_hand = (float(text) for text in re.findall(r"^([\d.]+) dB$", capsys.readouterr().out, re.MULTILINE))
+    fitted, by_hand = (
+        float(text) for text in re.findall(r"^([\d.]+) dB$", capsys.readouterr().out, re.MULTILINE)
+    )
     assert fitted > 20 > by_hand > 8
     assert torch.equal(names["loaded"].raw, names["result"].gaussians[0].raw)
 
@@ -82,4 +86,4 @@ def test_encoder(monkeypatch, capsys):
     assert said[0] == "torch.Size([2, 16, 9]) torch.Size([2, 10])"
     assert names["result"].psnr > 8
     trained = gvit.load_model("runs/grid")
-    assert trained.card.name and trained.encoder.kind == "grid"
+    assert trained.encoder.kind == "grid"
