@@ -13,15 +13,13 @@ import gvit
 from gvit.cli import main
 from gvit.models.encoder import ENCODERS
 
-TUTORIALS = Path(__file__).parents[2] / "docs" / "tutorials"
+DOCS = Path(__file__).parents[2] / "docs"
 
 
-def follow(name: str, short: dict[str, list[str]] | None = None) -> dict:
-    """Run the blocks of a tutorial in order; ``short`` are flags that make a command cheap."""
-    names: dict = {"__name__": name}
-    for language, block in re.findall(
-        r"```(bash|python)\n(.*?)```", (TUTORIALS / name).read_text(), re.DOTALL
-    ):
+def follow(name: str, short: dict[str, list[str]] | None = None, **given: object) -> dict:
+    """Run the blocks of a page in order; ``short`` are flags that make a command cheap, ``given`` names it uses."""
+    names: dict = {"__name__": name, **given}
+    for language, block in re.findall(r"```(bash|python)\n(.*?)```", (DOCS / name).read_text(), re.DOTALL):
         if language == "python":
             exec(compile(block, name, "exec"), names)
             continue
@@ -37,8 +35,19 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+def test_first_page(capsys):
+    Image.fromarray(astronaut()[::16, ::16]).save("photo.jpg")
+    Image.new("L", (20, 30), 128).save("digit.png")
+    names = follow(
+        "index.md", {"encode": ["--num-gaussians", "8", "--looks", "1"]}, images=torch.rand(1, 3, 16, 16)
+    )
+    assert names["picture"].shape == (1, 3, 512, 512)
+    assert "digit.png" in capsys.readouterr().out
+    assert Path("encoded", "photo.safetensors").exists()
+
+
 def test_quick_start(capsys):
-    names = follow("quick_start.md")
+    names = follow("tutorials/quick_start.md")
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "torch.Size([1, 300, 9])"
     assert "class_name='8'" in said[1]
@@ -54,13 +63,13 @@ def test_own_images(capsys):
             Image.fromarray(astronaut()[:: 8 + i, :: 8 + i]).rotate(turned).save(f"photos/{name}/{i}.png")
     Path("new").mkdir()
     Image.open("photos/cat/0.png").save("new/1.jpg")
-    follow("own_images.md", {"train": ["--epochs", "1", "--num-gaussians", "4", "--looks", "1"]})
+    follow("tutorials/own_images.md", {"train": ["--epochs", "1", "--num-gaussians", "4", "--looks", "1"]})
     assert re.search(r"^(cat|dog): \d+%$", capsys.readouterr().out, re.MULTILINE)
     assert Path("report.html").exists()
 
 
 def test_decision(capsys):
-    names = follow("decision.md")
+    names = follow("tutorials/decision.md")
     said = capsys.readouterr().out
     kept = names["gaussians"][:, names["order"][names["count"] :]]
     assert names["model"].classify(kept).argmax() == 9
@@ -71,7 +80,7 @@ def test_decision(capsys):
 
 def test_photograph(capsys):
     Image.fromarray(astronaut()[::8, ::8]).save("photograph.png")
-    names = follow("photograph.md")
+    names = follow("tutorials/photograph.md")
     fitted, by_hand = (
         float(text) for text in re.findall(r"^([\d.]+) dB$", capsys.readouterr().out, re.MULTILINE)
     )
@@ -81,7 +90,7 @@ def test_photograph(capsys):
 
 def test_encoder(monkeypatch, capsys):
     monkeypatch.setitem(ENCODERS, "grid", None)  # and away again afterwards
-    names = follow("encoder.md")
+    names = follow("tutorials/encoder.md")
     said = capsys.readouterr().out.splitlines()
     assert said[0] == "torch.Size([2, 16, 9]) torch.Size([2, 10])"
     assert names["result"].psnr > 8
