@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from gvit.rendering import rasterize as rasterize
     from gvit.rendering import render as render
 
-__version__ = "0.1.0"
+    __version__: str
 
 _HOMES = {
     "Gaussians": "gvit.gaussians",
@@ -43,11 +43,23 @@ __all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'gvit' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    """Of the installed package; 0+unknown where the source is on the path without having been installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("gvit")
+    except PackageNotFoundError:
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

@@ -116,9 +116,14 @@ class ImageEncoder:
                     f"{model.card.name} takes images of {model.img_size}x{model.img_size} pixels only: "
                     f"{option('view', 'crop')}"
                 )
-        self.model, self.num_gaussians, self.looks = model, num_gaussians, looks
-        self.max_side, self.half = max_side, half
-        self.transform = _whole if max_side is not None else eval_transform(model.card.preprocessing)
+        self.model = model
+        self.num_gaussians = num_gaussians
+        self.looks = looks
+        self.max_side = max_side
+        self.half = half
+        self.transform: Callable[[Image.Image], Tensor] = (
+            _whole if max_side is not None else eval_transform(model.card.preprocessing)
+        )
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[EncodedImage]:

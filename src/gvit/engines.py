@@ -6,11 +6,11 @@ cheap to send; the model is loaded once in each process that works.
 
 A batch holds images in one of these columns:
 
-=====================  =======================================================================================
+======================  ======================================================================================
 ``bytes``, ``content``  encoded image files, as Ray's ``read_binary_files`` and Spark's ``binaryFile`` give them
-``image``              the same within ``{"bytes": ..., "path": ...}``, as Parquet in the Hugging Face convention
-``path``               where the files are, for the workers to read; else, and as ``name``, what images are called
-=====================  =======================================================================================
+``image``               the same within ``{"bytes": ..., "path": ...}``, as Parquet in the Hugging Face convention
+``path``                where the files are, for the workers to read; else, and as ``name``, what images are called
+======================  ======================================================================================
 
 An image that can't be read doesn't cost the others: its row tells what is wrong in ``error``, which is empty in all
 others, and its numbers are NaN (or null, in Spark).
@@ -55,7 +55,7 @@ class _Batches:
     """
 
     def __init__(self, keep: Sequence[str]) -> None:
-        self.keep = tuple(keep)
+        self.keep: tuple[str, ...] = tuple(keep)
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> Columns:
         """The columns of the results; see the class."""
@@ -137,8 +137,9 @@ class EncodeBatches(_Batches):
         keep: Sequence[str] = (),
     ) -> None:
         super().__init__(keep)
-        self.model, self.device = model, device
-        self.settings = (num_gaussians, looks, max_side)
+        self.model = model
+        self.device = device
+        self.settings: tuple[int | None, int | None, int | None] = (num_gaussians, looks, max_side)
         _ = self._encoder  # what is wrong shows before anything is sent anywhere
 
     @property
@@ -193,7 +194,8 @@ class PredictBatches(_Batches):
 
     def __init__(self, model: str, device: str = "cpu", keep: Sequence[str] = ()) -> None:
         super().__init__(keep)
-        self.model, self.device = model, device
+        self.model = model
+        self.device = device
         loaded = _load(model, device)
         check_classifies(loaded)
         if loaded.reads != "images":

@@ -293,8 +293,11 @@ class Explainer:
         for name, number in (("samples", samples), ("batch_size", batch_size)):
             if number is not None and number < 1:
                 raise InputError(f"{option(name)} must be at least 1, got {number}")
-        self.method, self.model, self.seed = METHODS[method], model, seed
-        self.samples, self.batch_size = samples or self.method.samples, batch_size
+        self.method: Method = METHODS[method]
+        self.model = model
+        self.seed = seed
+        self.samples: int = samples or self.method.samples
+        self.batch_size = batch_size
 
     def attribute(
         self, inputs: Inputs, target: Target = None, image: Tensor | None = None

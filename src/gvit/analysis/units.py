@@ -13,6 +13,7 @@ from gvit.analysis.explanation import METHODS, attribute, read_gaussians
 from gvit.analysis.patches import PATCH_METHODS, attribute_patches, patch_map, without_pixels
 from gvit.analysis.scoremap import splat_scores
 from gvit.errors import InputError
+from gvit.gaussians import Gaussians
 from gvit.models.base import ImageClassifier
 
 RANDOM, CENTER = "random", "centre"
@@ -62,13 +63,14 @@ class GaussianUnits(Units):
     """A model's Gaussians; one that is taken out is not drawn."""
 
     kind = "Gaussians"
-    methods = tuple(name for name in METHODS if name != RANDOM)
+    methods: ClassVar[tuple[str, ...]] = tuple(name for name in METHODS if name != RANDOM)
 
     def __init__(self, model: ImageClassifier, inputs: Tensor) -> None:
-        self.model, self.images = model, None if model.encoder is None else inputs
-        self.gaussians = read_gaussians(model, inputs)
-        self.classes = model.classifier.classify(self.gaussians).argmax(1)
-        self.count = len(self.gaussians)
+        self.model = model
+        self.images: Tensor | None = None if model.encoder is None else inputs
+        self.gaussians: Gaussians = read_gaussians(model, inputs)
+        self.classes: Tensor = model.classifier.classify(self.gaussians).argmax(1)
+        self.count: int = len(self.gaussians)
 
     def probability(self, keep: Tensor) -> Tensor:
         return _probability(self.model.classifier.classify(self.gaussians.drop(~keep)), self.classes)
@@ -97,11 +99,12 @@ class PatchUnits(Units):
     """
 
     kind = "patches"
-    methods = tuple(PATCH_METHODS)
+    methods: ClassVar[tuple[str, ...]] = tuple(PATCH_METHODS)
     images: Tensor
 
     def __init__(self, model: ImageClassifier, images: Tensor, grid: tuple[int, int] | None = None) -> None:
-        self.model, self.images = model, images
+        self.model = model
+        self.images = images
         if grid is None:
             grid = model.tokens.grid_size
         if grid is None:
@@ -110,9 +113,9 @@ class PatchUnits(Units):
                 "to take out"
             )
         self.grid = grid
-        self.patches = patch_map(grid, *images.shape[-2:]).to(images.device)
-        self.classes = model(images).argmax(1)
-        self.count = grid[0] * grid[1]
+        self.patches: Tensor = patch_map(grid, *images.shape[-2:]).to(images.device)
+        self.classes: Tensor = model(images).argmax(1)
+        self.count: int = grid[0] * grid[1]
 
     def probability(self, keep: Tensor) -> Tensor:
         return pixel_probability(self, keep[:, self.patches])

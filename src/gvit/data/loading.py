@@ -97,7 +97,10 @@ class TrainingSamples(Dataset[Batch]):
         seed: int,
         mix: Mixing | None = None,
     ) -> None:
-        self.source, self.transform, self.draw_noise, self.seed = source, transform, draw_noise, seed
+        self.source = source
+        self.transform = transform
+        self.draw_noise = draw_noise
+        self.seed = seed
         self.mix = mix
 
     def __len__(self) -> int:
@@ -165,7 +168,9 @@ class EvaluationSamples(Dataset[tuple[Tensor, Tensor]]):
     """
 
     def __init__(self, source: Source, transform: Transform, mark_broken: bool = False) -> None:
-        self.source, self.transform, self.mark_broken = source, transform, mark_broken
+        self.source = source
+        self.transform = transform
+        self.mark_broken = mark_broken
 
     def __len__(self) -> int:
         return len(self.source)
@@ -258,9 +263,14 @@ class StepSampler(Sampler[list[tuple[int, int]]]):
         world_size: int = 1,
         parts: int = 1,
     ) -> None:
-        self.num_samples, self.batch_size, self.seed = num_samples, batch_size, seed
-        self.start, self.stop = start, stop
-        self.rank, self.world_size, self.parts = rank, world_size, parts
+        self.num_samples = num_samples
+        self.batch_size = batch_size
+        self.seed = seed
+        self.start = start
+        self.stop = stop
+        self.rank = rank
+        self.world_size = world_size
+        self.parts = parts
 
     def __len__(self) -> int:
         return (self.stop - self.start) * self.parts
@@ -282,7 +292,9 @@ class EverySampler(Sampler[int]):
     """Every ``world_size``-th image from ``rank`` on, filled up from the start to the same length in each process."""
 
     def __init__(self, num_samples: int, rank: int, world_size: int) -> None:
-        self.num_samples, self.rank, self.world_size = num_samples, rank, world_size
+        self.num_samples = num_samples
+        self.rank = rank
+        self.world_size = world_size
 
     def __len__(self) -> int:
         return -(-self.num_samples // self.world_size)

@@ -53,8 +53,9 @@ class GViT(ImageClassifier):
                 f"num_gaussians, scale_factor and img_size must agree, got {made} of the encoder and {read} of the "
                 "classifier's tokens"
             )
-        self.num_classes = classifier.num_classes
-        self.num_features = self.head_hidden_size = classifier.num_features
+        self.num_classes: int = classifier.num_classes
+        self.num_features: int = classifier.num_features
+        self.head_hidden_size: int = classifier.num_features
         self.begin_card()
 
     def encode(

@@ -15,6 +15,7 @@ import math
 import os
 import tempfile
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
@@ -244,4 +245,4 @@ def _backward(
     return gradients  # type: ignore[return-value]
 
 
-rasterize = register("cpu", _forward, _backward)
+rasterize: Callable[..., Rendered] = register("cpu", _forward, _backward)

@@ -14,6 +14,7 @@ summed in the same order, and tasks are added up in order by ``finish``.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import no_type_check
 
 import numpy as np
@@ -66,13 +67,17 @@ _FINISH = (
 )
 
 
+def _kernel(signature: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    return njit(signature, nogil=True, cache=True)
+
+
 @njit
 @no_type_check
 def _log2(alpha_min):
     return max(math.log2(alpha_min), _LOWEST) if alpha_min > 0.0 else _LOWEST
 
 
-@njit(_PREPARE, nogil=True, cache=True)
+@_kernel(_PREPARE)
 @no_type_check
 def prepare(
     centers,
@@ -209,7 +214,7 @@ def _dot(first, second):
     return total
 
 
-@njit(_FORWARD, nogil=True, cache=True)
+@_kernel(_FORWARD)
 @no_type_check
 def forward(
     params,
@@ -297,7 +302,7 @@ def forward(
                     image[b, c, y, x] = lines[(c + FORWARD_FIELDS) * ROWS + line, x] + lines[line, x] * behind
 
 
-@njit(_BACKWARD, nogil=True, cache=True)
+@_kernel(_BACKWARD)
 @no_type_check
 def backward(
     params,
@@ -394,7 +399,7 @@ def _within(gradient):
     return min(max(gradient, -_LARGEST), _LARGEST)
 
 
-@njit(_FINISH, nogil=True, cache=True)
+@_kernel(_FINISH)
 @no_type_check
 def finish(
     partial,

@@ -248,4 +248,4 @@ def _on_their_device(work: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
-rasterize = register("cuda", _on_their_device(_forward), _on_their_device(_backward))
+rasterize: Callable[..., Rendered] = register("cuda", _on_their_device(_forward), _on_their_device(_backward))

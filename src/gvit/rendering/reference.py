@@ -6,6 +6,8 @@ with all Gaussians at the same depth, drawn in index order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -144,4 +146,4 @@ def _backward(
     return tuple(gradient.clamp(-largest, largest) for gradient in gradients)
 
 
-rasterize = register("reference", _forward, _backward)
+rasterize: Callable[..., Rendered] = register("reference", _forward, _backward)

@@ -24,7 +24,8 @@ class Vector:
     """A number (or truth value) per lane, one LLVM value; operators emit the instruction."""
 
     def __init__(self, builder: Any, value: Any) -> None:
-        self.builder, self.value = builder, value
+        self.builder = builder
+        self.value = value
 
     @property
     def lanes(self) -> int:
@@ -170,8 +171,9 @@ class Tracer:
     """Access to the memory and the loops of the kernel that is being compiled."""
 
     def __init__(self, context: Any, builder: Any) -> None:
-        self.context, self.builder = context, builder
-        self.zero = self.constant(*[0.0] * LANES)
+        self.context = context
+        self.builder = builder
+        self.zero: Vector = self.constant(*[0.0] * LANES)
 
     def broadcast(self, scalar: Any) -> Vector:
         kind = ir.VectorType(scalar.type, LANES)

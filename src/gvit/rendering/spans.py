@@ -44,6 +44,12 @@ _EXP2 = (1.3333558146e-3, 9.6181291076e-3, 5.5504108664e-2, 2.4022650696e-1, 6.9
 # first column, a vector for each tile that a span may have.
 CONSTANTS = (_ROUNDER, *_EXP2)
 NUM_CONSTANTS = len(CONSTANTS) + 1
+
+
+def _intrinsic(function: Callable[..., Any]) -> Callable[..., Any]:
+    return intrinsic(function)
+
+
 # so many sums are formed together
 _SUMMED = 8
 # colours of the usual three channels stay in registers
@@ -177,7 +183,7 @@ def _weave(arguments: tuple[Any, ...], exchange: Callable[[list[Vector]], list[V
     return types.void(*arguments), generate
 
 
-@intrinsic
+@_intrinsic
 @no_type_check
 def to_tiles(
     typing_context: Any,
@@ -205,7 +211,7 @@ def to_tiles(
     return _weave((source, first, apart, step, target, to, to_apart, to_step, count), exchange)
 
 
-@intrinsic
+@_intrinsic
 @no_type_check
 def to_rows(
     typing_context: Any,
@@ -228,7 +234,7 @@ def to_rows(
     return _weave((source, first, apart, step, target, to, to_apart, to_step, count), exchange)
 
 
-@intrinsic
+@_intrinsic
 @no_type_check
 def lay_out(
     typing_context: Any,
@@ -299,7 +305,7 @@ def lay_out(
     return types.void(*arguments), generate
 
 
-@intrinsic
+@_intrinsic
 @no_type_check
 def draw(
     typing_context: Any,
@@ -376,7 +382,7 @@ def draw(
     return types.void(*drawn, *scalars, kept, stops), generate
 
 
-@intrinsic
+@_intrinsic
 @no_type_check
 def pull_back(
     typing_context: Any,

@@ -72,7 +72,7 @@ class Bench:
             )
         self.name = name
         self.model: GViT = model.to(device)
-        self.classifies = bool(model.num_classes) and not model.card.encoder_only
+        self.classifies: bool = bool(model.num_classes) and not model.card.encoder_only
         # some methods hang hooks into a model: predictions go on beside them, undisturbed
         self._explained = copy.deepcopy(self.model)
         self._explaining = threading.Lock()
@@ -188,7 +188,7 @@ class Benches:
         self.device = device
         self._loaded = {first.name: first}
         others = [entry.name for entry in shipped().values() if entry.installed]
-        self.names = list(dict.fromkeys((first.name, *others)))
+        self.names: list[str] = list(dict.fromkeys((first.name, *others)))
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> Bench:

@@ -39,8 +39,10 @@ class Guard:
     def __init__(self, app: ASGIApp, port: int) -> None:
         self.app = app
         names = ("127.0.0.1", "localhost")
-        self.hosts = {f"{name}:{port}" for name in names} | ({*names} if port == 80 else set())
-        self.origins = {f"http://{host}" for host in self.hosts}
+        self.hosts: set[str] = {f"{name}:{port}" for name in names}
+        if port == 80:
+            self.hosts |= {*names}
+        self.origins: set[str] = {f"http://{host}" for host in self.hosts}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """See ASGI."""

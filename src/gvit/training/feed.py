@@ -17,6 +17,7 @@ from gvit.data.loading import (
     evaluation_loader,
     training_loader,
 )
+from gvit.data.sources import Source
 from gvit.data.splits import Record, load_splits, record_splits
 from gvit.data.transforms import Augmentation, mixing
 from gvit.errors import InputError, option
@@ -56,10 +57,13 @@ class Feed:
     samples: TrainingSamples
     tests: EvaluationSamples
     test_loader: DataLoader[tuple[Tensor, Tensor]]
+    train: Source
+    test: Source
 
     def __init__(self, config: TrainConfig, world: World, recorded: Record | None = None) -> None:
         data = config.data
-        self.config, self.world = config, world
+        self.config = config
+        self.world = world
         self.train, self.test = load_splits(data.dataset, data.data_dir, recorded)
         for source, use in ((self.train, "train on"), (self.test, "test with")):
             if not len(source):
@@ -68,14 +72,14 @@ class Feed:
             raise InputError(
                 f"data set {data.dataset!r} has other classes, or another order, to test than to train"
             )
-        self.recorded = record_splits(self.train, self.test)
-        self.notes = list(dict.fromkeys([*self.train.notes, *self.test.notes]))
+        self.recorded: Record | None = record_splits(self.train, self.test)
+        self.notes: list[str] = list(dict.fromkeys([*self.train.notes, *self.test.notes]))
         if self.recorded is not None and recorded is None:
             self.notes.append(
                 f"the data have no test images of their own: {len(self.test)} of {len(self.train) + len(self.test)}, a "
                 "fifth of each class, are kept for the test; which ones is written down in the run's split.json"
             )
-        self.batch_size = min(data.batch_size or fitting_batch(len(self.train)), len(self.train))
+        self.batch_size: int = min(data.batch_size or fitting_batch(len(self.train)), len(self.train))
         parts = world.size * config.compute.accumulate
         if self.batch_size % parts:
             raise InputError(
@@ -90,7 +94,7 @@ class Feed:
                 f"{f', in {parts} parts,' if parts > 1 else ''} has an odd number of them; make {option('batch_size')} "
                 f"a multiple of {2 * parts}"
             )
-        self.steps_per_epoch = len(self.train) // self.batch_size
+        self.steps_per_epoch: int = len(self.train) // self.batch_size
 
     def connect(self, model: ImageClassifier, draw_noise: Callable[[], Tensor]) -> None:
         """Turn what the sources hold into what a model reads.

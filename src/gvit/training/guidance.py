@@ -49,7 +49,8 @@ class Guidance:
         self.config = config
         self.averaged: nn.Module | None = None
         self.start: nn.Module | None = None
-        self.multiplier, self.penalty = 0.0, 0.0
+        self.multiplier: float = 0.0
+        self.penalty: float = 0.0
 
     def begin(self, model: GViT) -> None:
         """The guided phase begins."""
@@ -128,7 +129,8 @@ class Guidance:
         if "start" in state:
             self.start = _copy(model.encoder)
             self.start.load_state_dict(state["start"])
-            self.multiplier, self.penalty = state["multiplier"], state["penalty"]
+            self.multiplier = state["multiplier"]
+            self.penalty = state["penalty"]
 
 
 @torch.no_grad()

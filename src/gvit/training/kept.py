@@ -23,7 +23,8 @@ class KeptGaussians:
     """
 
     def __init__(self, encode: Callable[[Tensor], Tensor], capacity: int = CAPACITY) -> None:
-        self.encode, self.capacity = encode, capacity
+        self.encode = encode
+        self.capacity = capacity
         self._kept: dict[bytes, Tensor] = {}
         self._bytes = 0
 

@@ -62,8 +62,8 @@ class Loop:
     unmeasured: bool = False
 
     def __post_init__(self) -> None:
-        self.broken = BrokenImages(self.setup.feed, self.setup.config.broken.max_broken)
-        self.stumbling = Stumbling(self.setup.config.optimizer.max_skipped, str(self.run.folder))
+        self.broken: BrokenImages = BrokenImages(self.setup.feed, self.setup.config.broken.max_broken)
+        self.stumbling: Stumbling = Stumbling(self.setup.config.optimizer.max_skipped, str(self.run.folder))
 
     def load(self, state: dict[str, Any]) -> None:
         """Go back to a checkpoint.

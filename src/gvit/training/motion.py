@@ -42,7 +42,8 @@ class GaussianMotion:
     """
 
     def __init__(self, model: GViT, images: Tensor) -> None:
-        self.model, self.images = model, images
+        self.model = model
+        self.images = images
         self.start: Tensor | None = None
 
     def begin(self) -> None:

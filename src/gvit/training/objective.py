@@ -135,11 +135,14 @@ class GuidedObjective:
         guidance: Guidance | None = None,
         agreed: Callable[[], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
-        self.model, self.config, self.autocast, self.agreed = model, config, autocast, agreed
-        self.guidance = guidance or Guidance(GuidanceConfig())
+        self.model = model
+        self.config = config
+        self.autocast = autocast
+        self.agreed = agreed
+        self.guidance: Guidance = guidance or Guidance(GuidanceConfig())
         networks = networks or {}
-        self.encoder = networks.get("encoder", model.encoder)
-        self.classifier = networks.get("classifier", model.classifier)
+        self.encoder: nn.Module = networks.get("encoder", model.encoder)
+        self.classifier: nn.Module = networks.get("classifier", model.classifier)
 
     def turns(self, plan: StepPlan) -> int:
         """The encoder's own, where it learns."""
@@ -309,7 +312,8 @@ class ClassificationObjective:
     class_weights: Tensor | None = None
 
     def __init__(self, network: nn.Module, autocast: Autocast = nullcontext) -> None:
-        self.network, self.autocast = network, autocast
+        self.network = network
+        self.autocast = autocast
 
     def turns(self, plan: StepPlan) -> int:
         return 1

@@ -14,7 +14,7 @@ from gvit.gaussians import Gaussians
 Precision = Literal["float32", "bf16", "float64"]
 
 
-def autocast(precision: Precision, device: torch.device) -> AbstractContextManager:
+def autocast(precision: Precision, device: torch.device) -> AbstractContextManager[object]:
     """The context that the networks are called in while training."""
     return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
 

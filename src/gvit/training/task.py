@@ -66,26 +66,34 @@ class Task:
         self, model: ImageClassifier, config: TrainConfig, device: torch.device, world: World
     ) -> None:
         compute, optimizer = config.compute, config.optimizer
-        self.config, self.device, self.world = config, device, world
-        self.model = model.to(device, torch.float64 if compute.precision == "float64" else torch.float32)
+        self.config = config
+        self.device = device
+        self.world = world
+        self.model: ImageClassifier = model.to(
+            device, torch.float64 if compute.precision == "float64" else torch.float32
+        )
         if compute.grad_checkpointing:
             model.set_grad_checkpointing(True)
-        self.ema = None if optimizer.ema_decay is None else ModelEmaV3(model, optimizer.ema_decay)
-        self.networks = self.split(model)
+        self.ema: ModelEmaV3 | None = (
+            None if optimizer.ema_decay is None else ModelEmaV3(model, optimizer.ema_decay)
+        )
+        self.networks: dict[str, nn.Module] = self.split(model)
         if compute.precision == "bf16":
             keep_float32(*model.geometry())
         if compute.compile:
             for network in self.networks.values():
                 network.compile()
-        self.parallel = {name: distribute(net, world, compute.fsdp) for name, net in self.networks.items()}
-        self.graphs = self.graphed() if compute.graphs else {}
+        self.parallel: dict[str, nn.Module] = {
+            name: distribute(net, world, compute.fsdp) for name, net in self.networks.items()
+        }
+        self.graphs: dict[str, nn.Module] = self.graphed() if compute.graphs else {}
         self.parallel |= self.graphs
-        self.optimizers = {
+        self.optimizers: dict[str, torch.optim.AdamW] = {
             # the layer-wise decay is the classifier's: what an encoder learned to draw is not to be forgotten by layers
             name: build_optimizer(net, optimizer, optimizer.layer_decay if name == "classifier" else None)
             for name, net in self.networks.items()
         }
-        self.objective = self.make_objective()
+        self.objective: Objective = self.make_objective()
 
     @property
     def keeps_gaussians(self) -> bool:
@@ -270,7 +278,7 @@ class GuidedTask(Task):
     ) -> None:
         assert model.encoder is not None
         # processes that load images are given it: none of the weights, which may be on a GPU or sharded
-        self.draw_noise = without_weights(model.encoder).draw_noise
+        self.draw_noise: Callable[[], Tensor] = without_weights(model.encoder).draw_noise
         super().__init__(model, config, device, world)
 
     def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
@@ -286,7 +294,7 @@ class GuidedTask(Task):
 
     def make_objective(self) -> Objective:
         self.motion: GaussianMotion | None = None
-        self.guidance = Guidance(self.config.guidance)
+        self.guidance: Guidance = Guidance(self.config.guidance)
         objective = GuidedObjective(
             *(self.model, self.config.objective, self.parallel, self.autocast, self.guidance),
             self.world.agreed,

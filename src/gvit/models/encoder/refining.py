@@ -86,13 +86,17 @@ class RefiningEncoder(GaussianEncoder):
             raise ValueError(
                 f"in_chans must be 3, looks at least 1, detail in [0, 1), got {in_chans}, {looks}, {detail}"
             )
-        self.num_gaussians, self.scale_factor, self.turns = num_gaussians, scale_factor, looks
+        self.num_gaussians = num_gaussians
+        self.scale_factor = scale_factor
+        self.turns = looks
         self.detail = detail
-        self.grad_checkpointing = False
-        self.embed = nn.Linear(_WIDTH, embed_dim)
-        self.blocks = nn.Sequential(*(_Block(embed_dim, int(mlp_ratio * embed_dim)) for _ in range(depth)))
-        self.norm = nn.LayerNorm(embed_dim)
-        self.head = nn.Linear(embed_dim, NUM_FIELDS)
+        self.grad_checkpointing: bool = False
+        self.embed: nn.Linear = nn.Linear(_WIDTH, embed_dim)
+        self.blocks: nn.Sequential = nn.Sequential(
+            *(_Block(embed_dim, int(mlp_ratio * embed_dim)) for _ in range(depth))
+        )
+        self.norm: nn.LayerNorm = nn.LayerNorm(embed_dim)
+        self.head: nn.Linear = nn.Linear(embed_dim, NUM_FIELDS)
         self.apply(init_linear)
         nn.init.zeros_(self.head.weight)  # training starts from g = g0
 

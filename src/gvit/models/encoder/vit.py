@@ -49,19 +49,21 @@ class ViTEncoder(GaussianEncoder):
             raise ValueError(f"encoder_dim={embed_dim} is no multiple of encoder_heads={num_heads}")
         self.num_gaussians = num_gaussians
         self.scale_factor = scale_factor
-        self.grad_checkpointing = False
-        self.patch_embed = PatchTokens(img_size, patch_size, in_chans, embed_dim)
-        self.patch_pos_embed = nn.Parameter(torch.empty(1, self.patch_embed.num_patches, embed_dim))
-        self.gaussian_pos_embed = nn.Parameter(torch.empty(1, num_gaussians, embed_dim))
+        self.grad_checkpointing: bool = False
+        self.patch_embed: PatchTokens = PatchTokens(img_size, patch_size, in_chans, embed_dim)
+        self.patch_pos_embed: nn.Parameter = nn.Parameter(
+            torch.empty(1, self.patch_embed.num_patches, embed_dim)
+        )
+        self.gaussian_pos_embed: nn.Parameter = nn.Parameter(torch.empty(1, num_gaussians, embed_dim))
         self.add_start(embed_dim)
-        self.blocks = nn.Sequential(
+        self.blocks: nn.Sequential = nn.Sequential(
             *(
                 Block(embed_dim, num_heads, mlp_ratio, qkv_bias=True, norm_layer=nn.LayerNorm)
                 for _ in range(depth)
             )
         )
-        self.norm = nn.LayerNorm(embed_dim)
-        self.head = nn.Sequential(
+        self.norm: nn.LayerNorm = nn.LayerNorm(embed_dim)
+        self.head: nn.Sequential = nn.Sequential(
             nn.Linear(embed_dim, embed_dim), nn.GELU(), nn.Linear(embed_dim, NUM_FIELDS)
         )
         self.apply(init_linear)

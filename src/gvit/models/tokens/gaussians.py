@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvit.gaussians import NUM_FIELDS, Gaussians, canonical_features, num_canonical_features
-from gvit.models.tokens.base import Tokenizer
+from gvit.models.tokens.base import Reads, Tokenizer
 
 _NUM_FREQUENCIES = 4
 
@@ -24,7 +24,7 @@ class GaussianTokens(Tokenizer):
         embed_dim: width of the tokens.
     """
 
-    reads = "gaussians"
+    reads: ClassVar[Reads] = "gaussians"
     starts_with_vit = True
     width: int
 
@@ -34,7 +34,7 @@ class GaussianTokens(Tokenizer):
         super().__init__()
         self.num_patches = num_gaussians
         self.scale_factor = scale_factor
-        self.proj = nn.Linear(self.width, embed_dim)
+        self.proj: nn.Linear = nn.Linear(self.width, embed_dim)
 
     @property
     def bounds(self) -> dict[str, Any]:
@@ -64,7 +64,7 @@ class CanonicalTokens(GaussianTokens):
     """Only what is drawn (``gvit.gaussians.canonical_features``): equal pictures give equal tokens."""
 
     kind = "canonical"
-    width = num_canonical_features(_NUM_FREQUENCIES)
+    width: int = num_canonical_features(_NUM_FREQUENCIES)
 
     def features(self, raw: Float[Tensor, "batch k fields"]) -> Float[Tensor, "batch k width"]:
         gaussians = Gaussians(raw, self.scale_factor, self.num_patches)

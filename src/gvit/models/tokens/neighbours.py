@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gvit.gaussians import NUM_FIELDS, Gaussians, canonical_features, visibility
-from gvit.models.tokens.base import Tokenizer
+from gvit.models.tokens.base import Reads, Tokenizer
 
 _NEAREST = 8
 _PAIR = 48  # width of what is known of the neighbours
@@ -43,7 +43,7 @@ class NeighbourTokens(Tokenizer):
     """
 
     kind = "neighbours"
-    reads = "gaussians"
+    reads: ClassVar[Reads] = "gaussians"
     starts_with_vit = True
     any_number = True
     means: Tensor
@@ -58,12 +58,14 @@ class NeighbourTokens(Tokenizer):
         self.register_buffer("means", torch.tensor(_MEANS), persistent=False)
         self.register_buffer("factors", torch.tensor(_FACTORS), persistent=False)
         of_a_pair = 2 * _LOOK + 4 + 4 * _PAIR_FREQUENCIES
-        self.pairs = nn.Sequential(nn.Linear(of_a_pair, 2 * _PAIR), nn.GELU(), nn.Linear(2 * _PAIR, _PAIR))
+        self.pairs: nn.Sequential = nn.Sequential(
+            nn.Linear(of_a_pair, 2 * _PAIR), nn.GELU(), nn.Linear(2 * _PAIR, _PAIR)
+        )
         width = 2 + 4 * _FREQUENCIES + _LOOK + 2 * _PAIR
-        self.proj = nn.Sequential(
+        self.proj: nn.Sequential = nn.Sequential(
             nn.Linear(width, 2 * embed_dim), nn.GELU(), nn.Linear(2 * embed_dim, embed_dim)
         )
-        self.pos_embed = nn.Parameter(0.02 * torch.randn(1, embed_dim, _GRID, _GRID))
+        self.pos_embed: nn.Parameter = nn.Parameter(0.02 * torch.randn(1, embed_dim, _GRID, _GRID))
 
     @property
     def bounds(self) -> dict[str, Any]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float
 from timm.layers import PatchEmbed
 from torch import Tensor
 
-from gvit.models.tokens.base import Tokenizer
+from gvit.models.tokens.base import Reads, Tokenizer
 
 
 class PatchTokens(Tokenizer, PatchEmbed):
@@ -24,7 +26,7 @@ class PatchTokens(Tokenizer, PatchEmbed):
     """
 
     kind = "patches"
-    reads = "images"
+    reads: ClassVar[Reads] = "images"
     grid_size: tuple[int, int]
 
     def __init__(

@@ -25,9 +25,13 @@ class ConsoleObserver(Observer):
     """
 
     def __init__(self, header: str = "", worded: Callable[[str], str] = for_python) -> None:
-        self.header, self.worded = header, worded
-        self.console = Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False)
-        self.entered, self.open = False, ExitStack()
+        self.header = header
+        self.worded = worded
+        self.console: Console = Console(
+            file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False
+        )
+        self.entered: bool = False
+        self.open: ExitStack[bool | None] = ExitStack()
         self.bar: ProgressBar | None = None
 
     def __enter__(self) -> ConsoleObserver:
@@ -38,9 +42,14 @@ class ConsoleObserver(Observer):
         self.open.close()
 
     def start(self, start: Start) -> None:
-        self.initialized = start.initialized
-        self.begun, self.first, self.total = time.perf_counter(), start.done, start.total
-        self.phase, self.losses, self.speed, self.classified = "", "", 0.0, False
+        self.initialized: bool = start.initialized
+        self.begun: float = time.perf_counter()
+        self.first: int = start.done
+        self.total: int = start.total
+        self.phase: str = ""
+        self.losses: str = ""
+        self.speed: float = 0.0
+        self.classified: bool = False
         for note in start.notes:
             self.console.print(self.worded(note))
         if self.header:

@@ -25,7 +25,7 @@ class JsonlObserver(Observer):
         self.path = path
 
     def start(self, start: Start) -> None:
-        self.total = start.total
+        self.total: int = start.total
         try:
             lines = self.path.read_text().splitlines() if self.path.exists() else []
         except (OSError, UnicodeDecodeError) as error:
