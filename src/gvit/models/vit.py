@@ -76,7 +76,7 @@ class ViT(ImageClassifier, VisionTransformer):
         self.encoder = None
         if tokens.reads == "gaussians":  # which lie on no grid: as far apart as they are on average
             apart = round(tokens.image_side / tokens.num_patches**0.5)
-            self.feature_info = [info | {"reduction": max(1, apart)} for info in self.feature_info]
+            self.feature_info: list[dict[str, Any]] = [info | {"reduction": max(1, apart)} for info in self.feature_info]
         self.begin_card()
 
     @property
@@ -154,11 +154,11 @@ class ViT(ImageClassifier, VisionTransformer):
     ) -> list[int]:
         """Drop what ``forward_intermediates`` of these needs no more; returns the blocks' indices."""
         wanted, last = feature_take_indices(len(self.blocks), indices)
-        self.blocks = self.blocks[: last + 1]
+        self.blocks: torch.nn.Sequential = self.blocks[: last + 1]
         if prune_norm:
-            self.norm = torch.nn.Identity()
+            self.norm: torch.nn.Module = torch.nn.Identity()
         if prune_head:
-            self.fc_norm = torch.nn.Identity()
+            self.fc_norm: torch.nn.Module = torch.nn.Identity()
             self.reset_classifier(0)
         return wanted
 

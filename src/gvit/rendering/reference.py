@@ -56,6 +56,18 @@ class Layers:
         before: transmittance that is left for the Gaussian.
     """
 
+    dx: Tensor
+    dy: Tensor
+    xx: Tensor
+    yy: Tensor
+    xy: Tensor
+    determinant: Tensor
+    falloff: Tensor
+    alpha: Tensor
+    free: Tensor
+    visible: Tensor
+    before: Tensor
+
     def __init__(
         self,
         centers: Float[Tensor, "batch k 2"],
