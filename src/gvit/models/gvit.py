@@ -141,7 +141,9 @@ class GViT(ImageClassifier):
         """Drop what ``forward_intermediates`` of these needs no more; returns the blocks' indices."""
         wanted = self.classifier.prune_intermediate_layers(indices, prune_norm, prune_head)
         self.num_classes = self.classifier.num_classes
-        self.card: ModelCard = replace(self.card, class_names=self.card.class_names if self.num_classes else ())
+        self.card: ModelCard = replace(
+            self.card, class_names=self.card.class_names if self.num_classes else ()
+        )
         return wanted
 
     def get_classifier(self) -> nn.Module:

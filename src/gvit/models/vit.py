@@ -76,7 +76,9 @@ class ViT(ImageClassifier, VisionTransformer):
         self.encoder = None
         if tokens.reads == "gaussians":  # which lie on no grid: as far apart as they are on average
             apart = round(tokens.image_side / tokens.num_patches**0.5)
-            self.feature_info: list[dict[str, Any]] = [info | {"reduction": max(1, apart)} for info in self.feature_info]
+            self.feature_info: list[dict[str, Any]] = [
+                info | {"reduction": max(1, apart)} for info in self.feature_info
+            ]
         self.begin_card()
 
     @property
