@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -109,7 +110,7 @@ class ViT(ImageClassifier, VisionTransformer):
     def forward_intermediates(  # type: ignore[override]  # timm has more to choose
         self,
         inputs: Any,
-        indices: int | list[int] | None = None,
+        indices: int | Sequence[int] | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,
@@ -133,12 +134,12 @@ class ViT(ImageClassifier, VisionTransformer):
         """
         if self.patch_embed.grid_size is not None:
             return VisionTransformer.forward_intermediates(
-                *(self, inputs, indices, return_prefix_tokens, norm, stop_early),
+                *(self, inputs, _listed(indices), return_prefix_tokens, norm, stop_early),
                 *(output_fmt or "NCHW", intermediates_only),
             )
         if output_fmt not in (None, "NLC"):
             raise InputError(f"Gaussians lie on no grid: output_fmt must be 'NLC', got {output_fmt!r}")
-        wanted, last = feature_take_indices(len(self.blocks), indices)
+        wanted, last = feature_take_indices(len(self.blocks), _listed(indices))
         tokens, found = self._pos_embed(self.patch_embed(inputs)), []
         for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
             tokens = block(tokens)
@@ -152,10 +153,10 @@ class ViT(ImageClassifier, VisionTransformer):
         return taken if intermediates_only else (self.norm(tokens), taken)
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
         """Drop what ``forward_intermediates`` of these needs no more; returns the blocks' indices."""
-        wanted, last = feature_take_indices(len(self.blocks), indices)
+        wanted, last = feature_take_indices(len(self.blocks), _listed(indices))
         self.blocks: torch.nn.Sequential = self.blocks[: last + 1]
         if prune_norm:
             self.norm: torch.nn.Module = torch.nn.Identity()
@@ -193,3 +194,7 @@ class ViT(ImageClassifier, VisionTransformer):
             "stem": r"^(?:cls_token|pos_embed|patch_embed)",
             "blocks": r"^blocks\." if coarse else [(r"^blocks\.(\d+)", None)],
         }
+
+
+def _listed(indices: int | Sequence[int] | None) -> int | list[int] | None:
+    return indices if indices is None or isinstance(indices, int) else list(indices)
