@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -410,6 +411,17 @@ class Gaussians:
         centers = (lifted.centers + extent) * pixels
         covariances = lifted.covariances * pixels.unsqueeze(-1) * pixels
         return centers, covariances, lifted.colors, lifted.opacities
+
+    # By name: the renderer stands right of this room, and nobody but a notebook draws from here.
+
+    def _repr_html_(self) -> str:
+        """The first few images, drawn, with number and bounds, for a notebook."""
+        return str(import_module("gvit.rendering.notebook").html(self))
+
+    def _repr_png_(self) -> bytes | None:
+        """The first few images as a PNG file; None where there is nothing that can be drawn."""
+        drawn: bytes | None = import_module("gvit.rendering.notebook").png(self)
+        return drawn
 
     def save(
         self, path: str | Path, origin: Origin | None = None, size: tuple[int, int] | None = None
