@@ -1,13 +1,16 @@
 """The promises of README and docs that a test can hold them to."""
 
+import json
 import re
 import shlex
 import shutil
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub.errors import EntryNotFoundError
 from PIL import Image
 
 import gvit
@@ -113,13 +116,25 @@ def test_the_commands_without_training_run(folder, tmp_path, monkeypatch, capsys
     assert "gvit_tiny.digits" in capsys.readouterr().out
 
 
-def test_the_examples_of_pretrained_weights_run(capsys):
-    names, general, *others = blocks("python", (ROOT / "docs" / "pretrained.md").read_text())
-    assert not others
+def test_the_examples_of_pretrained_weights_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    names, saving, pushing, general = blocks("python", (ROOT / "docs" / "pretrained.md").read_text())
     found: dict = {}
     exec(compile(names, "pretrained.md", "exec"), found)
     assert "gvit_tiny.digits" in capsys.readouterr().out
     assert (found["model"].num_classes, found["fresh"].num_classes) == (4, 10)
+    exec(compile(saving, "pretrained.md", "exec"), found)
+    hub = mock.Mock()
+    hub.hf_hub_download.side_effect = EntryNotFoundError.__new__(EntryNotFoundError)
+    monkeypatch.setattr("huggingface_hub.HfApi", lambda **_: hub)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_token")
+    (tmp_path / "runs" / "photos").mkdir(parents=True)
+    measures = {"num_images": 8, "top1": 0.5, "top5": None, "psnr": 30.0, "ssim": 0.9}
+    (tmp_path / "runs" / "photos" / "evaluation.json").write_text(
+        json.dumps(measures | {"class_names": ["a", "b", "c", "d"]})
+    )
+    exec(compile(pushing, "pretrained.md", "exec"), found)
+    assert hub.upload_folder.call_args.kwargs["repo_id"] == "OWNER/NAME"
     if "gvit_tiny.photos" in gvit.list_models(pretrained=True):
         found["images"] = torch.rand(1, 3, 48, 64)
         exec(compile(general, "pretrained.md", "exec"), found)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -453,6 +454,17 @@ class Gaussians:
 
     def _depths(self, bits: int | BitDepths) -> BitDepths:
         return bits if isinstance(bits, BitDepths) else BitDepths.of(bits, self.nominal_count)
+
+    # By name: the renderer stands right of this room, and nobody but a notebook draws from here.
+
+    def _repr_html_(self) -> str:
+        """The first few images, drawn, with number and bounds, for a notebook."""
+        return str(import_module("gvit.rendering.notebook").html(self))
+
+    def _repr_png_(self) -> bytes | None:
+        """The first few images as a PNG file; None where there is nothing that can be drawn."""
+        drawn: bytes | None = import_module("gvit.rendering.notebook").png(self)
+        return drawn
 
     def save(
         self,

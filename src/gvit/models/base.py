@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from html import escape
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -13,13 +14,15 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvit.errors import InputError, option
-from gvit.gaussians import Gaussians
+from gvit.gaussians import NUM_FIELDS, Gaussians
 from gvit.models.card import ModelCard, Preprocessing
 from gvit.models.encoder import GaussianEncoder
+from gvit.models.hub import HubMixin
 from gvit.models.part import Part
 from gvit.models.tokens import Reads, Tokenizer
 
 _Part = TypeVar("_Part", bound=nn.Module)
+_NAMED = 10  # classes
 
 
 @contextmanager
@@ -40,7 +43,7 @@ def without_weights(part: _Part) -> _Part:
     return copy.deepcopy(part, memo)
 
 
-class ImageClassifier(Part, nn.Module):
+class ImageClassifier(HubMixin, Part, nn.Module):
     """A transformer over tokens, alone or behind an encoder that makes Gaussians of images.
 
     Attributes:
@@ -114,6 +117,35 @@ class ImageClassifier(Part, nn.Module):
     def default_cfg(self) -> dict[str, Any]:
         """``pretrained_cfg`` by its older name."""
         return self.pretrained_cfg
+
+    def facts(self) -> dict[str, str]:
+        """What it is, in words: name, parameters, input, Gaussians, classes and preprocessing."""
+        names, seen, side = self.card.class_names, self.card.preprocessing, self.img_size
+        parts = {"encoder": self.encoder, "classifier": self.classifier} if self.encoder is not None else {}
+        sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
+        apart = f" ({', '.join(f'{part} {size:,}' for part, size in sizes.items())})" if sizes else ""
+        some = f": {', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''}" if names else ""
+        drawn = self.encoder if self.encoder is not None else self.tokens
+        count = drawn.num_gaussians if self.encoder is not None else self.tokens.num_patches
+        usual = f"{count} an image{', or any other number' if drawn.any_number else ''}"
+        patches = self.encoder is None and self.reads == "images"
+        reads = f"images [B, 3, {side}, {side}], values in [0, 1]"
+        cut = "squashed" if seen.crop_mode == "squash" else f"a centre crop of {seen.crop_pct:g}"
+        return {
+            "name": self.card.name or type(self).__name__,
+            "parameters": f"{sum(p.numel() for p in self.parameters()):,}{apart}",
+            "input": reads if self.reads == "images" else f"raw Gaussians [B, {count}, {NUM_FIELDS}]",
+            "Gaussians": f"none: {count} patches an image" if patches else usual,
+            "classes": "none: an encoder"
+            if self.card.encoder_only
+            else f"{self.num_classes or 'none'}{some}",
+            "preprocessing": f"{cut}, {seen.img_size} x {seen.img_size} pixels, {seen.interpolation}",
+        }
+
+    def _repr_html_(self) -> str:
+        """``facts`` as a table, for a notebook."""
+        rows = (f"<tr><th>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in self.facts().items())
+        return f"<table>{''.join(rows)}</table>"
 
     def geometry(self) -> list[nn.Module]:
         """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from gvit.errors import InputError
 from gvit.models.card import Preprocessing
@@ -123,6 +123,7 @@ def _create(
             names = tuple(cfg.label_names or ())
             if len(names) == model.num_classes:
                 model.card = replace(model.card, class_names=names)
+            model.card = replace(model.card, preprocessing=_preprocessing(model.card.preprocessing, cfg))
     if frozen:
         model.encoder.requires_grad_(False)
     if not features_only:
@@ -130,6 +131,14 @@ def _create(
     features = FeatureGetterNet(model, out_indices=out_indices, output_fmt="NLC")
     features.pretrained_cfg = features.default_cfg = model.pretrained_cfg
     return features
+
+
+def _preprocessing(ours: Preprocessing, cfg: Any) -> Preprocessing:
+    """What timm knows of how the weights saw images, where gvit has that way, too."""
+    modes, ways = (get_args(get_type_hints(Preprocessing)[name]) for name in ("crop_mode", "interpolation"))
+    if cfg.crop_mode not in modes or cfg.interpolation not in ways:
+        return ours
+    return replace(ours, crop_mode=cfg.crop_mode, crop_pct=cfg.crop_pct, interpolation=cfg.interpolation)
 
 
 def _arguments(name: str, given: dict[str, Any]) -> dict[str, Any]:

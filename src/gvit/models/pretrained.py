@@ -16,6 +16,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 from gvit.errors import InputError, first_line, unknown_name
 
@@ -25,6 +26,7 @@ INDEX_NAME = "index.json"
 DEFAULT_MODEL, GENERAL_TAG = "gvit_tiny", "photos"
 _HUB = re.compile(r"hf[-_]hub:", re.IGNORECASE)
 _PINNED = re.compile(r"([\w-]+\.[\w-]+)@([0-9a-f]{8,64})")
+_REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _PIN = 12  # digits of the checksum that a run writes down
 
 
@@ -75,7 +77,7 @@ class Pretrained:
                 raise InputError(
                     f"{self.name}: {self.file} is missing in this installation; install gvit again"
                 )
-            file = _download(self.hub, self.file)
+            file = download(self.hub, self.file)
         found = hashlib.sha256(file.read_bytes()).hexdigest()
         if found != self.sha256:
             again = "install gvit again" if self.hub is None else "delete it, and it is downloaded again"
@@ -124,6 +126,16 @@ def is_on_hub(name: str) -> bool:
     return _HUB.match(name) is not None
 
 
+def on_hub(name: str) -> str:
+    """The repository that a name on the Hub is of, without what marks it as one."""
+    return _HUB.sub("", name, count=1)
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name has the form ``OWNER/NAME``."""
+    return _REPOSITORY.fullmatch(name) is not None
+
+
 def find_pretrained(name: str) -> Pretrained | None:
     """What is known under a name, in each of its forms; None for nothing.
 
@@ -161,7 +173,7 @@ def locate(place: str | Path) -> Path:
     """
     path, name = Path(place), place if isinstance(place, str) else place.as_posix()
     if is_on_hub(name):
-        return _download(_HUB.sub("", name, count=1), WEIGHTS_NAME)
+        return download(on_hub(name), WEIGHTS_NAME)
     if holds_weights(path):
         return path / WEIGHTS_NAME if path.is_dir() else path
     entry = find_pretrained(name)
@@ -177,8 +189,10 @@ def locate(place: str | Path) -> Path:
     raise InputError(f"{missing}, and {unknown_name('pretrained model', path.name, names).args[0]}")
 
 
-def _download(repository: str, file: str) -> Path:
+def download(repository: str, file: str, **options: Any) -> Path:
     """A file of ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, by way of the Hub's cache.
+
+    ``options`` are those of ``huggingface_hub.hf_hub_download``.
 
     Raises:
         InputError: the repository or the file is not there, may not be read, or can't be reached.
@@ -188,10 +202,10 @@ def _download(repository: str, file: str) -> Path:
 
     name, _, revision = repository.partition("@")
     shown = f"hf-hub:{repository}"
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    if not is_repository(name):
         raise InputError(f"{shown}: names on the Hub are OWNER/NAME or OWNER/NAME@REVISION")
     try:
-        return Path(huggingface_hub.hf_hub_download(name, file, revision=revision or None))
+        return Path(huggingface_hub.hf_hub_download(name, file, revision=revision or None, **options))
     except errors.HFValidationError as error:
         raise InputError(f"{shown}: names on the Hub are OWNER/NAME ({first_line(error)})") from error
     except errors.GatedRepoError as error:

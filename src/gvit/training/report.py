@@ -24,7 +24,7 @@ from gvit.files import check_writable, write_text
 from gvit.gaussians import Gaussians
 from gvit.models.base import ImageClassifier
 from gvit.models.gvit import GViT
-from gvit.models.pretrained import is_pretrained_name
+from gvit.models.pretrained import holds_weights, is_pretrained_name
 from gvit.models.weights import load_model
 from gvit.prediction import check_classifies, class_names
 from gvit.rendering import render
@@ -205,7 +205,7 @@ def assess(
 
 def find_run(place: Path) -> Run | None:
     """The run that a run folder, or a weights file in one, is of; None for other weights, and for names."""
-    run = next((r for r in map(Run, (place, place.parent)) if r.config_file.is_file()), None)
+    run = next((r for r in map(Run, (place, place.parent)) if r.exists), None)
     return None if run is not None and run.folder != place and not place.is_file() else run
 
 
@@ -238,7 +238,7 @@ def _own(place: Path, run: Run | None) -> tuple[ImageClassifier, EvaluationSampl
             f"{place}: pretrained weights, not a run with test images of its own: {others}, 'gvit train --init "
             f"{place}' makes a run, 'gvit predict' needs no classes"
         )
-    if place.is_file():
+    if holds_weights(place):
         raise InputError(f"{place}: weights without a run, so without test images of their own: {others}")
     return load_with_test_images(Run.open(place))
 

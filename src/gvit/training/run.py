@@ -16,6 +16,7 @@ from filelock import FileLock, Timeout
 from gvit.data.splits import Record
 from gvit.errors import InputError, first_line, option, wording
 from gvit.files import remove_partial, replacing, write_text
+from gvit.models.hub_files import is_saved_config
 from gvit.models.weights import WEIGHTS_NAME
 from gvit.training.config import TrainConfig
 from gvit.training.history import History
@@ -43,6 +44,11 @@ class Run:
     @property
     def config_file(self) -> Path:
         return self.folder / "config.json"
+
+    @property
+    def exists(self) -> bool:
+        """Whether the folder holds a run; a ``config.json`` of ``save_pretrained`` makes none."""
+        return self.config_file.is_file() and not is_saved_config(self.config_file)
 
     @property
     def split_file(self) -> Path:
@@ -183,7 +189,7 @@ class Run:
             InputError: there is none.
         """
         run = cls(folder)
-        if not run.config_file.is_file():
+        if not run.exists:
             raise InputError(f"{folder}: no run here (config.json not found); 'gvit train' makes one")
         return run
 
