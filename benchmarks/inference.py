@@ -80,7 +80,7 @@ def networks(name: str, dry_run: bool) -> list[Network]:
     size = {**sizes, **small}
     same = timm.create_model(kind, num_classes=ours.num_classes, **size).requires_grad_(False).eval()
     note = ", of this size" if sizes else ""
-    found.append(Network(name, f"timm {kind}{note}", same, torch.rand(1, *same.default_cfg["input_size"])))
+    found.append(Network(name, f"timm {kind}{note}", same, torch.rand(1, 3, *same.patch_embed.img_size)))
     return found
 
 
@@ -97,7 +97,13 @@ def onnx_session(network: Network) -> Callable[[Tensor], Any]:
             batch = (torch.cat([network.example] * 2),)
             shapes = ({0: torch.export.Dim("batch")},)
             torch.onnx.export(
-                network.module, batch, path, dynamo=True, dynamic_shapes=shapes, verbose=False, external_data=False
+                network.module,
+                batch,
+                path,
+                dynamo=True,
+                dynamic_shapes=shapes,
+                verbose=False,
+                external_data=False,
             )
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
@@ -174,7 +180,9 @@ def main(arguments: list[str] | None = None) -> None:
     settings = {"seed": 0, "repeats": repeats, "threads": 1, "dry_run": options.dry_run}
     settings["onnxruntime"] = onnxruntime.__version__
     print("", *table(rows, runtimes, batches), "", sep="\n")
-    print(f"Seed 0, {repeats} turns, one thread, ONNX Runtime {onnxruntime.__version__}, {describe(provenance())}")
+    print(
+        f"Seed 0, {repeats} turns, one thread, ONNX Runtime {onnxruntime.__version__}, {describe(provenance())}"
+    )
     print(write_results("inference", settings, rows, options.out))
 
 
