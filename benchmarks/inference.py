@@ -23,8 +23,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-for _variable in ("OMP_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ[_variable] = "1"  # before the libraries look
+os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"  # before the libraries look
 
 import onnxruntime
 import timm
@@ -171,7 +170,6 @@ def main(arguments: list[str] | None = None) -> None:
     if options.dry_run and options.out is None:
         parser.error("a dry run needs --out")
     torch.manual_seed(0)
-    torch.set_num_threads(1)
     runtimes, batches, repeats = options.runtimes, options.batches, options.repeats
     if options.dry_run:
         runtimes, batches, repeats = [name for name in runtimes if name != "compile"], [1, 2], 1

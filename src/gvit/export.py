@@ -202,8 +202,7 @@ def _halve_weights(model: Any) -> None:
     from onnx import helper, numpy_helper
 
     graph = model.graph
-    layers = [node for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")]
-    weights = {name for node in layers for name in node.input}
+    weights = {node.input[1] for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")}
     for tensor in graph.initializer:
         if tensor.name in weights:
             name, values = tensor.name, numpy_helper.to_array(tensor)
