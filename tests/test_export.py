@@ -1,6 +1,9 @@
 """What is exported runs without gvit's operators, for any batch, with the model's own results."""
 
+import copy
 import json
+import zipfile
+from pathlib import Path
 
 import onnx
 import onnxruntime
@@ -13,6 +16,8 @@ from gvit.errors import InputError
 from gvit.export import METADATA, export
 
 TINY = {"num_classes": 3, "depth": 1, "num_gaussians": 6, "embed_dim": 12, "num_heads": 2}
+
+HOUSE = str(Path(gvit.__file__).parent).encode()
 
 
 def awake(model):
@@ -41,6 +46,8 @@ def test_a_refining_model_as_a_program_of_any_batch(tmp_path):
     torch.testing.assert_close(program.module()(images), model(images), rtol=1e-3, atol=1e-4)
     assert not [n for n in program.graph.nodes if "gvit" in str(n.target)]
     assert json.loads(extra[METADATA]) == json.loads(json.dumps(done.metadata))
+    with zipfile.ZipFile(done.path) as file:  # no paths of this machine
+        assert not [name for name in file.namelist() if HOUSE in file.read(name)]
 
 
 @pytest.mark.parametrize("part", ["model", "picture"])
@@ -68,6 +75,8 @@ def test_what_is_wrong_is_refused_and_nothing_written(tmp_path, monkeypatch, cap
         export(patches, tmp_path / "a.pt2", "classifier")
     with pytest.raises(InputError, match="must be onnx or pt2, got 'txt'"):
         export(patches, tmp_path / "a.txt")
+    with pytest.raises(InputError, match="precision='int8' needs format='onnx', got pt2"):
+        export(patches, tmp_path / "a.pt2", precision="int8")
     monkeypatch.setattr("gvit.export.TOLERANCE", -1.0)
     with pytest.raises(InputError, match="off by"):
         export(patches, tmp_path / "a.pt2")
@@ -85,3 +94,32 @@ def test_the_command_line_says_what_it_has_verified(denoising, tmp_path, monkeyp
     assert printed.startswith(
         "mine-classifier.pt2  gaussians batch x 6 x 9 -> logits\nverified with a batch of 5: "
     )
+
+
+def test_float16_rounds_the_weights_of_linear_layers_and_nothing_else(denoising, tmp_path):
+    done = export(denoising, tmp_path / "half.onnx", "classifier", precision="float16")
+    rounded = copy.deepcopy(denoising)
+    for layer in rounded.modules():
+        if isinstance(layer, torch.nn.Linear):
+            layer.weight.data = layer.weight.half().float()
+    raw = torch.randn(3, 6, 9, generator=torch.Generator().manual_seed(1))
+    session = onnxruntime.InferenceSession(done.path)
+    (found,) = session.run(None, {"gaussians": raw.numpy()})
+    wanted = rounded.classify(rounded.encoder.gaussians(raw))
+    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0, atol=2e-5)
+    weights = [t for t in onnx.load(done.path).graph.initializer if t.data_type == onnx.TensorProto.FLOAT16]
+    assert len(weights) == sum(isinstance(layer, torch.nn.Linear) for layer in rounded.classifier.modules())
+
+
+def test_int8_of_every_linear_layer(denoising, tmp_path, monkeypatch, capsys):
+    gvit.save_model(denoising, tmp_path / "mine.safetensors")
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", "mine.safetensors", "--part", "classifier", "--precision", "int8"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("mine-classifier-int8.onnx  gaussians batch x 6 x 9 -> logits")
+    assert second.startswith("in float32 verified; in int8, with a batch of 5: off by ")
+    content = Path("mine-classifier-int8.onnx").read_bytes()
+    assert HOUSE not in content
+    graph = onnx.load_from_string(content).graph
+    layers = sum(isinstance(layer, torch.nn.Linear) for layer in denoising.classifier.modules())
+    assert sum(node.op_type == "MatMulInteger" for node in graph.node) == layers

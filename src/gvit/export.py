@@ -1,7 +1,8 @@
 """A model as one file that runs without gvit: ONNX, or a program of ``torch.export``; any batch size, verified.
 
 What is written are plain tensor operations: the renderer by its reference formula, and in an encoder that looks at its
-own picture the renderer's derivative written out (``gvit.rendering.closed_form``).
+own picture the renderer's derivative written out (``gvit.rendering.closed_form``). ONNX also with weights of 16 bits,
+or with the linear layers in 8 bits.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ import contextlib
 import io
 import json
 import logging
+import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -29,6 +31,7 @@ from gvit.rendering.closed_form import picture
 
 Part = Literal["model", "encoder", "classifier", "picture"]
 Format = Literal["onnx", "pt2"]
+Precision = Literal["float32", "float16", "int8"]
 METADATA = "gvit.json"  # a file in a pt2 file, a key in an ONNX file's metadata
 TOLERANCE = 1e-4  # of the largest output, where that is above 1
 _OUTPUTS = {"model": "logits", "classifier": "logits", "encoder": "gaussians", "picture": "picture"}
@@ -42,18 +45,24 @@ class Exported:
     Attributes:
         path: the file.
         difference: largest difference to the model's own output.
+        largest: of the model's own outputs, without sign.
         batch_size: of the images that this was measured on; another one than that of the recording.
         metadata: what stands in the file: part, names and shapes of input and output, preprocessing, classes, commit.
     """
 
     path: Path
     difference: float
+    largest: float
     batch_size: int
     metadata: dict[str, Any]
 
 
 def export(
-    model: ImageClassifier, path: str | Path, part: Part = "model", format: Format | None = None
+    model: ImageClassifier,
+    path: str | Path,
+    part: Part = "model",
+    format: Format | None = None,
+    precision: Precision = "float32",
 ) -> Exported:
     """Write a part of a model as one file, and run that file's program to compare it with the model.
 
@@ -64,87 +73,152 @@ def export(
             ``classifier``, from those to logits; ``picture``, images to the picture [B, 3, H, W] of their Gaussians.
             H, W and K are the model's own, B is any number.
         format: ``onnx``, or ``pt2`` for ``torch.export.load``; None for what the path ends in.
+        precision: ``float32``; of ONNX also ``float16``, weights rounded to half precision, from which ONNX Runtime
+            makes float32 again when it loads them; or ``int8``, weights and inputs of linear layers in 8 bits
+            (``onnxruntime.quantization.quantize_dynamic``).
 
     Raises:
-        InputError: the model has no such part, can't be exported, or the program's results differ by more than
-            ``TOLERANCE``; nothing is written then. Or packages are missing.
+        InputError: the model has no such part, can't be exported, or the program's results in float32 differ by
+            more than ``TOLERANCE``; nothing is written then. Or packages are missing.
     """
     path = Path(path)
     kind = path.suffix.removeprefix(".") if format is None else format
     if kind not in get_args(Format):
         raise InputError(f"{option('format')} must be onnx or pt2, got {kind!r}")
+    if precision not in get_args(Precision):
+        raise InputError(f"{option('precision')} must be {', '.join(get_args(Precision))}, got {precision!r}")
     if kind == "onnx":
         _need_onnx()
+    elif precision != "float32":
+        raise InputError(f"{option('precision', precision)} needs {option('format', 'onnx')}, got {kind}")
     with evaluating(model), torch.no_grad():
         network, example = _network(model, part)
         try:
-            content, run, metadata = _record(model, network, example, part, kind)
+            metadata = _metadata(model, network, example, part, precision)
+            content, run = _record(network, example, kind, metadata)
         except Exception as error:  # exporters raise what they like
             raise InputError(
                 f"{part} of {model.card.name} can't be exported to {kind}: {first_line(error)}"
             ) from error
         inputs = _inputs(example, _CHECKED)
         wanted = network(inputs)
+        largest = float(wanted.abs().max())
         difference = float((run(inputs) - wanted).abs().max())
-    if not difference <= TOLERANCE * max(1.0, float(wanted.abs().max())):
+    if not difference <= TOLERANCE * max(1.0, largest):
         raise InputError(
             f"{part} of {model.card.name}: what {kind} computes is off by {difference:.1e}, not written"
         )
+    if precision != "float32":
+        content = lower(content, precision)
+        difference = float((_onnx_runner(content)(inputs) - wanted).abs().max())
     with replacing(path) as partial:
         partial.write_bytes(content)
-    return Exported(path, difference, _CHECKED, metadata)
+    return Exported(path, difference, largest, _CHECKED, metadata | {"precision": precision})
 
 
-def _record(
-    model: ImageClassifier, network: nn.Module, example: Tensor, part: Part, kind: str
-) -> tuple[bytes, Any, dict[str, Any]]:
-    """The file's content, its program as a function, and its metadata."""
-    traced = _inputs(example, _TRACED)
-    name, output = "gaussians" if example.ndim == 3 else "images", _OUTPUTS[part]
-    metadata = {
+def _metadata(
+    model: ImageClassifier, network: nn.Module, example: Tensor, part: Part, precision: Precision
+) -> dict[str, Any]:
+    outputs = network(_inputs(example, _TRACED))
+    name = "gaussians" if example.ndim == 3 else "images"
+    return {
         "part": part,
         "model": model.card.name,
+        "precision": precision,
         "input": {"name": name, "shape": ["batch", *example.shape[1:]]},
-        "output": {"name": output, "shape": ["batch", *network(traced).shape[1:]]},
+        "output": {"name": _OUTPUTS[part], "shape": ["batch", *outputs.shape[1:]]},
         "preprocessing": model.card.preprocessing.for_timm(),
         "class_names": list(model.card.class_names),
         "scale_factor": None if model.encoder is None else model.encoder.scale_factor,
         "provenance": provenance(),
     }
+
+
+def _record(
+    network: nn.Module, example: Tensor, kind: str, metadata: dict[str, Any]
+) -> tuple[bytes, Callable[[Tensor], Tensor]]:
+    """The file's content, and its program as a function."""
+    traced = _inputs(example, _TRACED)
     with _quiet():
         dynamic = ({0: Dim("batch")},)
         program = torch.export.export(network, (traced,), dynamic_shapes=dynamic, strict=False)
+        for node in program.graph.nodes:
+            node.meta.pop("stack_trace", None)  # paths of this machine
         if kind == "pt2":
             file = io.BytesIO()
             torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
-            return file.getvalue(), program.module(), metadata
-        content = _to_onnx(program, traced, name, output, metadata)
-    return content, _onnx_runner(content, name), metadata
+            return file.getvalue(), program.module()
+        content = _to_onnx(program, traced, metadata)
+    return content, _onnx_runner(content)
 
 
-def _to_onnx(
-    program: ExportedProgram, traced: Tensor, name: str, output: str, metadata: dict[str, Any]
-) -> bytes:
+def _to_onnx(program: ExportedProgram, traced: Tensor, metadata: dict[str, Any]) -> bytes:
+    from onnx_ir.passes import common
+    from onnxscript.optimizer import fold_constants
+
     converted = torch.onnx.export(
         *(program, (traced,)),
         dynamo=True,
-        input_names=[name],
-        output_names=[output],
-        optimize=False,
+        input_names=[metadata["input"]["name"]],
+        output_names=[metadata["output"]["name"]],
+        optimize=False,  # which takes a minute
         verbose=False,
     )
     assert converted is not None
+    common.ClearMetadataAndDocStringPass()(converted.model)  # where each operation came from
+    fold_constants(converted.model)  # weights as they are read, not transposed each time
+    common.RemoveUnusedNodesPass()(converted.model)
+    common.DeduplicateInitializersPass()(converted.model)
     converted.model.metadata_props[METADATA] = json.dumps(metadata)
     return converted.model_proto.SerializeToString()
 
 
-def _onnx_runner(content: bytes, name: str) -> Any:
+def lower(content: bytes, precision: Precision) -> bytes:
+    """An ONNX file of float32, as ``export`` writes it, in another precision; see there."""
+    import onnx
+
+    model = onnx.load_from_string(content)
+    if precision == "float16":
+        _halve_weights(model)
+        return model.SerializeToString()
+    if precision == "int8":
+        from onnxruntime.quantization import quantize_dynamic
+        from onnxruntime.quantization.quant_utils import add_pre_process_metadata
+
+        add_pre_process_metadata(model)  # constants are folded
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            quantize_dynamic(model, path, op_types_to_quantize=["MatMul", "Gemm"], per_channel=True)
+            return path.read_bytes()
+    return content
+
+
+def _halve_weights(model: Any) -> None:
+    """Weights of linear layers and convolutions in float16; what they meet stays in float32.
+
+    No activation is rounded: ONNX Runtime has few operations in half precision on a CPU, and Gaussians suffer from it.
+    """
+    import onnx
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    weights = {node.input[1] for node in graph.node if node.op_type in ("MatMul", "Gemm", "Conv")}
+    for tensor in graph.initializer:
+        if tensor.name in weights:
+            name, values = tensor.name, numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(values.astype("float16"), f"{name}.half"))
+            cast = helper.make_node("Cast", [tensor.name], [name], to=onnx.TensorProto.FLOAT)
+            graph.node.insert(0, cast)
+
+
+def _onnx_runner(content: bytes) -> Callable[[Tensor], Tensor]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    return lambda inputs: torch.from_numpy(session.run(None, {name: inputs.numpy()})[0])
+    (read,) = session.get_inputs()
+    return lambda inputs: torch.from_numpy(session.run(None, {read.name: inputs.numpy()})[0])
 
 
 def _network(model: ImageClassifier, part: Part) -> tuple[nn.Module, Tensor]:

@@ -22,12 +22,14 @@ class Options:
         format: onnx, or pt2 for torch.export.load.
         part: model (images to logits), encoder (images to raw Gaussians), classifier (raw Gaussians to logits) or
             picture (images to the picture of their Gaussians).
-        out: the file; NAME.FORMAT or NAME-PART.FORMAT in this folder when not given.
+        precision: float32; of onnx also float16 (weights in half precision) or int8 (linear layers in 8 bits).
+        out: the file; NAME.FORMAT, NAME-PART.FORMAT or NAME-PART-PRECISION.FORMAT in this folder when not given.
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     format: Literal["onnx", "pt2"] = "onnx"
     part: Literal["model", "encoder", "classifier", "picture"] = "model"
+    precision: Literal["float32", "float16", "int8"] = "float32"
     out: Path | None = None
 
 
@@ -38,11 +40,16 @@ def run(args: list[str]) -> int:
     from gvit.export import export
     from gvit.models.weights import load_model
 
-    name = Path(options.run).resolve().name.removesuffix(".safetensors")
-    part = "" if options.part == "model" else f"-{options.part}"
+    kind, precision = options.format, options.precision
+    marks = [mark for mark in (options.part, precision) if mark not in ("model", "float32")]
+    name = "-".join([Path(options.run).resolve().name.removesuffix(".safetensors"), *marks])
     model = load_model(options.run)
-    done = export(model, options.out or Path(f"{name}{part}.{options.format}"), options.part, options.format)
+    done = export(model, options.out or Path(f"{name}.{kind}"), options.part, kind, precision)
     shape = " x ".join(map(str, done.metadata["input"]["shape"]))
     print(f"{done.path}  {done.metadata['input']['name']} {shape} -> {done.metadata['output']['name']}")
-    print(f"verified with a batch of {done.batch_size}: off by {done.difference:.1e} from the model at most")
+    compared = f"with a batch of {done.batch_size}: off by {done.difference:.1e} from the model at most"
+    if precision == "float32":
+        print(f"verified {compared}")
+    else:
+        print(f"in float32 verified; in {precision}, {compared}, of outputs up to {done.largest:.2g}")
     return 0
