@@ -128,14 +128,20 @@ class GViT(ImageClassifier):
         return [info | {"module": f"classifier.{info['module']}"} for info in self.classifier.feature_info]
 
     def forward_intermediates(
-        self, images: Float[Tensor, "batch c h w"], indices: int | list[int] | None = None, **kwargs: Any
+        self,
+        images: Float[Tensor, "batch c h w"],
+        indices: int | list[int] | tuple[int, ...] | None = None,
+        **kwargs: Any,
     ) -> Any:
         """The classifier's tokens after some of its blocks, [B, K, D] each; arguments as of ``ViT``."""
         gaussians = self.tokens.conform(self.encode(images))
         return self.classifier.forward_intermediates(gaussians, indices, **kwargs)
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self,
+        indices: int | list[int] | tuple[int, ...] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
     ) -> list[int]:
         """Drop what ``forward_intermediates`` of these needs no more; returns the blocks' indices."""
         wanted = self.classifier.prune_intermediate_layers(indices, prune_norm, prune_head)

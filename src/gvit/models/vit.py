@@ -107,7 +107,7 @@ class ViT(ImageClassifier, VisionTransformer):
     def forward_intermediates(  # type: ignore[override]  # timm has more to choose
         self,
         inputs: Any,
-        indices: int | list[int] | None = None,
+        indices: int | list[int] | tuple[int, ...] | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,
@@ -150,7 +150,10 @@ class ViT(ImageClassifier, VisionTransformer):
         return taken if intermediates_only else (self.norm(tokens), taken)
 
     def prune_intermediate_layers(
-        self, indices: int | list[int] = 1, prune_norm: bool = False, prune_head: bool = True
+        self,
+        indices: int | list[int] | tuple[int, ...] = 1,
+        prune_norm: bool = False,
+        prune_head: bool = True,
     ) -> list[int]:
         """Drop what ``forward_intermediates`` of these needs no more; returns the blocks' indices."""
         wanted, last = feature_take_indices(len(self.blocks), indices)
