@@ -130,7 +130,7 @@ class GViT(ImageClassifier):
     def forward_intermediates(
         self,
         images: Float[Tensor, "batch c h w"],
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: int | list[int] | None = None,
         **kwargs: Any,
     ) -> Any:
         """The classifier's tokens after some of its blocks, [B, K, D] each; arguments as of ``ViT``."""

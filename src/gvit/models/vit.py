@@ -107,7 +107,7 @@ class ViT(ImageClassifier, VisionTransformer):
     def forward_intermediates(  # type: ignore[override]  # timm has more to choose
         self,
         inputs: Any,
-        indices: int | list[int] | tuple[int, ...] | None = None,
+        indices: int | list[int] | None = None,
         return_prefix_tokens: bool = False,
         norm: bool = False,
         stop_early: bool = False,
@@ -156,7 +156,9 @@ class ViT(ImageClassifier, VisionTransformer):
         prune_head: bool = True,
     ) -> list[int]:
         """Drop what ``forward_intermediates`` of these needs no more; returns the blocks' indices."""
-        wanted, last = feature_take_indices(len(self.blocks), indices)
+        wanted, last = feature_take_indices(
+            len(self.blocks), list(indices) if isinstance(indices, tuple) else indices
+        )
         self.blocks = self.blocks[: last + 1]
         if prune_norm:
             self.norm = torch.nn.Identity()
