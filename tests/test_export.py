@@ -34,10 +34,10 @@ def denoising():
 
 
 def test_a_refining_model_as_a_program_of_any_batch(tmp_path):
-    """Two looks: the derivative of the renderer is in the graph."""
+    """One look: the derivative of the renderer is in the graph."""
     torch.manual_seed(0)
     model = awake(
-        gvit.create_model("gvit_tiny", looks=2, encoder_dim=12, img_size=16, **TINY | {"num_gaussians": 4})
+        gvit.create_model("gvit_tiny", looks=1, encoder_dim=12, img_size=16, **TINY | {"num_gaussians": 4})
     )
     done = export(model, tmp_path / "model.pt2")
     extra = {METADATA: ""}

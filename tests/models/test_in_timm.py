@@ -1,5 +1,8 @@
 """GViT where a timm model goes: by name, with the arguments and in the hands of timm's own ``train.py``."""
 
+import copy
+import importlib
+import pickle
 import subprocess
 import sys
 
@@ -18,6 +21,7 @@ from gvit.data.transforms import eval_transform
 from gvit.errors import InputError
 from gvit.models.card import Preprocessing
 from gvit.models.named import NAMED
+from gvit.models.watch import watch
 
 SMALL = {"num_classes": 3, "img_size": 32, "patch_size": 16, "num_gaussians": 6, "depth": 2}
 SMALL |= {"encoder_depth": 1, "encoder_dim": 12, "encoder_heads": 2, "embed_dim": 12, "num_heads": 2}
@@ -67,6 +71,35 @@ def test_arguments_have_timms_names(tmp_path):
         small(img_size=(32, 64))
     with pytest.raises(InputError, match="has no argument 'act_layer'"):
         small(act_layer="relu")
+
+
+def test_the_size_that_timms_scripts_ask_for():
+    """``train.py --img-size 32``: how timm 1.0.31 hands it over, and reads it back from the model."""
+    resolve = pytest.importorskip("timm.data.model_config").resolve_input_data_config
+    known = {name: value for name, value in SMALL.items() if name != "img_size"}
+    arguments = timm.models.resolve_model_input_args(
+        "gvit_small", {"img_size": 32}, drop_path_rate=0.1, **known
+    )
+    model = timm.create_model(**arguments)
+    assert model.img_size == 32
+    config = resolve(model, {"img_size": 32})
+    assert (config["input_size"], config["mean"], config["std"]) == ((3, 32, 32), (0, 0, 0), (1, 1, 1))
+
+
+@pytest.mark.parametrize("name", ["gvit_small", "gvit_tiny"])
+def test_amp_leaves_gaussians_their_precision(name):
+    model = timm.create_model(name, num_classes=3, img_size=32).eval()
+    raw = torch.randn(2, model.encoder.num_gaussians, 9)
+    gaussians = model.tokens.conform(model.encoder.gaussians(raw))
+    tokens = model.tokens(gaussians)
+    for made in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        head = made.encoder.head
+        assert head.forward.args == (head,)  # a copy's own
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(made.tokens(gaussians), tokens)
+            assert made.classifier(gaussians).dtype == torch.bfloat16  # the rest is as it was asked for
+    double = model.double()
+    assert double.tokens(double.tokens.conform(double.encoder.gaussians(raw.double()))).dtype == torch.float64
 
 
 def test_weights_of_a_checkpoint_file_replace_those_of_the_name(tmp_path):
@@ -161,23 +194,33 @@ def test_a_training_as_timms_script_does_it(tmp_path):
     assert torch.equal(other(images), model.eval()(images))
 
 
-def printed_by(*command: str) -> list[str]:
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True)
-    return done.stdout.splitlines()
-
-
-def test_the_models_are_in_timms_registry_where_timm_is_imported_first():
-    code = "import timm, gvit\nprint(*timm.list_models('gvit*')); print(*timm.list_pretrained('gvit_tiny.*'))"
-    names, tags = printed_by("-c", code)
-    assert names.split() == sorted(name for name, named in NAMED.items() if named.encoder)
-    assert tags.split() == gvit.list_models("gvit_tiny.*", pretrained=True)
+def test_whoever_imports_timm_later_or_has_done_so_finds_the_models(tmp_path, monkeypatch):
+    entered = []
+    monkeypatch.setattr("gvit.models.in_timm.add_named", lambda: entered.append(sys.modules["timm"]))
+    watch()  # timm is there
+    assert entered == [timm]
+    # and now it isn't yet
+    (tmp_path / "timm.py").write_text("complete = True")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "timm")
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    watch()
+    assert len(entered) == 1
+    later = importlib.import_module("timm")
+    assert later.complete
+    assert entered[1:] == [later]
 
 
 def test_a_script_that_knows_timm_alone_finds_the_models(tmp_path):
-    """Here gvit is imported first, by a part that imports timm itself, in a script that is run for timm."""
+    """In a fresh process, as ``train.py`` is run."""
     script = tmp_path / "script.py"
     script.write_text(
-        "import sys\nfrom gvit.models.encoder import ENCODERS\nimport timm\n"
-        "if __name__ == '__main__': print(sys.argv[1:], timm.is_model('gvit_base'))"
+        "import sys, timm\nif __name__ == '__main__':\n"
+        "    print(sys.argv[1:]); print(*timm.list_models('gvit*')); print(*timm.list_pretrained('gvit_tiny.*'))"
     )
-    assert printed_by("-m", "gvit.models.in_timm", str(script), "--flag", "1") == ["['--flag', '1'] True"]
+    command = [sys.executable, "-m", "gvit.models.in_timm", str(script), "--flag", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    given, names, tags = done.stdout.splitlines()
+    assert given == "['--flag', '1']"
+    assert names.split() == sorted(name for name, named in NAMED.items() if named.encoder)
+    assert tags.split() == gvit.list_models("gvit_tiny.*", pretrained=True)

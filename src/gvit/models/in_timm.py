@@ -105,6 +105,8 @@ def _create(
     from timm.models import load_pretrained, resolve_pretrained_cfg
     from timm.models._features import FeatureGetterNet
 
+    from gvit.models.geometry import keep_float32
+
     # by name: the registry imports this module, to enter what is registered later
     create_model = import_module("gvit.models.registry").create_model
     cfg = resolve_pretrained_cfg(name, pretrained_cfg, pretrained_cfg_overlay)
@@ -124,6 +126,7 @@ def _create(
             if len(names) == model.num_classes:
                 model.card = replace(model.card, class_names=names)
             model.card = replace(model.card, preprocessing=_preprocessing(model.card.preprocessing, cfg))
+    keep_float32(*model.geometry())  # timm's scripts bring autocast
     if frozen:
         model.encoder.requires_grad_(False)
     if not features_only:

@@ -16,6 +16,7 @@ from gvit.data.loading import Batch, derive_seed
 from gvit.errors import InputError, first_line
 from gvit.evaluation import measure
 from gvit.models.base import ImageClassifier, without_weights
+from gvit.models.geometry import keep_float32
 from gvit.models.gvit import GViT
 from gvit.training.build import build_optimizer
 from gvit.training.config import TrainConfig
@@ -36,7 +37,7 @@ from gvit.training.guidance import Guidance
 from gvit.training.kept import KeptGaussians
 from gvit.training.motion import GaussianMotion, Motion
 from gvit.training.objective import ClassificationObjective, GuidedObjective, Objective, Turn
-from gvit.training.precision import autocast, keep_float32
+from gvit.training.precision import autocast
 from gvit.training.schedule import Phase, Schedule, StepPlan
 
 _COUNT = 1  # sets the stream that the numbers of Gaussians come from apart from the batches' own
