@@ -224,3 +224,21 @@ def test_hidden_files_are_not_looked_at(tmp_path):
     for name in ("a.png", "._a.png", ".hidden.png"):
         (tmp_path / name).touch()
     assert [file.name for file in find_images([tmp_path])] == ["a.png"]
+
+
+def test_a_file_that_asks_for_gigabytes_is_damaged_and_a_large_image_is_not(tmp_path, monkeypatch):
+    """Pillow sets memory aside for as much as a damaged chunk says that it holds."""
+    path = tmp_path / "image.png"
+    Image.new("RGB", (4, 3)).save(path)
+
+    def no_memory(self):
+        raise MemoryError
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load_end", no_memory)
+    with pytest.raises(
+        InputError, match=r"image\.png: cannot be read as an image \(a length in it is damaged\)"
+    ):
+        open_image(path)
+    monkeypatch.setattr("gvit.data.images._SMALL", 12)
+    with pytest.raises(MemoryError):
+        open_image(path)

@@ -39,6 +39,8 @@ EXTENSIONS = frozenset(
     | ({".avif"} if features.check("avif") else set())
 )
 
+_SMALL = 2**22  # pixels, which the memory of any machine holds
+
 
 def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTENSIONS) -> list[Path]:
     """Image files named by files, folders (searched recursively) and shell-style patterns, each once, in order.
@@ -97,6 +99,7 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
     Raises:
         InputError: in one line, with the path, whose control characters are escaped.
     """
+    small = False
     try:
         if content is None and not stat.S_ISREG(os.stat(path).st_mode):
             raise InputError(f"{printable(str(path))}: cannot be read as an image (not a file)")
@@ -104,10 +107,18 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
             # Pillow refuses what is twice its limit, and only warns of what is above it
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             file = Image.open(path if content is None else io.BytesIO(content))
+        small = file.width * file.height < _SMALL
         with file:
             yield file
-    except (InputError, MemoryError):
+    except InputError:
         raise
+    except MemoryError as error:
+        if not small:
+            raise
+        # a chunk of the file says that it is gigabytes long
+        raise InputError(
+            f"{printable(str(path))}: cannot be read as an image (a length in it is damaged)"
+        ) from error
     except UnidentifiedImageError as error:
         raise InputError(f"{printable(str(path))}: not an image file{_guess(path, content)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -108,7 +108,7 @@ def split_off(whole: Source, split: Split) -> Source:
     """
     labels = np.asarray(whole.labels, np.int64)
     kept = np.zeros(len(labels), bool)
-    for label in range(len(whole.class_names)):
+    for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
         kept[np.random.default_rng(0).permutation(rows)[: max(1, len(rows) // 5)]] = True
     return replace(whole.take(np.flatnonzero(kept == (split == "test"))), own_split=False)

@@ -6,6 +6,10 @@ from collections.abc import Sequence
 
 from gvit.errors import InputError
 
+_MOST = (
+    1_000_000  # classes; a larger number is a damaged label, for which there would have to be names below it
+)
+
 
 def index_classes(
     values: Sequence[int | str], known: Sequence[int | str], names: Sequence[str] | None = None
@@ -19,11 +23,15 @@ def index_classes(
             names are in alphabetical order.
 
     Raises:
-        InputError: a label that is none of the classes.
+        InputError: a label that is none of the classes, or a number without names that is a million or more.
     """
     if all(isinstance(value, int) for value in (*values, *known)):
         labels = [int(value) for value in values]
         count = max(map(int, known), default=-1) + 1 if names is None else len(names)
+        if names is None and count > _MOST:
+            raise InputError(
+                f"label {count - 1}, where classes are numbered from 0 on: more than {_MOST:,} of them"
+            )
         wrong = next((label for label in (*labels, *map(int, known)) if not 0 <= label < count), None)
         if wrong is not None:
             raise InputError(f"label {wrong}, where classes are numbered from 0 to {count - 1}")
