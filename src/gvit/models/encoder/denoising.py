@@ -40,7 +40,7 @@ class DenoisingEncoder(ViTEncoder):
         self.gaussian_embed = nn.Linear(NUM_FIELDS, embed_dim)
 
     def start(
-        self, batch: int, noise: Float[Tensor, "batch k 9"] | None
+        self, batch: int | torch.SymInt, noise: Float[Tensor, "batch k 9"] | None
     ) -> tuple[Float[Tensor, "batch k d"], Float[Tensor, "batch k 9"]]:
         """See ``ViTEncoder``."""
         base = self.noise_std * (self.noise.expand(batch, -1, -1) if noise is None else noise)

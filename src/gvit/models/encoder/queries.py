@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class QueryEncoder(ViTEncoder):
         nn.init.normal_(self.gaussian_pos_embed, std=1.0)
 
     def start(
-        self, batch: int, noise: Float[Tensor, "batch k 9"] | None
+        self, batch: int | torch.SymInt, noise: Float[Tensor, "batch k 9"] | None
     ) -> tuple[Float[Tensor, "1 k d"], None]:
         """See ``ViTEncoder``."""
         return self.gaussian_pos_embed, None

@@ -76,7 +76,7 @@ class ViTEncoder(GaussianEncoder):
         """Modules that ``start`` needs; their place in the order of weights is before the blocks."""
 
     def start(
-        self, batch: int, noise: Float[Tensor, "batch k 9"] | None
+        self, batch: int | torch.SymInt, noise: Float[Tensor, "batch k 9"] | None
     ) -> tuple[Float[Tensor, "#batch k d"], Float[Tensor, "batch k 9"] | None]:
         """The Gaussian tokens that the blocks begin with, and raw numbers to which the MLP adds, if it adds to any.
 
