@@ -86,7 +86,7 @@ def test_the_size_that_timms_scripts_ask_for():
     assert (config["input_size"], config["mean"], config["std"]) == ((3, 32, 32), (0, 0, 0), (1, 1, 1))
 
 
-@pytest.mark.parametrize("name", ["gvit_small", "gvit_tiny"])
+@pytest.mark.parametrize("name", ["gvit_tiny_denoising", "gvit_tiny"])
 def test_amp_leaves_gaussians_their_precision(name):
     model = timm.create_model(name, num_classes=3, img_size=32).eval()
     raw = torch.randn(2, model.encoder.num_gaussians, 9)
