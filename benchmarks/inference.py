@@ -28,6 +28,7 @@ os.environ["OMP_NUM_THREADS"] = os.environ["NUMBA_NUM_THREADS"] = "1"  # before 
 import onnxruntime
 import timm
 import torch
+import torch._dynamo.config
 from torch import Tensor, nn
 
 import gvit
@@ -170,6 +171,9 @@ def main(arguments: list[str] | None = None) -> None:
     if options.dry_run and options.out is None:
         parser.error("a dry run needs --out")
     torch.manual_seed(0)
+    # the networks share their classes' code, which is compiled for each anew: never back to eager in silence
+    torch._dynamo.config.recompile_limit = 64
+    torch._dynamo.config.fail_on_recompile_limit_hit = True
     runtimes, batches, repeats = options.runtimes, options.batches, options.repeats
     if options.dry_run:
         runtimes, batches, repeats = [name for name in runtimes if name != "compile"], [1, 2], 1
