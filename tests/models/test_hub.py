@@ -47,7 +47,16 @@ def hub(tmp_path, monkeypatch):
             commit_url=url, commit_message=commit_message, commit_description="", oid="0" * 40
         )
 
-    def hf_hub_download(repo_id, filename, *, revision=None, token=None):
+    def hf_hub_download(
+        repo_id,
+        filename,
+        *,
+        revision=None,
+        token=None,
+        cache_dir=None,
+        force_download=False,
+        local_files_only=False,
+    ):
         file = place / repo_id / filename
         if not file.exists():
             raise errors.EntryNotFoundError.__new__(errors.EntryNotFoundError, filename)

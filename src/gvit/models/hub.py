@@ -108,14 +108,16 @@ class HubMixin:
                 )
             model = load_model(place)
         else:
-            wanted = {"token": token, "cache_dir": cache_dir}
-            options: dict[str, Any] = {key: value for key, value in wanted.items() if value is not None}
-            flags = {"force_download": force_download, "local_files_only": local_files_only}
-            options |= {key: value for key, value in flags.items() if value}
             if revision is not None:
                 repository = f"{repository.partition('@')[0]}@{revision}"
             try:
-                file = download(repository, WEIGHTS_NAME, **options)
+                file = download(
+                    *(repository, WEIGHTS_NAME),
+                    token=token,
+                    cache_dir=cache_dir,
+                    force_download=force_download,
+                    local_files_only=local_files_only,
+                )
             except InputError as error:
                 here = "" if is_on_hub(name) else f"{place}: no such folder here; "
                 raise InputError(f"{here}{error.args[0]}") from error
@@ -167,7 +169,7 @@ class HubMixin:
         """
         import huggingface_hub
         from huggingface_hub import errors
-        from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # documented there
+        from huggingface_hub.utils import validate_repo_id
 
         name = on_hub(repo_id)
         shown = f"hf-hub:{name}"

@@ -11,7 +11,9 @@ from torch import Tensor
 
 from gvit.gaussians import Gaussians
 from gvit.rendering import cpu, cuda, reference
+from gvit.rendering.operators import Constants
 
+_USUAL = Constants()
 # these modules are light: Numba and Triton are imported when something is drawn
 _OPERATORS = {"reference": reference.rasterize, "cpu": cpu.rasterize, "cuda": cuda.rasterize}
 BACKENDS = tuple(_OPERATORS)
@@ -28,10 +30,10 @@ def rasterize(
     width: int,
     *,
     background: Tensor | None = None,
-    blur: float = 0.3,
-    alpha_max: float = 0.999,
-    alpha_min: float = 1 / 255,
-    transmittance_min: float = 1e-4,
+    blur: float = _USUAL.blur,
+    alpha_max: float = _USUAL.alpha_max,
+    alpha_min: float = _USUAL.alpha_min,
+    transmittance_min: float = _USUAL.transmittance_min,
     backend: str = "auto",
 ) -> tuple[Float[Tensor, "*batch channels height width"], Float[Tensor, "*batch height width"]]:
     """Draw 2D Gaussians front to back in index order; everything in pixels, pixel centres at +0.5.

@@ -14,14 +14,13 @@ from gvit.gaussians.fields import pair
 from gvit.rendering.operators import Constants
 from gvit.rendering.reference import Layers, composite
 
-# those of ``gvit.rendering.rasterize``
-CONSTANTS = Constants(blur=0.3, alpha_max=0.999, alpha_min=1 / 255, transmittance_min=1e-4)
+_USUAL = Constants()
 
 
 def picture(gaussians: Gaussians, height: int, width: int) -> Float[Tensor, "batch 3 height width"]:
     """What ``gvit.render`` gives, over black, as plain tensor operations."""
     drawn = gaussians.in_pixels(height, width)
-    return composite(*drawn, drawn[2].new_zeros(drawn[2].shape[0], 3), height, width, CONSTANTS)[0]
+    return composite(*drawn, drawn[2].new_zeros(drawn[2].shape[0], 3), height, width, _USUAL)[0]
 
 
 def squared_error(
@@ -30,7 +29,7 @@ def squared_error(
     """Picture minus image, and the gradient of each image's mean squared error at the Gaussians' raw numbers."""
     height, width = images.shape[-2:]
     centers, covariances, colors, opacities = gaussians.in_pixels(height, width)
-    layers = Layers(centers, covariances, opacities, height, width, CONSTANTS, colors.dtype)
+    layers = Layers(centers, covariances, opacities, height, width, _USUAL, colors.dtype)
     weight = layers.before * layers.alpha
     error = torch.einsum("bkp,bkc->bcp", weight, colors) - images.flatten(2)
     pull = error * (2 / (3 * height * width))  # [B, 3, P]

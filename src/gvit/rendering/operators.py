@@ -18,10 +18,10 @@ from gvit.rendering.values import explain
 class Constants(NamedTuple):
     """The constants of ``gvit.rendering.rasterize``, described there."""
 
-    blur: float
-    alpha_max: float
-    alpha_min: float
-    transmittance_min: float
+    blur: float = 0.3
+    alpha_max: float = 0.999
+    alpha_min: float = 1 / 255
+    transmittance_min: float = 1e-4
 
 
 # image [B, C, H, W]; alpha [B, H, W]; for the backward pass transmittance [B, H, W], what is left of the

@@ -111,7 +111,7 @@ class NeighbourTokens(Tokenizer):
             return look.new_zeros(*look.shape[:2], 2 * _PAIR)
         far = torch.cdist(centers.detach(), centers.detach()) + 1e3 * (1 - visible.detach()).mT
         itself = torch.eye(centers.shape[1], dtype=torch.bool, device=centers.device)
-        nearest = far.masked_fill(itself, math.inf).topk(count, largest=False).indices  # [B, K, n]
+        nearest = far.masked_fill_(itself, math.inf).topk(count, largest=False).indices  # [B, K, n]
         images = torch.arange(centers.shape[0], device=centers.device)[:, None, None]
         theirs, offsets = look[images, nearest], centers[images, nearest] - centers.unsqueeze(2)
         own = torch.einsum("bkij,bknj->bkni", _whitening(g), offsets).asinh()
