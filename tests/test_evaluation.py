@@ -15,6 +15,10 @@ from sklearn.metrics import (
 from torch import Tensor, nn
 
 import gvit
+from gvit.data.inputs import eval_input
+from gvit.data.loading import EvaluationSamples, evaluation_loader
+from gvit.data.sources import load_source
+from gvit.errors import InputError
 from gvit.evaluation import evaluate, measure, mistakes, summarize
 
 
@@ -23,7 +27,7 @@ def answering(logits: Tensor, gaussians: gvit.Gaussians | None, monkeypatch) -> 
     model = gvit.create_model("vit_tiny_patch8", num_classes=logits.shape[1])
     shown = 0
 
-    def answer(inputs: Tensor) -> tuple[Tensor, gvit.Gaussians | None]:
+    def answer(inputs: Tensor, **drawing: int | None) -> tuple[Tensor, gvit.Gaussians | None]:
         nonlocal shown
         rows = slice(shown, shown + len(inputs))
         shown += len(inputs)
@@ -51,6 +55,26 @@ def test_shares_and_counts_are_scikit_learns(classes, monkeypatch):
         assert result.top5 is None
     assert (result.psnr, result.ssim) == (None, None)
     assert str(result) == f"top-1 {100 * result.top1:.2f} % of 97 test images"
+
+
+def test_with_another_number_of_gaussians_and_of_looks():
+    """Measured is the picture of the Gaussians that ``encode`` makes."""
+    model = gvit.load_model("digits")
+    source = load_source("digits", "test").take(range(6))
+    shown = EvaluationSamples(source, eval_input(model, source))
+    batches = list(evaluation_loader(shown, 6))
+    images = batches[0][0]
+    measured = measure(model, batches, num_gaussians=7, looks=3)
+    with torch.no_grad():
+        drawn = gvit.render(model.encode(images, num_gaussians=7, looks=3), 32, 32).clamp(0, 1)
+    errors = [
+        peak_signal_noise_ratio(a.numpy(), b.numpy(), data_range=1)
+        for a, b in zip(images, drawn, strict=True)
+    ]
+    assert measured["psnr"].tolist() == pytest.approx(errors, abs=1e-3)
+    assert measure(model, batches)["psnr"].mean() > measured["psnr"].mean() + 3
+    with pytest.raises(InputError, match="makes no Gaussians: num_gaussians has"):
+        measure(gvit.create_model("vit_tiny_patch8"), batches, num_gaussians=7)
 
 
 def test_pictures_are_compared_image_by_image(monkeypatch):

@@ -143,14 +143,33 @@ class Evaluation:
         return asdict(self)
 
 
-def evaluate(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) -> Evaluation:
-    """Classify and redraw every image; the model comes back in the mode that it had."""
-    return summarize(measure(model, batches), 0 if model.card.encoder_only else model.num_classes)
+def evaluate(
+    model: ImageClassifier,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_gaussians: int | None = None,
+    looks: int | None = None,
+) -> Evaluation:
+    """Classify and redraw every image; the model comes back in the mode that it had. See ``measure``."""
+    measured = measure(model, batches, num_gaussians=num_gaussians, looks=looks)
+    return summarize(measured, 0 if model.card.encoder_only else model.num_classes)
 
 
 @torch.no_grad()  # not inference_mode: FSDP keeps the buffers that it first makes here for training
-def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+def measure(
+    model: ImageClassifier,
+    batches: Iterable[tuple[Tensor, Tensor]],
+    *,
+    num_gaussians: int | None = None,
+    looks: int | None = None,
+) -> dict[str, Tensor]:
     """What ``summarize`` needs, image by image; an input of NaN stands for an image that cannot be read.
+
+    Args:
+        model: that makes Gaussians of images, or reads them.
+        batches: inputs and labels.
+        num_gaussians: see ``GViT.encode``; None for the model's own number.
+        looks: see ``GViT.encode``; None for as many as in training.
 
     Returns:
         ``label`` and ``predicted`` [N], and ``confidence`` [N], the probability of what is predicted; with more than
@@ -159,7 +178,7 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
         its label and whose other values mean nothing; on the CPU.
 
     Raises:
-        InputError: there are no images.
+        InputError: there are no images, or the model can't make that number of Gaussians or of looks.
     """
     parameter = next(model.parameters())
     columns: dict[str, list[Tensor]] = defaultdict(list)
@@ -169,7 +188,7 @@ def measure(model: ImageClassifier, batches: Iterable[tuple[Tensor, Tensor]]) ->
             # something has to go through the model: shards of it wait for each other
             inputs = inputs.masked_fill(broken.view(-1, *[1] * (inputs.ndim - 1)), 0)
             inputs = inputs.to(parameter.device, parameter.dtype)
-            logits, gaussians = model.forward_with_gaussians(inputs)
+            logits, gaussians = model.forward_with_gaussians(inputs, num_gaussians=num_gaussians, looks=looks)
             columns["label"].append(labels)
             columns["broken"].append(broken.long())
             # what is broken was taken for no other class

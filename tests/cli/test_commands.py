@@ -232,6 +232,9 @@ def test_evaluate_takes_weights_files_and_names(run, labelled, tmp_path, capsys)
     assert json.loads((out / "evaluation.json").read_text())["top1"] > 0.9
     assert main(["evaluate", str(run / "best.safetensors")]) == 0  # on the run's own
     assert (run / "evaluation-best" / "evaluation.json").exists()
+    assert main(["evaluate", str(run), "--num-gaussians", "16", "--looks", "2"]) == 0
+    worse = json.loads((run / "evaluation-16-gaussians-2-looks" / "evaluation.json").read_text())
+    assert worse["psnr"] < json.loads((run / "evaluation.json").read_text())["psnr"]
 
 
 def test_evaluate_needs_classes_that_the_model_knows(run, labelled, tmp_path, capsys):

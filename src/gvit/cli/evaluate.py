@@ -31,15 +31,19 @@ class Options:
 
     Example: gvit evaluate runs/photos --data-dir new/
 
+    Example: gvit evaluate runs/photos --num-gaussians 256 --looks 24
+
     Attributes:
         run: run folder, weights file of one (RUN/best.safetensors), or pretrained model.
         data_dir: labelled images: a folder for each class, called as in training, or val/ (test/) with such folders.
-        out: folder for the files; RUN/evaluation-NAME for other images when not given.
+        out: folder for the files; RUN/evaluation-NAME for other images, or other numbers, when not given.
         json: print JSON.
         dataset: how the images lie in that folder (parquet, gaussians, ...), or a data set that needs none (digits).
         batch_size: images at a time.
         broken_test_images: fail, or wrong, which counts what cannot be read as a wrong answer; as in training when
             not given.
+        num_gaussians: another number of Gaussians than the model's own, where its encoder draws any number.
+        looks: how often an encoder that looks at its own picture does; as often as in training when not given.
         device: cpu, cuda, or auto: cuda where there is one.
     """
 
@@ -52,6 +56,8 @@ class Options:
     broken_test_images: Annotated[
         Literal["fail", "wrong"] | None, tyro.conf.arg(metavar="{None}|{fail,wrong}")
     ] = None
+    num_gaussians: int | None = None
+    looks: int | None = None
     device: str = "auto"
 
 
@@ -72,6 +78,8 @@ def run(args: list[str]) -> int:
         dataset=options.dataset,
         out=options.out,
         broken_test_images=options.broken_test_images,
+        num_gaussians=options.num_gaussians,
+        looks=options.looks,
     )
     result = assessed.evaluation
     for error in result.broken:

@@ -14,7 +14,8 @@ from gvit.gaussians import Gaussians
 def keep_float32(*modules: nn.Module) -> None:
     """These modules compute in float32 even under autocast, whatever they are given; without autocast as before.
 
-    For the ends of the networks where Gaussians are numbers: in bf16 a centre is off by half a pixel at 224 px.
+    For the ends of the networks where Gaussians are numbers: bf16 moves a centre by up to a fifth of a pixel at
+    224 px.
     """
     for module in modules:
         # not a method: copies of the module and pickles have to get their own

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -158,6 +158,8 @@ def assess(
     dataset: str | None = None,
     out: str | Path | None = None,
     broken_test_images: Literal["fail", "wrong"] | None = None,
+    num_gaussians: int | None = None,
+    looks: int | None = None,
 ) -> Assessment:
     """Measure a model on labelled images, and write down what was found.
 
@@ -171,24 +173,30 @@ def assess(
         device: where it is computed.
         data_dir: folder with the images; the run's own test images when neither this nor ``dataset`` is given.
         dataset: how they lie there, see ``gvit.data.labelled``; for models that read Gaussians, ``gaussians``.
-        out: folder for the files; the run's own, or one in it for other images, or for other weights.
+        out: folder for the files; the run's own, or one in it for other images, weights, or numbers.
         broken_test_images: fail: an image that cannot be read is an error; wrong: it counts as a wrong answer; None:
             as in the run, and fail without one.
+        num_gaussians: see ``GViT.encode``; None for the model's own number.
+        looks: see ``GViT.encode``; None for as many as in training.
 
     Raises:
         InputError: there is no model, no images, one that cannot be read, or images of classes that the model does not
-            know (by their names); or the files cannot be written.
+            know (by their names); the model can't make that number of Gaussians or of looks; or the files cannot be
+            written.
     """
     place, data_dir = Path(place), None if data_dir is None else Path(data_dir)
     run = find_run(place)
-    folder = _results_folder(place, run, data_dir, dataset) if out is None else Path(out)
+    numbers = {"gaussians": num_gaussians, "looks": looks}
+    folder = _results_folder(place, run, data_dir, dataset, numbers) if out is None else Path(out)
     check_writable(folder)
     model, samples = load_with_images(place, data_dir, dataset)
     if not model.card.encoder_only:
         check_classifies(model)
     usual = "fail" if run is None else run.load_config().broken.broken_test_images
     samples.mark_broken = (broken_test_images or usual) == "wrong"
-    measured = measure(model.to(device), evaluation_loader(samples, batch_size))
+    measured = measure(
+        model.to(device), evaluation_loader(samples, batch_size), num_gaussians=num_gaussians, looks=looks
+    )
     broken = samples.errors(measured["broken"].nonzero().flatten().tolist())
     classes = 0 if model.card.encoder_only else model.num_classes
     result = replace(summarize(measured, classes), broken=[for_python(one.error) for one in broken])
@@ -258,8 +266,14 @@ def _others(
     return model, EvaluationSamples(source, eval_input(model, source))
 
 
-def _results_folder(place: Path, run: Run | None, data_dir: Path | None, dataset: str | None) -> Path:
-    """The run's own for its weights and images; ``evaluation-WEIGHTS-IMAGES`` in it otherwise, or here."""
+def _results_folder(
+    place: Path,
+    run: Run | None,
+    data_dir: Path | None,
+    dataset: str | None,
+    numbers: Mapping[str, int | None],
+) -> Path:
+    """The run's own for its weights, images and numbers; ``evaluation-WEIGHTS-IMAGES-NUMBERS`` in it, or here."""
     parts = (
         []
         if run is not None and place in (run.folder, run.weights_file)
@@ -269,6 +283,7 @@ def _results_folder(place: Path, run: Run | None, data_dir: Path | None, dataset
         parts.append(data_dir.resolve().name)
     elif dataset is not None:
         parts.append(dataset.replace("/", "-"))
+    parts += [f"{number}-{what}" for what, number in numbers.items() if number is not None]
     base = Path() if run is None else run.folder
     return base / "-".join([EVALUATION, *parts]) if parts else base
 
