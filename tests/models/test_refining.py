@@ -165,6 +165,14 @@ def test_predictions_need_no_autograd_and_record_none(images):
     torch.testing.assert_close(network(images.clone().requires_grad_()), expected)
 
 
+def test_compiled_it_predicts_without_autograd_as_it_is(images):
+    """What timm's validate.py does with --torchcompile."""
+    network = awake(encoder(looks=2, depth=1)).eval()
+    compiled = torch.compile(network, backend="aot_eager")
+    with torch.inference_mode():
+        torch.testing.assert_close(compiled(images), network(images))
+
+
 def test_noise_has_no_say(images):
     network = awake(encoder())
     assert torch.equal(network(images, noise=torch.randn(2, 16, 9)), network(images))

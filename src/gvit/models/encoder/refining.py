@@ -167,13 +167,21 @@ class RefiningEncoder(GaussianEncoder):
         if torch.compiler.is_exporting():  # a graph holds no backward pass
             error, gradient = squared_error(self._placed(drawing.raw, images), images)
             return drawing._replace(error=error, gradient=gradient)
-        # also where nothing is to be recorded, as in prediction
+        # a compiled graph would make tensors of inference, of which there is no derivative
+        look = torch.compiler.disable(self._look) if torch.is_inference_mode_enabled() else self._look
+        error, gradient = look(images, drawing.raw)
+        return drawing._replace(error=error, gradient=gradient)
+
+    def _look(
+        self, images: Float[Tensor, "batch 3 h w"], raw: Float[Tensor, "batch k 9"]
+    ) -> tuple[Float[Tensor, "batch 3 h w"], Float[Tensor, "batch k 9"]]:
+        """The picture's error, and its gradient; also where nothing is to be recorded, as in prediction."""
         with torch.inference_mode(False), torch.enable_grad(), _in_full_precision(images.device):
-            leaf = drawing.raw.detach().clone().requires_grad_()
+            leaf = raw.detach().clone().requires_grad_()
             drawn = render(self._placed(leaf, images), *images.shape[-2:])
             error = drawn.detach() - images.to(drawn.dtype)
             (gradient,) = torch.autograd.grad(drawn, leaf, error * (2 / error[0].numel()))
-        return drawing._replace(error=error, gradient=gradient)
+        return error, gradient
 
     def _correct(self, images: Float[Tensor, "batch 3 h w"], drawing: Drawing) -> Drawing:
         raw, mean, moved, error, gradient = drawing
