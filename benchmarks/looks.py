@@ -1,18 +1,19 @@
 """What looks, the number of Gaussians, the size and the aspect do to a trained model of any number of Gaussians.
 
-python benchmarks/looks.py RUN
+python benchmarks/looks.py RUN --fit-steps 300
 python benchmarks/looks.py RUN --images 'kodak/*.png' --sizes 128 256 --aspects 0.667 1.5
 
 Test images of the run's own data set (or ``--images``), prepared as in its evaluation, through one set of weights:
 PSNR over looks and over numbers of Gaussians, with top-1 where the images have labels, and PSNR over sizes (side of the
 square, pixels) and aspects (height divided by width, of equal area). Images of other sizes are resized from the files.
+``--fit-steps`` fits as many Gaussians to the same images, too, as ``gvit fit`` does, without the model.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -51,14 +52,25 @@ class Bench:
         self.labels = torch.tensor([int(label) for _, label in pairs])
         self.photographs = [tests.source.load(i) for i in chosen]
 
-    @torch.inference_mode()
     def measure(self, images: Tensor, num_gaussians: int, looks: int) -> dict[str, float | int | None]:
-        """Of one setting: PSNR, top-1, and seconds an image from pixels to Gaussians."""
+        """Of one setting: PSNR, top-1, and milliseconds an image from pixels to Gaussians."""
+        setting = {"num_gaussians": num_gaussians, "looks": looks}
+        return self._draw(images, setting, lambda batch: self.model.encode(batch, **setting))
+
+    def fit(self, num_gaussians: int, steps: int) -> dict[str, float | int | None]:
+        """The same of Gaussians found by gradient descent, which the classifier has never seen."""
+        setting = {"num_gaussians": num_gaussians, "fit_steps": steps}
+        return self._draw(self.images, setting, lambda batch: gvit.fit(batch, num_gaussians, steps).gaussians)
+
+    @torch.inference_mode()
+    def _draw(
+        self, images: Tensor, setting: dict[str, int], make: Callable[[Tensor], gvit.Gaussians]
+    ) -> dict[str, float | int | None]:
         quality, hits, seconds = [], 0, 0.0
         with evaluating(self.model):
             for first, batch in _batches(images):
                 began = time.perf_counter()
-                gaussians = self.model.encode(batch, num_gaussians=num_gaussians, looks=looks)
+                gaussians = make(batch)
                 seconds += time.perf_counter() - began
                 drawn = gvit.render(gaussians, *batch.shape[-2:]).clamp(0, 1)
                 quality.append(psnr(drawn, batch))
@@ -67,7 +79,7 @@ class Bench:
                     hits += int((guesses == self.labels[first : first + len(batch)]).sum())
         return {
             **{"height": images.shape[-2], "width": images.shape[-1]},
-            **{"num_gaussians": num_gaussians, "looks": looks},
+            **setting,
             "psnr": torch.cat(quality).mean().item(),
             "top1": None if self.labels is None else hits / len(images),
             "ms_an_image": 1e3 * seconds / len(images),
@@ -102,6 +114,7 @@ def main() -> None:
     parser.add_argument("--aspects", type=float, nargs="*", default=[])
     parser.add_argument("--images", nargs="*", default=[], help="files, folders or quoted patterns")
     parser.add_argument("--count", type=int, default=750, help="how many test images, spread evenly")
+    parser.add_argument("--fit-steps", type=int, help="beside fits of so many steps")
     parser.add_argument("--name", default="looks", help="of the JSON file")
     options = parser.parse_args()
     bench = Bench(options.run, options.count, options.images)
@@ -109,12 +122,12 @@ def main() -> None:
     own, looks, side = encoder.num_gaussians, encoder.turns, bench.model.img_size
     rows = []
 
-    def tell(images: Tensor, num_gaussians: int, looks: int) -> None:
-        row = bench.measure(images, num_gaussians, looks)
+    def tell(row: dict[str, float | int | None]) -> None:
         rows.append(row)
+        looks = row["looks"] if "looks" in row else f"fit of {row['fit_steps']} steps"
         top1 = "–" if row["top1"] is None else f"{100 * row['top1']:.1f}"
         print(
-            f"| {row['height']}x{row['width']} | {num_gaussians} | {looks} | {row['psnr']:.2f} | {top1} "
+            f"| {row['height']}x{row['width']} | {row['num_gaussians']} | {looks} | {row['psnr']:.2f} | {top1} "
             f"| {row['ms_an_image']:.1f} |",
             flush=True,
         )
@@ -124,15 +137,17 @@ def main() -> None:
         "| pixels | Gaussians | looks | PSNR dB | top-1 % | ms an image |\n| --- | --- | --- | --- | --- | --- |"
     )
     for number in options.looks:
-        tell(bench.images, own, number)
+        tell(bench.measure(bench.images, own, number))
     for number in options.numbers:
-        tell(bench.images, number, looks)
+        tell(bench.measure(bench.images, number, looks))
     for size in options.sizes:
-        tell(bench.of_size(size, size), own, looks)
-        tell(bench.of_size(size, size), max(1, round(own * (size / side) ** 2)), looks)
+        tell(bench.measure(bench.of_size(size, size), own, looks))
+        tell(bench.measure(bench.of_size(size, size), max(1, round(own * (size / side) ** 2)), looks))
     for aspect in options.aspects:
         height, width = round(side * aspect**0.5), round(side / aspect**0.5)
-        tell(bench.of_size(height, width), own, looks)
+        tell(bench.measure(bench.of_size(height, width), own, looks))
+    if options.fit_steps:
+        tell(bench.fit(own, options.fit_steps))
     settings = {"run": options.run.name, "images": len(bench.images), "model": bench.model.card.name}
     print(f"\n{write_results(options.name, settings, rows)}")
 
