@@ -77,6 +77,10 @@ def test_what_is_wrong_is_refused_and_nothing_written(tmp_path, monkeypatch, cap
         export(patches, tmp_path / "a.txt")
     with pytest.raises(InputError, match="precision='int8' needs format='onnx', got pt2"):
         export(patches, tmp_path / "a.pt2", precision="int8")
+    with pytest.raises(InputError, match=r"a\.pt2: format='onnx' is not what this name ends in"):
+        export(patches, tmp_path / "a.pt2", format="onnx")
+    with pytest.raises(InputError, match="a folder; name the file"):
+        export(patches, tmp_path, format="pt2")
     monkeypatch.setattr("gvit.export.TOLERANCE", -1.0)
     with pytest.raises(InputError, match="off by"):
         export(patches, tmp_path / "a.pt2")
@@ -89,11 +93,16 @@ def test_what_is_wrong_is_refused_and_nothing_written(tmp_path, monkeypatch, cap
 def test_the_command_line_says_what_it_has_verified(denoising, tmp_path, monkeypatch, capsys):
     gvit.save_model(denoising, tmp_path / "mine.safetensors")
     monkeypatch.chdir(tmp_path)
-    assert main(["export", "mine.safetensors", "--format", "pt2", "--part", "classifier"]) == 0
-    printed = capsys.readouterr().out
-    assert printed.startswith(
-        "mine-classifier.pt2  gaussians batch x 6 x 9 -> logits\nverified with a batch of 5: "
-    )
+    for given, written in (
+        (("--format", "pt2"), "mine-classifier.pt2"),
+        (("--out", "there/mine.pt2"), "there/mine.pt2"),  # what the name ends in
+    ):
+        assert main(["export", "mine.safetensors", "--part", "classifier", *given]) == 0
+        printed = capsys.readouterr().out
+        assert printed.startswith(
+            f"{written}  gaussians batch x 6 x 9 -> logits\nverified with a batch of 5: "
+        )
+        assert zipfile.is_zipfile(written)
 
 
 def test_float16_rounds_the_weights_of_linear_layers_and_nothing_else(denoising, tmp_path):

@@ -24,7 +24,7 @@ from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 
 from gvit.errors import InputError, first_line, option, wording
-from gvit.files import replacing
+from gvit.files import check_writable, replacing
 from gvit.models.base import ImageClassifier, evaluating
 from gvit.provenance import provenance
 from gvit.rendering.closed_form import picture
@@ -68,7 +68,7 @@ def export(
 
     Args:
         model: on the CPU; it comes back in the mode that it had.
-        path: of the file.
+        path: of the file; a folder that is not there is made.
         part: ``model``, images [B, 3, H, W] in [0, 1] to logits; ``encoder``, to raw Gaussians [B, K, 9];
             ``classifier``, from those to logits; ``picture``, images to the picture [B, 3, H, W] of their Gaussians.
             H, W and K are the model's own, B is any number.
@@ -79,12 +79,18 @@ def export(
 
     Raises:
         InputError: the model has no such part, can't be exported, or the program's results in float32 differ by
-            more than ``TOLERANCE``; nothing is written then. Or packages are missing.
+            more than ``TOLERANCE``; nothing is written then. Or packages are missing, the path is a folder, or ends in
+            the other format.
     """
     path = Path(path)
     kind = path.suffix.removeprefix(".") if format is None else format
     if kind not in get_args(Format):
         raise InputError(f"{option('format')} must be onnx or pt2, got {kind!r}")
+    if path.suffix in {f".{other}" for other in get_args(Format)} - {f".{kind}"}:
+        raise InputError(f"{path}: {option('format', kind)} is not what this name ends in")
+    if path.is_dir():
+        raise InputError(f"{path}: a folder; name the file")
+    check_writable(path.parent)
     if precision not in get_args(Precision):
         raise InputError(f"{option('precision')} must be {', '.join(get_args(Precision))}, got {precision!r}")
     if kind == "onnx":
@@ -111,6 +117,7 @@ def export(
     if precision != "float32":
         content = lower(content, precision)
         difference = float((_onnx_runner(content)(inputs) - wanted).abs().max())
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         partial.write_bytes(content)
     return Exported(path, difference, largest, _CHECKED, metadata | {"precision": precision})

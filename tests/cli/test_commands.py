@@ -234,7 +234,10 @@ def test_evaluate_takes_weights_files_and_names(run, labelled, tmp_path, capsys)
     assert (run / "evaluation-best" / "evaluation.json").exists()
     assert main(["evaluate", str(run), "--num-gaussians", "16", "--looks", "2"]) == 0
     worse = json.loads((run / "evaluation-16-gaussians-2-looks" / "evaluation.json").read_text())
-    assert worse["psnr"] < json.loads((run / "evaluation.json").read_text())["psnr"]
+    usual = json.loads((run / "evaluation.json").read_text())
+    assert worse["psnr"] < usual["psnr"]
+    assert (worse["num_gaussians"], worse["looks"]) == (16, 2)
+    assert (usual["num_gaussians"], usual["looks"]) == (12, gvit.load_model(run).encoder.turns)
 
 
 def test_evaluate_needs_classes_that_the_model_knows(run, labelled, tmp_path, capsys):

@@ -119,6 +119,7 @@ def test_a_patch_vit_and_an_encoder_alone_go_there_and_back(tmp_path):
 
 def test_the_card_tells_what_the_hub_reads_the_measures_and_how_to_load(model, tmp_path):
     measures = {"num_images": 40, "top1": 0.875, "top5": None, "psnr": 30.25, "ssim": 0.9}
+    measures |= {"num_gaussians": 12, "looks": None}
     run = tmp_path / "run"
     run.mkdir()
     (run / "evaluation.json").write_text(json.dumps(measures | {"class_names": list(model.card.class_names)}))
@@ -133,7 +134,7 @@ def test_the_card_tells_what_the_hub_reads_the_measures_and_how_to_load(model, t
     for line in (
         "# cats",
         "Tells *cats*.",
-        "On 40 test images.",
+        "On 40 test images, with 12 Gaussians.",
         "| top-1 | 87.50 % |",
         "| PSNR | 30.250 dB |",
     ):

@@ -88,6 +88,8 @@ def run(args: list[str]) -> int:
         print(json.dumps(assessed.to_dict(), indent=2))
         return 0
     print(f"images  {result.num_images}")
+    if (options.num_gaussians, options.looks) != (None, None):
+        print(f"of      {assessed.num_gaussians} Gaussians, {assessed.looks} looks")
     if result.top1 is not None:
         print(f"top-1   {100 * result.top1:.2f} %")
     if result.top5 is not None:

@@ -19,7 +19,7 @@ class Options:
 
     Attributes:
         run: run folder, model.safetensors file, or pretrained model.
-        format: onnx, or pt2 for torch.export.load.
+        format: onnx, or pt2 for torch.export.load; what --out ends in, else onnx, when not given.
         part: model (images to logits), encoder (images to raw Gaussians), classifier (raw Gaussians to logits) or
             picture (images to the picture of their Gaussians).
         precision: float32; of onnx also float16 (weights in half precision) or int8 (linear layers in 8 bits).
@@ -27,7 +27,7 @@ class Options:
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
-    format: Literal["onnx", "pt2"] = "onnx"
+    format: Literal["onnx", "pt2"] | None = None
     part: Literal["model", "encoder", "classifier", "picture"] = "model"
     precision: Literal["float32", "float16", "int8"] = "float32"
     out: Path | None = None
@@ -41,6 +41,8 @@ def run(args: list[str]) -> int:
     from gvit.models.weights import load_model
 
     kind, precision = options.format, options.precision
+    if kind is None and (options.out is None or options.out.suffix not in (".onnx", ".pt2")):
+        kind = "onnx"
     marks = [mark for mark in (options.part, precision) if mark not in ("model", "float32")]
     name = "-".join([Path(options.run).resolve().name.removesuffix(".safetensors"), *marks])
     model = load_model(options.run)

@@ -18,6 +18,7 @@ _MEASURES = {
     "psnr": ("PSNR", "dB", 1),
     "ssim": ("SSIM", "", 1),
 }
+_DRAWN = {"num_gaussians": "Gaussians", "looks": "looks"}
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class Told:
         return "\n\n".join(part for part in parts if part) + "\n"
 
     def _example(self, model: Any) -> str:
-        lines = ["import gvit  # pip install gvit", "", f"model = gvit.load_model({json.dumps(self.place)})"]
+        lines = ["import gvit", "", f"model = gvit.load_model({json.dumps(self.place)})"]
         if model.reads == "gaussians":
             lines += ['logits = model.classify(gvit.Gaussians.load("image.safetensors"))']
         elif model.card.encoder_only or not model.num_classes:
@@ -102,6 +103,7 @@ def _numbers(model: Any, place: str | Path | None) -> str:
             if found[key] is not None
         ]
         count = int(found["num_images"])
+        drawn = [f"{int(found[key])} {what}" for key, what in _DRAWN.items() if found.get(key) is not None]
     except FileNotFoundError:
         raise InputError(f"{file}: not found; 'gvit evaluate' writes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -109,7 +111,8 @@ def _numbers(model: Any, place: str | Path | None) -> str:
     known = list(model.card.class_names) or names
     if not model.card.encoder_only and (known != names or len(names) != model.num_classes):
         raise InputError(f"{file}: is of a model with other classes")
-    return f"## Numbers\n\nOn {count} test images.\n\n| | |\n| --- | --- |\n" + "\n".join(rows)
+    told = f", with {' and '.join(drawn)}" if drawn else ""
+    return f"## Numbers\n\nOn {count} test images{told}.\n\n| | |\n| --- | --- |\n" + "\n".join(rows)
 
 
 def config(model: Any) -> str:

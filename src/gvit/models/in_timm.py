@@ -169,6 +169,8 @@ def _run(args: list[str]) -> None:
 
     if not args:
         sys.exit("usage: python -m gvit.models.in_timm SCRIPT [ARGUMENT...]")
+    if not Path(args[0]).is_file():
+        sys.exit(f"{args[0]}: no such file; train.py and validate.py are in timm's repository")
     sys.argv = args
     sys.path[0] = str(Path(args[0]).resolve().parent)
     runpy.run_path(args[0], run_name="__main__")

@@ -53,6 +53,9 @@ class Assessment:
         mistakes: images taken for another class, the most confident first.
         keys: what each image is called.
         folder: where the files are.
+        model: its name.
+        num_gaussians: of each image; None where the model draws none.
+        looks: of the encoder at its own picture; None where it has none.
     """
 
     evaluation: Evaluation
@@ -60,6 +63,9 @@ class Assessment:
     mistakes: list[Mistake]
     keys: list[str]
     folder: Path
+    model: str
+    num_gaussians: int | None
+    looks: int | None
 
     @property
     def files(self) -> list[Path]:
@@ -69,7 +75,9 @@ class Assessment:
     def to_dict(self) -> dict[str, Any]:
         """What ``evaluation.json`` holds."""
         per_class = self.evaluation.per_class(self.class_names)
+        numbers = {"model": self.model, "num_gaussians": self.num_gaussians, "looks": self.looks}
         return asdict(self.evaluation) | {
+            **numbers,
             "class_names": self.class_names,
             "per_class": [asdict(result) for result in per_class],
         }
@@ -199,6 +207,7 @@ def assess(
     )
     broken = samples.errors(measured["broken"].nonzero().flatten().tolist())
     classes = 0 if model.card.encoder_only else model.num_classes
+    encoder = model.encoder
     result = replace(summarize(measured, classes), broken=[for_python(one.error) for one in broken])
     assessed = Assessment(
         result,
@@ -206,6 +215,9 @@ def assess(
         mistakes(measured) if classes else [],
         list(samples.source.keys),
         folder,
+        model.card.name,
+        None if encoder is None else num_gaussians or encoder.num_gaussians,
+        None if encoder is None or not encoder.any_number else looks or encoder.turns,
     )
     _write(assessed, samples, model)
     return assessed
