@@ -40,6 +40,9 @@ def test_a_run_keeps_which_images_it_tests_with(tmp_path):
     assert (len(recorded["train"]), len(recorded["test"])) == (16, 4)
     write(photos / "cat", 30)  # of which a fifth would be new in the test, and others no longer
     assert resume(out) == assess(out).evaluation == whole
+    shares: list[float] = []
+    assess(out, batch_size=3, progress=shares.append)
+    assert shares == [0.75, 1]
     assert json.loads((out / "split.json").read_text()) == recorded
     assert list(load_with_test_images(Run.open(out))[1].source.keys) == recorded["test"]
     again = train(config, out, overwrite=True)  # a new run is of what is there now

@@ -68,19 +68,22 @@ def run(args: list[str]) -> int:
     if options.data_dir is not None:
         warn_of_left_out([options.data_dir])
 
+    from gvit.progress import ProgressBar
     from gvit.training.report import assess
 
-    assessed = assess(
-        options.run,
-        options.batch_size,
-        find_device(options.device),
-        data_dir=options.data_dir,
-        dataset=options.dataset,
-        out=options.out,
-        broken_test_images=options.broken_test_images,
-        num_gaussians=options.num_gaussians,
-        looks=options.looks,
-    )
+    with ProgressBar("evaluating", 1.0) as bar:
+        assessed = assess(
+            options.run,
+            options.batch_size,
+            find_device(options.device),
+            data_dir=options.data_dir,
+            dataset=options.dataset,
+            out=options.out,
+            broken_test_images=options.broken_test_images,
+            num_gaussians=options.num_gaussians,
+            looks=options.looks,
+            progress=bar.update,
+        )
     result = assessed.evaluation
     for error in result.broken:
         print(f"gvit: broken, counted as wrong: {printable(error)}", file=sys.stderr)

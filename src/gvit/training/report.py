@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -168,6 +168,7 @@ def assess(
     broken_test_images: Literal["fail", "wrong"] | None = None,
     num_gaussians: int | None = None,
     looks: int | None = None,
+    progress: Callable[[float], None] | None = None,
 ) -> Assessment:
     """Measure a model on labelled images, and write down what was found.
 
@@ -186,6 +187,7 @@ def assess(
             as in the run, and fail without one.
         num_gaussians: see ``GViT.encode``; None for the model's own number.
         looks: see ``GViT.encode``; None for as many as in training.
+        progress: is called after each batch with the share of the images that have been measured.
 
     Raises:
         InputError: there is no model, no images, one that cannot be read, or images of classes that the model does not
@@ -202,9 +204,10 @@ def assess(
         check_classifies(model)
     usual = "fail" if run is None else run.load_config().broken.broken_test_images
     samples.mark_broken = (broken_test_images or usual) == "wrong"
-    measured = measure(
-        model.to(device), evaluation_loader(samples, batch_size), num_gaussians=num_gaussians, looks=looks
-    )
+    batches: Iterable[tuple[Tensor, Tensor]] = evaluation_loader(samples, batch_size)
+    if progress is not None:
+        batches = _told(batches, len(samples), progress)
+    measured = measure(model.to(device), batches, num_gaussians=num_gaussians, looks=looks)
     broken = samples.errors(measured["broken"].nonzero().flatten().tolist())
     classes = 0 if model.card.encoder_only else model.num_classes
     encoder = model.encoder
@@ -221,6 +224,17 @@ def assess(
     )
     _write(assessed, samples, model)
     return assessed
+
+
+def _told(
+    batches: Iterable[tuple[Tensor, Tensor]], total: int, progress: Callable[[float], None]
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The same batches; of each is told when the next is asked for."""
+    done = 0
+    for inputs, labels in batches:
+        yield inputs, labels
+        done += len(labels)
+        progress(done / total)
 
 
 def find_run(place: Path) -> Run | None:
