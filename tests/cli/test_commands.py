@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import gvit
+from forked import Forked
 from gvit.cli import main
 from gvit.cli.parsing import flags_of
 from gvit.cli.train import NewRun
@@ -442,13 +443,12 @@ def _environment(**changes: str) -> dict[str, str]:
 
 def test_an_interruption_is_saved_and_says_how_to_go_on(tmp_path):
     """A real process, a real signal, once training has begun."""
-    command = [sys.executable, "-m", "gvit", "train", "--num-gaussians", "8", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment())
+    process = Forked("-m", "gvit", "train", "--num-gaussians", "8", "--out", tmp_path / "run")
     while process.poll() is None and '"step"' not in _text(tmp_path / "run" / "metrics.jsonl"):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    status, _, errors = process.communicate(timeout=60)
+    assert status == 130
     assert errors.splitlines()[-1].endswith(f"go on with: gvit train --resume {tmp_path / 'run'}")
     assert "Traceback" not in errors
     assert gvit.load_model(tmp_path / "run").encoder.num_gaussians == 8

@@ -5,15 +5,12 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-import gvit
+from forked import Forked
 from gvit.cli import main
 from gvit.errors import InputError
 from gvit.recipes import RECIPES, load_recipe
@@ -203,14 +200,7 @@ def test_a_picture_is_drawn_of_runs_that_are_there(finished, tmp_path, monkeypat
 def test_terminated_it_saves_and_says_how_to_go_on(kill, tmp_path):
     long = ["table1b", "--recipe", "debug", "--epochs", "12", "--seeds", "1", "--jobs", "1"]
     long += ["--out", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
-    environment = os.environ | {"PYTHONPATH": str(Path(gvit.__file__).parents[1])}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gvit", "reproduce", *long],
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-        start_new_session=True,
-    )
+    process = Forked("-m", "gvit", "reproduce", *long, new_session=True)
 
     def steps() -> int:
         """That a run has logged so far."""
@@ -221,9 +211,8 @@ def test_terminated_it_saves_and_says_how_to_go_on(kill, tmp_path):
     while steps() < 30 and time.monotonic() < until:
         time.sleep(0.2)
     kill(process.pid, signal.SIGTERM)  # taken for Ctrl-C
-    assert process.wait(timeout=60) == 130
-    assert process.stderr is not None
-    said = process.stderr.read()
+    status, _, said = process.communicate(timeout=60)
+    assert status == 130
     assert said.endswith("stopped, saved; the same command goes on\n")
     assert "Traceback" not in said
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
