@@ -94,6 +94,7 @@ def _become(
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND), number)
     os.environ.clear()
     os.environ.update(environment)
+    tempfile.tempdir = None  # another one, maybe
     if cwd is not None:
         os.chdir(cwd)
     if processes == 1:

@@ -306,8 +306,10 @@ def test_an_added_step_comes_after_an_ordinary_one_of_the_same_batch(kind):
 
 
 def test_a_phase_without_guided_steps_ends_as_a_longer_classify_phase_and_tells_what_moved(tmp_path):
-    train(with_(schedule={"guided_steps": "none"}), tmp_path / "none")
-    train(with_(schedule={"classify_epochs": 2.75, "guide_epochs": 0}), tmp_path / "longer")
+    large = {"img_size": 32}  # where Gaussians move by more than a pixel
+    train(with_(model=large, schedule={"guided_steps": "none"}), tmp_path / "none")
+    longer = {"classify_epochs": 2.75, "guide_epochs": 0}
+    train(with_(model=large, schedule=longer), tmp_path / "longer")
     expected, found = weights(tmp_path / "longer"), weights(tmp_path / "none")
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     last, other = (metrics(tmp_path / name)[-1] for name in ("none", "longer"))
