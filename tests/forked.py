@@ -9,18 +9,26 @@ import runpy
 import subprocess
 import sys
 import tempfile
+from multiprocessing.context import ForkServerContext
 from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from unittest import mock
 
-_CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(
-    [
-        *("gvit.cli.train", "gvit.training.train", "gvit.training.observers", "torch.distributed.run"),
-        *("sklearn.datasets", "matplotlib.backends.backend_agg"),
-    ]
-)
 _ALONE = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+
+def context() -> ForkServerContext:
+    """Makes such processes."""
+    made = multiprocessing.get_context("forkserver")
+    made.set_forkserver_preload(
+        [
+            *("gvit.cli.train", "gvit.training.train", "gvit.training.observers", "torch.distributed.run"),
+            *("sklearn.datasets", "matplotlib.backends.backend_agg"),
+        ]
+    )
+    with mock.patch.dict(os.environ, _ALONE | {"PYTHONPATH": os.pathsep.join(sys.path)}):
+        ensure_running()
+    return made
 
 
 class Forked:
@@ -45,13 +53,11 @@ class Forked:
         new_session: bool = False,
         environment: dict[str, str] | None = None,
     ) -> None:
-        with mock.patch.dict(os.environ, _ALONE | {"PYTHONPATH": os.pathsep.join(sys.path)}):
-            ensure_running()
         self._outputs = tempfile.TemporaryDirectory()
         self._files = [Path(self._outputs.name, name) for name in ("stdout", "stderr")]
         changed = os.environ | _ALONE | {"PYTHONPATH": os.pathsep.join(sys.path)} | (environment or {})
         arguments = ([str(part) for part in program], processes, cwd, new_session, changed, self._files)
-        self._process = _CONTEXT.Process(target=_become, args=arguments)
+        self._process = context().Process(target=_become, args=arguments)
         self._process.start()
         self.pid = self._process.pid
 

@@ -48,7 +48,7 @@ def run(tmp_path_factory) -> Path:
         "--classify-epochs",
         "8",
     ]
-    small = ["--num-gaussians", "12", "--batch-size", "32", "--guide-epochs", "1"]
+    small = ["--num-gaussians", "12", "--looks", "3", "--batch-size", "32", "--guide-epochs", "1"]
     assert main(["train", "digits", *flags, *small, "--out", str(folder)]) == 0
     return folder
 

@@ -280,7 +280,7 @@ def test_an_interrupted_run_of_the_first_version_goes_on(finished, tmp_path):
     run.save_checkpoint(state)
     card = asdict(gvit.load_model(folder).card)
     card["name"] = "gvit_tiny"  # as it was called
-    card["kwargs"] = {"num_gaussians": 8, "drop_path_rate": 0.1, "num_classes": 10}
+    card["kwargs"] = {"img_size": 16, "num_gaussians": 8, "drop_path_rate": 0.1, "num_classes": 10}
     save_file(gvit.load_model(folder).state_dict(), run.weights_file, {"gvit.model": json.dumps(card)})
     resume(folder)
     assert_same_run(finished, folder)
@@ -494,6 +494,9 @@ def test_compiled_networks_train_to_the_same_weights(tmp_path, monkeypatch):
         return Source(whole.load, whole.labels[: {"train": 32, "test": 8}[split]], whole.class_names)
 
     monkeypatch.setitem(SOURCES, "few_digits", eights)
+    shallow = registry._ENTRIES["gvit_tiny_denoising"]
+    parts = shallow.architecture.with_arguments(depth=1, encoder_depth=1)
+    monkeypatch.setitem(registry._ENTRIES, "gvit_tiny_denoising", replace(shallow, architecture=parts))
     monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
     train(with_(compute={"compile": True}, model={"drop_path_rate": 0.0}), tmp_path / "compiled")
     assert compiled == ["DenoisingEncoder", "ViT"]
