@@ -5,6 +5,7 @@ They are forked from a process that has imported gvit and done nothing else; see
 
 import multiprocessing
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -101,6 +102,9 @@ def _become(
     os.environ.clear()
     os.environ.update(environment)
     tempfile.tempdir = None  # another one, maybe
+    # what it is to be, compiler or interpreter, the environment tells while it is imported
+    for name in [name for name in sys.modules if re.match(r"triton(?!\._C)\b", name)]:
+        del sys.modules[name]
     if cwd is not None:
         os.chdir(cwd)
     if processes == 1:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "rendering"))
 from scenes import SCENES, Comparison, Scene, compare, random_scene
 
+from forked import Forked
 from gvit.rendering import cuda, rasterize
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -174,25 +174,12 @@ def test_passes_opcheck(backend):
 @pytest.mark.skipif(INTERPRETED or ON_GPU, reason="cuda is among the backends of this process")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_cuda_under_the_interpreter():
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n0",
-        "-q",
-        "-x",
-        "-k",
-        "cuda",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-    ]
-    ran = subprocess.run(
-        command,
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+    # annotations are checked in this process
+    flags = ["-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-q", "-x", "-k", "cuda"]
+    status, printed, complained = Forked(
+        *("-m", "pytest", *flags, __file__),
         cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    assert "passed" in ran.stdout
+        environment={"TRITON_INTERPRET": "1"},
+    ).communicate()
+    assert status == 0, printed[-4000:] + complained[-2000:]
+    assert "passed" in printed
