@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -498,6 +499,8 @@ def test_compiled_networks_train_to_the_same_weights(tmp_path, monkeypatch):
     parts = shallow.architecture.with_arguments(depth=1, encoder_depth=1)
     monkeypatch.setitem(registry._ENTRIES, "gvit_tiny_denoising", replace(shallow, architecture=parts))
     monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
+    # checks of annotations, which users don't have, would be traced with the rest
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     train(with_(compute={"compile": True}, model={"drop_path_rate": 0.0}), tmp_path / "compiled")
     assert compiled == ["DenoisingEncoder", "ViT"]
     train(with_(model={"drop_path_rate": 0.0}), tmp_path / "plain")
