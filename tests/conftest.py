@@ -9,13 +9,9 @@ sys.path.insert(0, str(Path(__file__).parent))  # for pretrained_models, which t
 
 # these take longest: begun first, they leave no core idle at the end
 _LONG = (
-    *("training/test_loop.py", "training/test_distributed.py", "contracts/test_rendering_backends.py"),
-    *(
-        "reproduction/test_reproduce.py",
-        "reproduction/test_jobs.py",
-        "test_readme.py",
-        "cli/test_commands.py",
-    ),
+    *("training/test_distributed.py", "cli/test_commands.py", "training/test_loop.py"),
+    *("reproduction/test_reproduce.py", "test_readme.py", "training/test_guidance.py"),
+    *("contracts/test_rendering_backends.py", "benchmarks/test_gpu_scripts.py", "contracts/test_models.py"),
 )
 
 

@@ -3,41 +3,35 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+
+from forked import Forked
 
 ROOT = Path(__file__).parents[2]
 SCRIPTS = ROOT / "benchmarks" / "gpu"
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def run(script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT / "src"),
-        "OMP_NUM_THREADS": "1",
-        "NUMBA_NUM_THREADS": "1",
-    }
-    command = [sys.executable, str(SCRIPTS / f"{script}.py"), *arguments]
-    return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True)
+def run(script: str, *arguments: str) -> tuple[int, str, str]:
+    """Exit status, what it prints, and what it complains of."""
+    return Forked(SCRIPTS / f"{script}.py", *arguments, cwd=ROOT).communicate()
 
 
 def dry_run(out: Path, script: str, *arguments: str) -> tuple[dict, str]:
     """What a dry run writes and prints; it writes nowhere else."""
     before = {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()}
-    ran = run(script, *arguments, "--dry-run", "--out", str(out))
-    assert ran.returncode == 0, ran.stderr
+    status, printed, complained = run(script, *arguments, "--dry-run", "--out", str(out))
+    assert status == 0, complained
     assert {path: path.stat().st_mtime_ns for path in RESULTS.iterdir()} == before
     (file,) = out.glob("gpu_*.json")
     content = json.loads(file.read_text())
     assert content["settings"]["dry_run"] is True
     assert content["provenance"].keys() >= {"commit", "gpu", "versions"}
-    assert "\n| --- |" in ran.stdout
-    return content, ran.stdout
+    assert "\n| --- |" in printed
+    return content, printed
 
 
 def test_renderer_accuracy(tmp_path):
@@ -91,14 +85,16 @@ def test_classify_trains_nothing_twice(tmp_path):
 
 
 def test_classify_without_time_has_an_empty_table(tmp_path):
-    ran = run("classify", "cifar10", "--dry-run", "--out", str(tmp_path), "--minutes", "0")
-    assert ran.returncode == 0, ran.stderr
-    assert "18 of 18 runs not begun" in ran.stdout
+    status, printed, complained = run(
+        "classify", "cifar10", "--dry-run", "--out", str(tmp_path), "--minutes", "0"
+    )
+    assert status == 0, complained
+    assert "18 of 18 runs not begun" in printed
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_line():
-    ran = run("renderer_speed")
-    assert ran.returncode == 2
-    assert len(ran.stderr.splitlines()) == 1
-    assert "needs a GPU" in ran.stderr
+    status, _, complained = run("renderer_speed")
+    assert status == 2
+    assert len(complained.splitlines()) == 1
+    assert "needs a GPU" in complained

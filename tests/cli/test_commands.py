@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 import gvit
+from forked import Forked
 from gvit.cli import main
 from gvit.cli.parsing import flags_of
 from gvit.cli.train import NewRun
@@ -39,7 +40,7 @@ def run(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "digits"
     flags = [
         "--epochs",
-        "3",
+        "1",
         "--reconstruct-epochs",
         "1",
         "--perceptual-epochs",
@@ -47,7 +48,7 @@ def run(tmp_path_factory) -> Path:
         "--classify-epochs",
         "8",
     ]
-    small = ["--num-gaussians", "12", "--batch-size", "32", "--guide-epochs", "1"]
+    small = ["--num-gaussians", "12", "--looks", "3", "--batch-size", "32", "--guide-epochs", "1"]
     assert main(["train", "digits", *flags, *small, "--out", str(folder)]) == 0
     return folder
 
@@ -301,8 +302,8 @@ def test_bad_runs(run, tmp_path, capsys):
 def test_a_run_that_goes_on_keeps_its_settings(run, capsys):
     told = "cannot be given with --resume: a run goes on with its own settings"
     assert fails(capsys, "train", "--resume", run, "--base-lr", 3) == f"--base-lr {told}"
-    assert fails(capsys, "train", "--resume", run, "--epochs", 2).startswith(
-        "--epochs 2: the run has 3 epochs"
+    assert fails(capsys, "train", "--resume", run, "--epochs", 0.5).startswith(
+        "--epochs 0.5: the run has 1 epoch"
     )
     assert fails(capsys, "train", "--resume", run, "--overwrite") == f"--overwrite {told}"
     assert fails(capsys, "train", "digits", "--resume", run) == f"the recipe digits {told}"
@@ -445,13 +446,12 @@ def _environment(**changes: str) -> dict[str, str]:
 
 def test_an_interruption_is_saved_and_says_how_to_go_on(tmp_path):
     """A real process, a real signal, once training has begun."""
-    command = [sys.executable, "-m", "gvit", "train", "--num-gaussians", "8", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=_environment())
+    process = Forked("-m", "gvit", "train", "--num-gaussians", "8", "--out", tmp_path / "run")
     while process.poll() is None and '"step"' not in _text(tmp_path / "run" / "metrics.jsonl"):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
+    status, _, errors = process.communicate(timeout=60)
+    assert status == 130
     assert errors.splitlines()[-1].endswith(f"go on with: gvit train --resume {tmp_path / 'run'}")
     assert "Traceback" not in errors
     assert gvit.load_model(tmp_path / "run").encoder.num_gaussians == 8

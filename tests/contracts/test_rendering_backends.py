@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[1] / "rendering"))
 from scenes import SCENES, Comparison, Scene, compare, random_scene
 
+from forked import Forked
 from gvit.rendering import cuda, rasterize
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -35,8 +35,8 @@ def all_bands(height: int, rows: int) -> list[tuple[int, int]]:
 SMALL = [
     (1, 1, 1, 1, 1, None),
     (2, 7, 5, 3, 3, None),
-    (2, 20, 9, 17, 5, None),
-    (1, 12, 16, 16, 32, None),
+    (2, 9, 9, 17, 5, None),
+    (1, 6, 8, 9, 32, None),
 ]
 LARGE = [
     (64, 32, 32, 32, 3, None),
@@ -153,11 +153,12 @@ def test_nothing_to_draw(backend):
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_repeats_are_bit_identical(backend):
-    count = 6 if INTERPRETED else 200
+    # of four tiles, each of the interpreter's takes a second
+    count, height, width = (6, 12, 15) if INTERPRETED else (200, 20, 30)
     results = []
     for _ in range(2 if INTERPRETED else 3):
-        scene = [t.requires_grad_() for t in on_device(random_scene(2, count, 20, 30), backend)]
-        image, _ = rasterize(*scene[:4], 20, 30, background=scene[4], backend=backend)
+        scene = [t.requires_grad_() for t in on_device(random_scene(2, count, height, width), backend)]
+        image, _ = rasterize(*scene[:4], height, width, background=scene[4], backend=backend)
         results.append([image, *torch.autograd.grad(image.square().sum(), scene)])
     for result in results[1:]:
         assert all(map(torch.equal, result, results[0]))
@@ -173,25 +174,12 @@ def test_passes_opcheck(backend):
 @pytest.mark.skipif(INTERPRETED or ON_GPU, reason="cuda is among the backends of this process")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="needs triton")
 def test_cuda_under_the_interpreter():
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-n0",
-        "-q",
-        "-x",
-        "-k",
-        "cuda",
-        "-p",
-        "no:cacheprovider",
-        __file__,
-    ]
-    ran = subprocess.run(
-        command,
-        env=os.environ | {"TRITON_INTERPRET": "1"},
+    # annotations are checked in this process
+    flags = ["-o", "addopts=--import-mode=importlib", "-p", "no:cacheprovider", "-q", "-x", "-k", "cuda"]
+    status, printed, complained = Forked(
+        *("-m", "pytest", *flags, __file__),
         cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    assert "passed" in ran.stdout
+        environment={"TRITON_INTERPRET": "1"},
+    ).communicate()
+    assert status == 0, printed[-4000:] + complained[-2000:]
+    assert "passed" in printed

@@ -10,6 +10,7 @@ import pytest
 import torch
 from scenes import random_scene
 
+from forked import Forked
 from gvit.rendering import rasterize
 from gvit.rendering.cpu import _cache_directory
 
@@ -77,16 +78,6 @@ def test_a_forked_process_may_draw(any_threads):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def run(code, **environment):
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        env=os.environ | {"PYTHONPATH": str(SOURCE)} | environment,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-
-
 DRAW = """
 import torch, gvit
 print(gvit.render(gvit.Gaussians(torch.zeros(1, 4, 9)), 8, 8).sum().item())
@@ -100,11 +91,14 @@ def test_unwritable_folders_and_one_compilation(tmp_path):
         (tmp_path / variable).touch()
     places = {name: str(tmp_path / name / "x") for name in ("HOME", "NUMBA_CACHE_DIR", "XDG_CACHE_HOME")}
     (tmp_path / "temporary").mkdir()
-    first = run(DRAW, **places, TMPDIR=str(tmp_path / "temporary"))
-    second = run(DRAW, **places, TMPDIR=str(tmp_path / "temporary"))
-    assert first.stderr.count("compiles its CPU renderer") == 1
-    assert second.stderr == ""
-    assert first.stdout == second.stdout
+    (tmp_path / "draw.py").write_text(DRAW)
+    places["TMPDIR"] = str(tmp_path / "temporary")
+    (_, first, told), (_, second, told_again) = (
+        Forked(tmp_path / "draw.py", environment=places).communicate() for _ in range(2)
+    )
+    assert told.count("compiles its CPU renderer") == 1
+    assert told_again == ""
+    assert first == second
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the user's cache folder has another name elsewhere")
@@ -118,7 +112,10 @@ def test_kernels_are_kept_in_numbas_folder_or_else_in_the_users(tmp_path, monkey
 
 
 def test_importing_is_light():
-    done = run(
+    code = (
         "import sys, gvit.rendering; print([m for m in ('numba', 'triton', 'llvmlite') if m in sys.modules])"
     )
+    environment = os.environ | {"PYTHONPATH": str(SOURCE)}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

@@ -87,7 +87,10 @@ def test_every_launch_compiles(compiled, size):
     assert {kernel.metadata.shared for kernels in compiled.values() for kernel in kernels} == {0}
 
 
-def test_large_tiles_and_lists_of_known_length_compile(compiled, monkeypatch):
+def test_large_tiles_and_lists_of_known_length_compile_and_nothing_is_spilled(
+    compiled, monkeypatch, tmp_path
+):
+    """A warp keeps its tile in registers: memory of its own would be slow."""
     monkeypatch.setattr(cuda, "_FEW_TILES", 0)
     monkeypatch.setattr(cuda, "_ROOMY", 0)
     # nothing has been counted
@@ -95,12 +98,6 @@ def test_large_tiles_and_lists_of_known_length_compile(compiled, monkeypatch):
     draw(2, 5, 40, 30, 3)
     assert compiled.keys() == KERNELS
     assert len(compiled["list_entries"]) == 4  # counted, then written, twice
-
-
-def test_nothing_is_spilled(compiled, monkeypatch, tmp_path):
-    """A warp keeps its tile in registers: memory of its own would be slow."""
-    monkeypatch.setattr(cuda, "_FEW_TILES", 0)
-    draw(1, 5, 40, 30, 3)
     for name, kernels in compiled.items():
         for kernel in kernels:
             assert kernel.metadata.shared == 0, name  # and needs no other warp

@@ -1,8 +1,6 @@
 """The operators inside PyTorch: compiled, exported, in half precision; inputs left alone."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ import torch
 from scenes import random_scene
 from torch import nn
 
+from forked import Forked
 from gvit import Gaussians, fit, render
 from gvit.rendering import rasterize
 
@@ -21,27 +20,14 @@ unchecked_only = pytest.mark.skipif(not UNCHECKED, reason="run by test_compiles_
 
 @pytest.mark.skipif(UNCHECKED, reason="this is that process")
 def test_compiles_and_explains_when_unchecked():
-    ran = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-o",
-            "addopts=",
-            "-p",
-            "no:cacheprovider",
-            "-k",
-            "compile or wrong_types",
-            __file__,
-        ],
-        env=os.environ | {"GVIT_TEST_UNCHECKED": "1"},
+    flags = ["-q", "-o", "addopts=", "-p", "no:cacheprovider", "-k", "compile or wrong_types"]
+    status, printed, complained = Forked(
+        *("-m", "pytest", *flags, __file__),
         cwd=Path(__file__).parents[2],
-        capture_output=True,
-        text=True,
-    )
-    assert ran.returncode == 0, ran.stdout[-4000:] + ran.stderr[-2000:]
-    assert "4 passed" in ran.stdout
+        environment={"GVIT_TEST_UNCHECKED": "1"},
+    ).communicate()
+    assert status == 0, printed[-4000:] + complained[-2000:]
+    assert "4 passed" in printed
 
 
 class Painter(nn.Module):

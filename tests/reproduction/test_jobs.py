@@ -19,7 +19,14 @@ from gvit.training.run import Run
 from gvit.training.setup import set_up
 from gvit.training.train import Interrupted, train
 
-DEBUG = load_recipe("debug")  # 5 steps a phase
+DEBUG = change(load_recipe("debug"), model={"img_size": 16})  # 5 steps a phase
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch):
+    """A run's report and curves take longer than a short run."""
+    for drawn in ("write_report", "write_curves"):
+        monkeypatch.setattr(f"gvit.training.train.{drawn}", lambda run: None)
 
 
 def silent(share: float) -> None: ...

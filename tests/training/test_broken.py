@@ -1,9 +1,6 @@
 """Runs on folders in which files are really damaged."""
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import torch
 from PIL import Image
 
 import gvit
+from forked import forked
 from gvit.cli import main
 from gvit.errors import InputError
 from gvit.training.config import (
@@ -193,12 +191,7 @@ def test_two_processes_know_of_each_others_broken_images(photographs, tmp_path):
         *("--mixup", "0.8", "--cutmix", "1", "--looks", "1", "--workers", "0"),
     ]
     assert main([*arguments, "--out", str(tmp_path / "one")]) == 0
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
-    program = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    subprocess.run(
-        [*program, "-m", "gvit", *arguments, "--out", str(tmp_path / "two")],
-        **{"env": environment, "check": True, "capture_output": True, "timeout": 240},
-    )
+    forked("-m", "gvit", *arguments, "--out", tmp_path / "two", processes=2)
     one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("one", "two"))
     assert one["broken"] == two["broken"]
     assert len(one["broken"]["train"]) == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from forked import Forked, forked
 from gvit.cli import main
 from gvit.recipes import debug
 from gvit.training.config import ComputeConfig, GuidanceConfig, TrainConfig
@@ -22,7 +23,7 @@ from gvit.training.train import train
 CONFIG = debug()
 CONFIG = replace(
     CONFIG,
-    model=replace(CONFIG.model, drop_path_rate=0.0),
+    model=replace(CONFIG.model, img_size=16, drop_path_rate=0.0),
     data=replace(CONFIG.data, batch_size=16),
     schedule=replace(CONFIG.schedule, epochs=20 / 89),
     compute=ComputeConfig("float64"),
@@ -49,8 +50,7 @@ TOGETHER = {
 }
 # the same for the command line
 ARGUMENTS = ["train", "debug", "--drop-path-rate", "0", "--batch-size", "16", "--epochs", str(20 / 89)]
-ARGUMENTS += ["--precision", "float64", "--warmup-epochs", "0.1", "--device", "cpu"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+ARGUMENTS += ["--img-size", "16", "--precision", "float64", "--warmup-epochs", "0.1", "--device", "cpu"]
 
 # trains every configuration of a folder by two processes; of the run "stumbling", the second one's numbers go bad
 TRAINING = """
@@ -61,11 +61,12 @@ import torch
 from torch.distributed.fsdp import FSDPModule
 
 import gvit
+import gvit.training.train as training
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import distribute, joined
 from gvit.training.task import Task
-from gvit.training.train import train
 
+training.write_report = training.write_curves = lambda run: None
 clean, step = Task._on_device, Task.step
 bad = {5, 11, 12, 13}  # once each
 
@@ -91,7 +92,8 @@ with joined("cpu") as (world, device):
     for file in sorted(Path(sys.argv[1]).glob("*.json")):
         if file.stem == "stumbling" and not world.is_main:
             Task.step, Task._on_device = stepped, poisoned
-        train(TrainConfig.from_json(file.read_text()), file.with_suffix(""), device=device, world=world)
+        config = TrainConfig.from_json(file.read_text())
+        training.train(config, file.with_suffix(""), device=device, world=world)
 """
 
 
@@ -101,17 +103,6 @@ MEASURES = {
     *("class_loss_after", "class_change", "class_change_predicted", "psnr_change", "guidance_weight"),
     "psnr_spent",
 }
-
-
-def command(*program: str) -> list[str]:
-    return [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", *program]
-
-
-def launch(*program: str) -> str:
-    """What the two processes print."""
-    done = subprocess.run(command(*program), env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 def checkpoint(folder: Path) -> dict:
@@ -139,7 +130,8 @@ def assert_close(folder: Path, expected: Path, tolerance: float) -> None:
 @pytest.fixture(scope="module", autouse=True)
 def _no_pictures():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gvit.training.train.write_report", lambda run: None)
+        for drawn in ("write_report", "write_curves"):
+            patch.setattr(f"gvit.training.train.{drawn}", lambda run: None)
         yield
 
 
@@ -161,7 +153,7 @@ def together(tmp_path_factory) -> Path:
         (folder / f"{name}.json").write_text(config.to_json())
     script = folder / "training.py"
     script.write_text(TRAINING)
-    launch(str(script), str(folder))
+    forked(script, folder, processes=2)
     return folder
 
 
@@ -233,24 +225,21 @@ def test_an_error_of_one_process_is_told_by_it_alone(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.json").touch()
     arguments = [*ARGUMENTS, "--out", str(tmp_path / "run")]
+    # by torchrun's own command, as people start it
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run(
-        command("-m", "gvit", *arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=240
+        [*torchrun, "-m", "gvit", *arguments], env=environment, capture_output=True, text=True, timeout=240
     )
     assert ended.returncode
     assert ended.stderr.count("already holds a run") == 1
     assert "[rank1]" not in ended.stderr  # no traceback of the one that waited
 
 
-def begun(folder: Path, *options: str) -> subprocess.Popen:
+def begun(folder: Path, *options: str) -> Forked:
     """A training by two processes that has saved for the first time."""
     arguments = [*ARGUMENTS, "--out", str(folder), "--eval-every", "0.1", *options]
-    training = subprocess.Popen(
-        command("-m", "gvit", *arguments),
-        env=ENVIRONMENT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    training = Forked("-m", "gvit", *arguments, processes=2)
     deadline = time.monotonic() + 120
     while not (folder / "checkpoint.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
@@ -271,7 +260,7 @@ def test_an_interrupted_sharded_run_goes_on_to_the_same_result(alone, tmp_path, 
     assert 0 < checkpoint(folder)["step"] < 20
     assert main(["train", "--resume", str(folder)]) == 2  # by one process there is nothing to shard
     assert capsys.readouterr().err.count("\n") == 1
-    printed = launch("-m", "gvit", "train", "--resume", str(folder))
+    printed = forked("-m", "gvit", "train", "--resume", folder, processes=2)
     assert printed.count("top-1") == 1  # the main process alone speaks
     assert_same_weights(folder, alone)
 
@@ -282,8 +271,8 @@ def test_where_a_process_is_killed_the_others_end_and_one_alone_goes_on(alone, t
     training = begun(folder)
     (rank, *_) = Path(f"/proc/{training.pid}/task/{training.pid}/children").read_text().split()[::-1]
     os.kill(int(rank), signal.SIGKILL)
-    _, told = training.communicate(timeout=60)
-    assert training.returncode not in (0, None)
+    status, _, told = training.communicate(timeout=60)
+    assert status
     assert "SIGKILL" in told or "another one did" in told
     assert 0 < checkpoint(folder)["step"] < 20
     assert main(["train", "--resume", str(folder), "--device", "cpu"]) == 0

@@ -4,22 +4,22 @@ import multiprocessing
 import os
 import resource
 import signal
-import subprocess
-import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from forked import Forked, forked
 from gvit.errors import InputError
 from gvit.recipes import debug
 from gvit.training.observers import Observer, Step
 from gvit.training.run import Run
 from gvit.training.train import resume, train
 
-CONFIG = debug()
+CONFIG = replace(debug(), model=replace(debug().model, img_size=16))
 
 
 class Act(Observer):
@@ -36,7 +36,10 @@ class Act(Observer):
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(CONFIG, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        for drawn in ("write_report", "write_curves"):
+            patch.setattr(f"gvit.training.train.{drawn}", lambda run: None)
+        train(CONFIG, folder)
     return folder
 
 
@@ -93,15 +96,15 @@ for _ in range(50):
 
 def test_a_process_killed_while_it_saves_leaves_the_last_whole_checkpoint(tmp_path):
     """What it was about to write is gone when the folder is used again."""
-    told = subprocess.run(
-        [sys.executable, "-c", KILLING, tmp_path], capture_output=True, text=True, check=True, timeout=100
-    )
-    lines = told.stdout.splitlines()
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (tmp_path / "killing.py").write_text(KILLING)
+    lines = forked(tmp_path / "killing.py", folder).splitlines()
     assert len(lines) == 50
     assert "whole checkpoint.pt checkpoint.pt.partial" in lines  # it was killed in the middle of it
-    (tmp_path / "film.partial").touch()  # somebody else's
-    Run(tmp_path).remove_partial()
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["checkpoint.pt", "film.partial"]
+    (folder / "film.partial").touch()  # somebody else's
+    Run(folder).remove_partial()
+    assert sorted(file.name for file in folder.iterdir()) == ["checkpoint.pt", "film.partial"]
 
 
 # sends itself two signals of a kind in the middle of saving, in a forked process for each kind
@@ -111,6 +114,7 @@ from pathlib import Path
 from gvit.cli.signals import stop_requests
 from gvit.training.run import Run
 run, whole = Run(Path(sys.argv[1])), torch.save
+run.folder.mkdir()
 run.save_checkpoint({"step": 1})
 
 def interrupted(state, file):
@@ -137,9 +141,8 @@ for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
 
 
 def test_a_second_signal_while_it_saves_breaks_no_file(tmp_path):
-    command = [sys.executable, "-c", TWICE, tmp_path]
-    told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=100)
-    assert told.stdout.split() == ["130", "1", "-15", "1", "-1", "1"]
+    (tmp_path / "twice.py").write_text(TWICE)
+    assert forked(tmp_path / "twice.py", tmp_path / "run").split() == ["130", "1", "-15", "1", "-1", "1"]
 
 
 def test_a_killed_loading_process_costs_no_step(finished, tmp_path):
@@ -174,9 +177,13 @@ def test_a_folder_is_one_run_s(tmp_path, monkeypatch):
 
 def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
     holding = "import sys, time; from pathlib import Path; from gvit.training.run import Run\n"
-    holding += "with Run(Path(sys.argv[1])).locked(): print('held', flush=True); time.sleep(60)"
-    process = subprocess.Popen([sys.executable, "-c", holding, tmp_path], stdout=subprocess.PIPE, text=True)
-    assert process.stdout.readline() == "held\n"
-    threading.Timer(0.5, process.kill).start()
+    holding += "with Run(Path(sys.argv[1])).locked(): Path(sys.argv[1], 'held').touch(); time.sleep(60)"
+    (tmp_path / "holding.py").write_text(holding)
+    process = Forked(tmp_path / "holding.py", tmp_path)
+    until = time.monotonic() + 60
+    while not (tmp_path / "held").exists() and time.monotonic() < until:
+        time.sleep(0.02)
+    threading.Timer(0.5, process.send_signal, [signal.SIGKILL]).start()
     with Run(tmp_path).locked():  # it waits a little
-        assert process.wait() == -signal.SIGKILL
+        status, *_ = process.communicate()
+        assert status == -signal.SIGKILL

@@ -32,7 +32,7 @@ from gvit.training.train import Interrupted, resume, train
 
 # 4 steps an epoch; a step of drawing, one of classifying, and ten guided ones
 CONFIG = TrainConfig(
-    model=ModelConfig("gvit_tiny_denoising", num_gaussians=8),
+    model=ModelConfig("gvit_tiny_denoising", img_size=16, num_gaussians=8),
     data=DataConfig("few_digits", batch_size=8, crop_mode="squash", hflip=False, min_crop=0.8),
     schedule=ScheduleConfig(
         **{"reconstruct_epochs": 0.25, "perceptual_epochs": 0, "classify_epochs": 0.25, "guide_epochs": 2.5},
@@ -217,7 +217,7 @@ def test_the_budget_holds_in_a_run(kind, monkeypatch):
 
         def fidelity(setup=setup, images=images) -> float:
             with torch.no_grad():
-                return psnr(render(setup.task.model.encode(images), 32, 32), images).mean().item()
+                return psnr(render(setup.task.model.encode(images), 16, 16), images).mean().item()
 
         first, last = setup.schedule.steps_of("guide").start, setup.schedule.total
         for parts, step in zip(setup.feed.batches(0, last, workers=0), range(last), strict=True):
@@ -249,7 +249,7 @@ def test_the_budget_counts_what_the_same_images_have_lost(kind):
     handle.remove()
     start, images = task.guidance.start, parts[0].inputs
     first, now = (
-        psnr(render(start.gaussians(gaussians), 32, 32), images).mean()
+        psnr(render(start.gaussians(gaussians), 16, 16), images).mean()
         for gaussians in (start(images, parts[0].noise), raw[0])
     )
     assert measures["psnr_spent"] == pytest.approx((first - now).item(), abs=1e-4)
@@ -306,8 +306,10 @@ def test_an_added_step_comes_after_an_ordinary_one_of_the_same_batch(kind):
 
 
 def test_a_phase_without_guided_steps_ends_as_a_longer_classify_phase_and_tells_what_moved(tmp_path):
-    train(with_(schedule={"guided_steps": "none"}), tmp_path / "none")
-    train(with_(schedule={"classify_epochs": 2.75, "guide_epochs": 0}), tmp_path / "longer")
+    large = {"img_size": 32}  # where Gaussians move by more than a pixel
+    train(with_(model=large, schedule={"guided_steps": "none"}), tmp_path / "none")
+    longer = {"classify_epochs": 2.75, "guide_epochs": 0}
+    train(with_(model=large, schedule=longer), tmp_path / "longer")
     expected, found = weights(tmp_path / "longer"), weights(tmp_path / "none")
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     last, other = (metrics(tmp_path / name)[-1] for name in ("none", "longer"))
@@ -397,7 +399,7 @@ def test_what_it_did_is_the_loss_of_the_gaussians_that_the_new_encoder_draws():
         loss = F.cross_entropy(model.classifier(raw), batch.labels)
         before = setup.task.turns[0].steered.raw
         old, new = (
-            psnr(render(model.encoder.gaussians(x), 32, 32), batch.inputs).mean() for x in (before, raw)
+            psnr(render(model.encoder.gaussians(x), 16, 16), batch.inputs).mean() for x in (before, raw)
         )
     assert measures["class_loss_after"] == pytest.approx(loss.item(), rel=1e-5)
     assert measures["psnr_change"] == pytest.approx((new - old).item(), abs=1e-4)

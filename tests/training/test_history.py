@@ -18,7 +18,11 @@ from gvit.training.run import Run
 from gvit.training.setup import set_up
 from gvit.training.train import resume, train
 
-CONFIG = replace(debug(), schedule=replace(debug().schedule, eval_every=4 / 44))  # after 4, 8, ... 20 steps
+CONFIG = replace(
+    debug(),
+    model=replace(debug().model, img_size=16),
+    schedule=replace(debug().schedule, eval_every=4 / 44),  # after 4, 8, ... 20 steps
+)
 
 
 def kept(run: Run) -> list[str]:
@@ -29,7 +33,8 @@ def kept(run: Run) -> list[str]:
 def finished(tmp_path_factory) -> Run:
     folder = tmp_path_factory.mktemp("runs") / "whole"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gvit.training.train.write_report", lambda run: None)
+        for drawn in ("write_report", "write_curves"):
+            patch.setattr(f"gvit.training.train.{drawn}", lambda run: None)
         train(replace(CONFIG, saving=SavingConfig(3)), folder)
     return Run(folder)
 

@@ -7,6 +7,7 @@ import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -32,7 +33,7 @@ from gvit.viewing.figures import curves_figure
 
 # 4 steps an epoch; phases end at 4, 8, 14 and 20; guided steps are 14 and 17
 CONFIG = TrainConfig(
-    model=ModelConfig("gvit_tiny_denoising", num_gaussians=8, drop_path_rate=0.1),
+    model=ModelConfig("gvit_tiny_denoising", img_size=16, num_gaussians=8, drop_path_rate=0.1),
     data=DataConfig("few_digits", batch_size=8, crop_mode="squash", hflip=False, min_crop=0.8),
     schedule=ScheduleConfig(
         **{"reconstruct_epochs": 1, "perceptual_epochs": 1, "classify_epochs": 1.5, "guide_epochs": 1.5},
@@ -113,9 +114,10 @@ def test_a_run_holds_what_it_promises(finished):
     config = run.load_config()
     assert config == set_up(CONFIG).config
     # what was left to the named model and to the phases is written down
-    named = {"img_size": 32, "scale_factor": 1.0, "encoder": "denoising", "noise_std": 0.1}
+    named = {"scale_factor": 1.0, "encoder": "denoising", "noise_std": 0.1}
     named |= {"tokens": "canonical", "pool": "token"}
     assert asdict(config.model) == asdict(CONFIG.model) | named
+    assert set_up(with_(model={"img_size": None})).config.model.img_size == 32
     assert config.schedule.epochs == 5
     assert config.schedule.phase_epochs() == CONFIG.schedule.phase_epochs()
     for group in ("data", "objective", "optimizer", "compute", "seed"):
@@ -279,7 +281,7 @@ def test_an_interrupted_run_of_the_first_version_goes_on(finished, tmp_path):
     run.save_checkpoint(state)
     card = asdict(gvit.load_model(folder).card)
     card["name"] = "gvit_tiny"  # as it was called
-    card["kwargs"] = {"num_gaussians": 8, "drop_path_rate": 0.1, "num_classes": 10}
+    card["kwargs"] = {"img_size": 16, "num_gaussians": 8, "drop_path_rate": 0.1, "num_classes": 10}
     save_file(gvit.load_model(folder).state_dict(), run.weights_file, {"gvit.model": json.dumps(card)})
     resume(folder)
     assert_same_run(finished, folder)
@@ -479,7 +481,7 @@ def test_checkpointing_activations_changes_nothing(finished, tmp_path):
         torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_compiled_networks_train_to_the_same_weights(finished, tmp_path, monkeypatch):
+def test_compiled_networks_train_to_the_same_weights(tmp_path, monkeypatch):
     compiled = []
     compile_ = torch.nn.Module.compile
 
@@ -487,7 +489,18 @@ def test_compiled_networks_train_to_the_same_weights(finished, tmp_path, monkeyp
         compiled.append(type(self).__name__)
         compile_(self, backend="eager")
 
+    def eights(split, data_dir=None) -> Source:
+        """One size of batch: each other one is traced anew, which takes seconds."""
+        whole = digits.source(split)
+        return Source(whole.load, whole.labels[: {"train": 32, "test": 8}[split]], whole.class_names)
+
+    monkeypatch.setitem(SOURCES, "few_digits", eights)
+    shallow = registry._ENTRIES["gvit_tiny_denoising"]
+    parts = shallow.architecture.with_arguments(depth=1, encoder_depth=1)
+    monkeypatch.setitem(registry._ENTRIES, "gvit_tiny_denoising", replace(shallow, architecture=parts))
     monkeypatch.setattr(torch.nn.Module, "compile", without_a_compiler)
+    # checks of annotations, which users don't have, would be traced with the rest
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     train(with_(compute={"compile": True}, model={"drop_path_rate": 0.0}), tmp_path / "compiled")
     assert compiled == ["DenoisingEncoder", "ViT"]
     train(with_(model={"drop_path_rate": 0.0}), tmp_path / "plain")
@@ -625,7 +638,7 @@ def test_a_run_can_start_from_another_and_keep_what_fits(finished, tmp_path):
     assert all(torch.equal(unnamed[name], value) for name, value in source.items())
     with pytest.raises(InputError, match="no model: give init='RUN'"):
         started(model=None, init=None)
-    with pytest.raises(InputError, match=r"its encoder \(32 px, 8 Gaussians.*does not fit this model's"):
+    with pytest.raises(InputError, match=r"its encoder \(16 px, 8 Gaussians.*does not fit this model's"):
         started(num_gaussians=9)
     with pytest.raises(InputError, match="cannot start from"):
         started(model="vit_tiny_patch8")
@@ -761,6 +774,7 @@ def test_a_dry_run_does_not_count_compiling_as_a_step(tmp_path, monkeypatch):
         return 100.0 if first else 1.0
 
     monkeypatch.setattr("gvit.training.dry_run._timed_step", timed)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)  # which takes its time
     plan = dry_run(set_up(with_(compute={"compile": True})))
     assert [cost.step_seconds for cost in plan.phases] == [1.0] * 4
 

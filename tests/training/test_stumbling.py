@@ -20,6 +20,7 @@ from gvit.training.train import train
 CONFIG = debug()
 CONFIG = replace(
     CONFIG,
+    model=replace(CONFIG.model, img_size=16),
     schedule=replace(CONFIG.schedule, gamma=10.0, eval_every=10 / 44),
     optimizer=replace(CONFIG.optimizer, max_skipped=2),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -19,15 +20,20 @@ def source(split: Split, data_dir: Path | None = None, classes: range = range(10
     Raises:
         InputError: a folder is given.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
     if data_dir is not None:
         example = wording("the data set 'folder'", "gvit train folder --data-dir FOLDER")
         raise InputError(
             f"data set 'digits' is built in and takes no {option('data_dir', data_dir)}; for images in class "
             f"folders: {example}"
         )
+    return _read(split, classes)
+
+
+@cache  # reading takes longer than a step of training on them
+def _read(split: Split, classes: range) -> Source:
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     data = load_digits()
     train, test = train_test_split(
         np.arange(len(data.target)), test_size=360, stratify=data.target, random_state=0
