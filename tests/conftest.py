@@ -1,5 +1,6 @@
 """For all tests: results must not depend on a GPU, a terminal or the number of cores."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -24,6 +25,10 @@ def pytest_collection_modifyitems(items):
 
     items.sort(key=place)
 
+
+# where the tests run under nohup, it would be ignored by them and by what they start
+if hasattr(signal, "SIGHUP"):
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # tensors in tests are small: more threads would only wait for each other
 torch.set_num_threads(1)

@@ -146,11 +146,15 @@ def test_the_examples_of_pretrained_weights_run(tmp_path, monkeypatch, capsys):
         assert len(found["gaussians"].raw[0]) == 1000
 
 
-def test_the_table_is_that_of_the_results():
-    results = (ROOT / "docs" / "results.md").read_text()
+def test_the_tables_are_those_of_the_results():
     rows = [line for line in README.splitlines() if line.startswith(("| patch", "| GViT"))]
-    assert len(rows) == 4
-    assert all(row in results for row in rows)
+    photographs, digits = rows[:4], rows[4:]
+    assert len(digits) == 4
+    results, experiments = ((ROOT / "docs" / page).read_text() for page in ("results.md", "experiments.md"))
+    assert all(row in results for row in digits)
+    for row in photographs:
+        name, accuracies, *_ = row.strip("| ").split(" | ")
+        assert any(line.startswith(f"| {name}") and accuracies in line for line in experiments.splitlines())
 
 
 def test_the_picture_is_there_and_small():
