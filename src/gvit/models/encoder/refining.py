@@ -167,8 +167,10 @@ class RefiningEncoder(GaussianEncoder):
         if torch.compiler.is_exporting():  # a graph holds no backward pass
             error, gradient = squared_error(self._placed(drawing.raw, images), images)
             return drawing._replace(error=error, gradient=gradient)
-        # a compiled graph would make tensors of inference, of which there is no derivative
-        look = torch.compiler.disable(self._look) if torch.is_inference_mode_enabled() else self._look
+        look = self._look
+        if torch.compiler.is_compiling() and torch.is_inference_mode_enabled():
+            # a graph would make tensors of inference, of which there is no derivative
+            look = torch.compiler.disable(look)
         error, gradient = look(images, drawing.raw)
         return drawing._replace(error=error, gradient=gradient)
 
