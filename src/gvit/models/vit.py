@@ -90,7 +90,7 @@ class ViT(ImageClassifier, VisionTransformer):
     def _pos_embed(self, x: Tensor) -> Tensor:
         if self.pos_embed is not None:
             return VisionTransformer._pos_embed(self, x)
-        # timm 1.0.15 leaves the class token out
+        # older timm leaves the class token out
         return x if self.cls_token is None else torch.cat((self.cls_token.expand(x.shape[0], -1, -1), x), 1)
 
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
