@@ -155,6 +155,14 @@ def test_the_tables_are_those_of_the_results():
     for row in photographs:
         name, accuracies, *_ = row.strip("| ").split(" | ")
         assert any(line.startswith(f"| {name}") and accuracies in line for line in experiments.splitlines())
+    sizes = {"img_size": 128, "num_classes": 10}
+    ours = model_complexity("gvit_tiny", num_gaussians=128, looks=12, **sizes)
+    for row, found in zip(
+        photographs, (model_complexity("vit_tiny_patch8", **sizes), *3 * [ours]), strict=True
+    ):
+        parameters = found.encoder_parameters + found.classifier_parameters + found.head_parameters
+        gmacs = found.encoder_gmacs + found.classifier_gmacs
+        assert row.endswith(f"| {parameters / 1e3:.0f} k | {1e3 * gmacs:.0f} M |")
 
 
 def test_the_picture_is_there_and_small():

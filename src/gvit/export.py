@@ -86,7 +86,7 @@ def export(
     kind = path.suffix.removeprefix(".") if format is None else format
     if kind not in get_args(Format):
         raise InputError(f"{option('format')} must be onnx or pt2, got {kind!r}")
-    if path.suffix in {f".{other}" for other in get_args(Format)} - {f".{kind}"}:
+    if path.suffix != f".{kind}" and path.suffix.removeprefix(".") in get_args(Format):
         raise InputError(f"{path}: {option('format', kind)} is not what this name ends in")
     if path.is_dir():
         raise InputError(f"{path}: a folder; name the file")

@@ -148,7 +148,7 @@ class ImageClassifier(HubMixin, Part, nn.Module):
         return f"<table>{''.join(rows)}</table>"
 
     def geometry(self) -> list[nn.Module]:
-        """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""
+        """Modules that compute with Gaussians as numbers: half precision has too few digits for them."""
         return [*([] if self.encoder is None else self.encoder.geometry()), *self.tokens.geometry()]
 
     def begin_card(self, name: str = "") -> None:

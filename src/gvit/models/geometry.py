@@ -14,8 +14,7 @@ from gvit.gaussians import Gaussians
 def keep_float32(*modules: nn.Module) -> None:
     """These modules compute in float32 even under autocast, whatever they are given; without autocast as before.
 
-    For the ends of the networks where Gaussians are numbers: bf16 moves a centre by up to a fifth of a pixel at
-    224 px.
+    For the ends of the networks where Gaussians are numbers: bf16 would move them by a visible part of a pixel.
     """
     for module in modules:
         # not a method: copies of the module and pickles have to get their own

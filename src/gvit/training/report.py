@@ -75,9 +75,10 @@ class Assessment:
     def to_dict(self) -> dict[str, Any]:
         """What ``evaluation.json`` holds."""
         per_class = self.evaluation.per_class(self.class_names)
-        numbers = {"model": self.model, "num_gaussians": self.num_gaussians, "looks": self.looks}
         return asdict(self.evaluation) | {
-            **numbers,
+            "model": self.model,
+            "num_gaussians": self.num_gaussians,
+            "looks": self.looks,
             "class_names": self.class_names,
             "per_class": [asdict(result) for result in per_class],
         }

@@ -84,7 +84,7 @@ class GaussianEncoder(Part, nn.Module):
         return torch.randn(self.num_gaussians, NUM_FIELDS)
 
     def geometry(self) -> list[nn.Module]:
-        """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""
+        """Modules that compute with Gaussians as numbers: half precision has too few digits for them."""
         return []
 
     def no_weight_decay(self) -> set[str]:

@@ -101,5 +101,5 @@ class Tokenizer(Part, nn.Module):
         return set()
 
     def geometry(self) -> list[nn.Module]:
-        """Modules that compute with Gaussians as numbers: half precision would displace those by half a pixel."""
+        """Modules that compute with Gaussians as numbers: half precision has too few digits for them."""
         return []
