@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from contextlib import contextmanager
-from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -22,10 +21,12 @@ from gvit.reproduction import reproduce as module
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Machine, Training, Trunk
 from gvit.reproduction.reproduce import TARGETS, check, plan, try_out
-from gvit.reproduction.targets import Study, Target, change, table1b
+from gvit.reproduction.targets import Study, change
 from gvit.training.dry_run import DryRun, PhaseCost
 
 QUICK = ("--recipe", "debug", "--full", "--seeds", "2", "--jobs", "2")
+ROWS = ("gamma = 0.1", "no guidance", "gamma = 0.025")
+THREE = (*QUICK, "--rows", *ROWS)
 
 
 def reproduce(folder, *args: str) -> int:
@@ -33,19 +34,11 @@ def reproduce(folder, *args: str) -> int:
 
 
 @contextmanager
-def few_rows():
-    """Three of the table's five rows, of small pictures, by processes that have imported everything already."""
-
-    def three(study: Study) -> Target:
-        target = table1b(study)
-        rows = [row for row in target.rows if row.label in ("no guidance", "gamma = 0.025", "gamma = 0.1")]
-        labels = {row.label for row in rows}
-        return replace(target, rows=rows, claims=[c for c in target.claims if {c.better, c.worse} <= labels])
-
-    small = change(load_recipe("debug"), model={"img_size": 16})
+def small():
+    """Small pictures, by processes that have imported everything already."""
+    config = change(load_recipe("debug"), model={"img_size": 16})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(TARGETS, "table1b", three)
-        patch.setitem(RECIPES, "debug", lambda: small)
+        patch.setitem(RECIPES, "debug", lambda: config)
         patch.setattr(execute, "multiprocessing", SimpleNamespace(get_context=lambda _: context()))
         yield
 
@@ -53,8 +46,8 @@ def few_rows():
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduce")
-    with few_rows():
-        assert reproduce(folder, "table1b", *QUICK) == 0
+    with small():
+        assert reproduce(folder, "table1b", *THREE) == 0
     return folder
 
 
@@ -74,19 +67,20 @@ def test_a_table_is_written_with_all_that_stands_behind_it(finished):
 
 
 def test_the_page_shows_the_numbers_of_the_files_and_judges_the_claims(finished):
-    page = (finished / "results.md").read_text()
+    page = (finished / "results.md").read_text().replace("\n", " ")
     content = json.loads((finished / "results" / "debug" / "table1b.json").read_text())
     best = [100 * row["top1"] for row in content["rows"] if row["label"] == "gamma = 0.1"]
     assert f"| gamma = 0.1 | 2 | {sum(best) / 2:.2f} ±" in page
-    assert "`gvit reproduce table1b --recipe debug --seeds 2 --full`" in page
+    rows = "--rows 'gamma = 0.1' 'no guidance' 'gamma = 0.025'"
+    assert f"`gvit reproduce table1b --recipe debug --seeds 2 --full {rows}`" in page
     assert len(re.findall(r"\| (agrees|disagrees|too small to tell) \|", page)) == len(content["claims"])
     assert "(results/debug/table1b.png)" in page
 
 
 def test_started_again_it_does_nothing_twice(finished, capsys):
     runs = {file: file.stat().st_mtime_ns for file in (finished / "runs").rglob("*") if file.is_file()}
-    with few_rows():
-        assert reproduce(finished, "table1b", *QUICK) == 0
+    with small():
+        assert reproduce(finished, "table1b", *THREE) == 0
     assert "6 runs, 6 of them done; 0 jobs left" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in runs} == runs
 
@@ -97,6 +91,22 @@ def test_the_plan_is_told_beforehand_and_writes_nothing(tmp_path, capsys):
     assert re.search(r"10 runs, 0 of them done; 12 jobs left, 2 at a time, about \d+:\d\d", printed.err)
     assert len(printed.out.splitlines()) == 12
     assert not list(tmp_path.iterdir())
+
+
+def test_some_rows_of_a_table_keep_its_order_and_the_claims_about_them(tmp_path):
+    whole = plan("guidance", "digits", 2, tmp_path)
+    labels = ["no conflict, per image", "guided, the paper's", "no guidance"]
+    some = plan("guidance", "digits", 2, tmp_path, rows=labels)
+    assert some.rows == [row for row in whole.rows if row.label in labels]
+    assert [row.label for row in some.rows[::2]] == [
+        "no guidance",
+        "guided, the paper's",
+        "no conflict, per image",
+    ]
+    assert some.claims == [claim for claim in whole.claims if {claim.better, claim.worse} <= {*labels}]
+    assert 0 < len(some.claims) < len(whole.claims)
+    assert whole.against == some.against == "no guidance"
+    assert plan("guidance", "digits", 2, tmp_path, rows=["added"]).against == ""
 
 
 def test_a_plan_tells_what_cannot_be_tried_before_its_data_are_made(tmp_path, capsys):
@@ -174,6 +184,12 @@ def test_a_recipe_without_the_phases_that_differ_is_refused(tmp_path, monkeypatc
         (["table1a", "--epochs", "inf"], "--epochs must be above 0 and finite, got inf"),
         (["table1a", "--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["table2", "--transfer-dir", "nowhere"], "--transfer-dir nowhere: no such folder"),
+        (["table1b", "--rows"], "--rows needs a value"),
+        (
+            ["comparison", "--rows", "patch ViT", "no"],
+            "comparison has no row 'no'; its rows are 'patch ViT', 'GViT, ",
+        ),
+        (["figure4", "--rows", "No guidance"], "figure4 is a picture of all of its rows; leave out --rows"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(args, message, tmp_path, capsys):
@@ -209,7 +225,7 @@ def test_a_picture_is_drawn_of_runs_that_are_there(finished, tmp_path, monkeypat
     monkeypatch.chdir(here)
     monkeypatch.setattr("gvit.reproduction.pictures.BATCH", 100)  # of 360 images
     quick = [*QUICK, "--runs", str(finished / "runs")]
-    with few_rows():
+    with small():
         assert main(["reproduce", "figure5", *quick, "--out", "."]) == 0
     content = json.loads((here / "debug" / "figure5.json").read_text())
     assert (here / "debug" / "figure5.png").stat().st_size > 10_000

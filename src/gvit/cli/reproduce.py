@@ -1,6 +1,7 @@
 """gvit reproduce: a table or figure of the paper."""
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +37,7 @@ class Options:
     Attributes:
         what: the table or figure.
         recipe: which is varied: digits_paper, cifar10_paper, ...; without _paper, those with another encoder.
+        rows: of the table, those to do; all when not given.
         seeds: repetitions of every run, with seeds from 0 on.
         data_dir: folder that holds the recipe's images.
         transfer_dir: for table2: has folders cifar10, pets, ... of images.
@@ -52,6 +54,7 @@ class Options:
 
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
     recipe: str = "digits_paper"
+    rows: Annotated[tuple[str, ...] | None, tyro.conf.arg(metavar="NAME...")] = None
     seeds: int = 3
     data_dir: Path | None = None
     transfer_dir: Path | None = None
@@ -74,6 +77,8 @@ def run(args: list[str]) -> int:
     at_least_one(seeds=options.seeds, jobs=parallel)
     if options.workers < 0:
         raise InputError(f"--workers must be at least 0, got {options.workers}")
+    if options.rows == ():
+        raise InputError("--rows needs a value")
     if options.epochs is not None and not 0 < options.epochs < float("inf"):
         raise InputError(f"--epochs must be above 0 and finite, got {options.epochs:g}")
 
@@ -85,6 +90,7 @@ def run(args: list[str]) -> int:
 
     shown = [f"--recipe {options.recipe}", f"--seeds {options.seeds}"]
     shown += [f"--epochs {options.epochs:g}"] if options.epochs is not None else ["--full"] * options.full
+    shown += [f"--rows {shlex.join(options.rows)}"] if options.rows else []
     shown += ["--data-dir FOLDER"] * (options.data_dir is not None)
     shown += ["--transfer-dir FOLDER"] * (options.transfer_dir is not None)
     target = plan(
@@ -96,6 +102,7 @@ def run(args: list[str]) -> int:
         transfer_dir=options.transfer_dir,
         epochs=options.epochs,
         full=options.full,
+        rows=options.rows,
     )
     try:
         with terminable():

@@ -69,8 +69,9 @@ def plan(
     transfer_dir: Path | None = None,
     epochs: float | None = None,
     full: bool = False,
+    rows: Sequence[str] | None = None,
 ) -> Target:
-    """A target's rows.
+    """What a target consists of, or of its rows those with the labels ``rows``.
 
     Raises:
         InputError: an unknown name, a recipe that trains no GViT of its own, or options that can't be.
@@ -112,7 +113,8 @@ def plan(
     whole = sum(config.schedule.phase_epochs())
     if not full:
         config = with_budget(config, REDUCED * whole if epochs is None else epochs)
-    return TARGETS[what](Study(config, range(seeds), store.absolute(), transfer_dir))
+    target = TARGETS[what](Study(config, range(seeds), store.absolute(), transfer_dir))
+    return target if rows is None else target.choose(rows)
 
 
 def check(jobs: Sequence[Job]) -> None:

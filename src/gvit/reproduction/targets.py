@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gvit.errors import InputError, option
 from gvit.models.registry import Entry, registered
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training, architecture_of, tokens
 from gvit.training.config import GuidanceConfig, ObjectiveConfig, TrainConfig
@@ -90,6 +91,26 @@ class Target:
     axis: str = ""
     picture: Callable[[str], tuple[Figure, list[Measured]]] | None = None
     against: str = ""
+
+    def choose(self, labels: Sequence[str]) -> Target:
+        """The same with these settings alone, in the table's order, and with the claims about them.
+
+        Raises:
+            InputError: there is no such setting, or the target is a picture of all of them.
+        """
+        if self.picture is not None:
+            raise InputError(f"{self.name} is a picture of all of its rows; leave out {option('rows')}")
+        known = dict.fromkeys(row.label for row in self.rows)
+        if unknown := [label for label in labels if label not in known]:
+            raise InputError(
+                f"{self.name} has no row {unknown[0]!r}; its rows are {', '.join(map(repr, known))}"
+            )
+        return replace(
+            self,
+            rows=[row for row in self.rows if row.label in labels],
+            claims=[claim for claim in self.claims if {claim.better, claim.worse} <= set(labels)],
+            against=self.against if self.against in labels else "",
+        )
 
 
 @dataclass(frozen=True)
