@@ -420,7 +420,7 @@ def test_models_takes_patterns(capsys):
     lines = capsys.readouterr().out.splitlines()
     names = [
         *("gaussian_vit_tiny", "gaussian_vit_tiny_any"),
-        *("gvit_tiny", "gvit_tiny_denoising", "vit_tiny_patch8"),
+        *("gvit_tiny", "gvit_tiny_denoising", "vit_tiny_patch4", "vit_tiny_patch8"),
     ]
     assert [line.split()[0] for line in lines[2 : lines.index("")]] == names
     assert main(["models", "gvit_tiny.*"]) == 0

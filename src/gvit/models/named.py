@@ -95,6 +95,11 @@ NAMED: dict[str, Named] = {
         "canonical",
         arguments=_BASE,
     ),
+    "vit_tiny_patch4": Named(
+        "the classifier of gvit_tiny over the 64 patches of a 32 px image",
+        "patches",
+        arguments=_TINY | {"patch_size": 4},
+    ),
     "vit_tiny_patch8": Named(
         "the classifier of gvit_tiny over the 16 patches of a 32 px image",
         "patches",
