@@ -181,6 +181,18 @@ def test_the_page_says_how_the_runs_differ_from_the_papers(tmp_path):
     assert "read raw tokens" in text
 
 
+def test_what_the_page_says_of_gaussians_is_not_read_from_a_patch_vit(tmp_path):
+    patches, gaussians = rows((0.5,), (0.5,))
+    patches["settings"] = settings("vit_tiny_patch8", tokens="patches", scale_factor=None)
+    gaussians["settings"] = settings("gvit_tiny", tokens="neighbours", scale_factor=3.0)
+    text = page_of(tmp_path / "both", [patches, gaussians]).replace("\n", " ")
+    assert "The scale factor is c = 3 " in text
+    assert "read neighbours tokens" in text
+    text = page_of(tmp_path / "patches", [patches]).split("## r")[1]
+    assert "Gradients are clipped to a norm of 1.\n" in text
+    assert "scale factor" not in text
+
+
 def test_the_page_says_with_which_settings_transfers_are_trained(tmp_path):
     first, then = rows((0.5,), (0.5,))
     first["settings"] = settings("gvit_tiny")

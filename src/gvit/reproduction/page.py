@@ -102,15 +102,15 @@ def _conditions(rows: Sequence[Mapping[str, Any]]) -> str:
     if not settings:
         return ""
     clipped = _common(s["optimizer"]["clip_grad"] for s in settings)
-    scale, tokens = (_common(_model_value(s, name) for s in settings) for name in ("scale_factor", "tokens"))
+    how = "not clipped" if clipped is None else f"clipped to a norm of {clipped:g}"
+    said = f"Gradients are {how}."
+    reading = [s for s in settings if s["model"].get("tokens") != "patches"]
+    if not reading:
+        return said
+    scale, tokens = (_common(_model_value(s, name) for s in reading) for name in ("scale_factor", "tokens"))
     return (
-        (
-            "Gradients are not clipped. "
-            if clipped is None
-            else f"Gradients are clipped to a norm of {clipped:g}. "
-        )
-        + f"The scale factor is c = {scale:g} where a row names no other; the paper's is 1. "
-        + f"Classifiers of Gaussians read {tokens} tokens where a row names no other."
+        f"{said} The scale factor is c = {scale:g} where a row names no other; the paper's is 1. "
+        f"Classifiers of Gaussians read {tokens} tokens where a row names no other."
     )
 
 
