@@ -2,8 +2,9 @@
 
     python benchmarks/fit_start.py --data-dir FOLDER --start RUN [--counts 1000 10000] [--inits felzenszwalb gradient]
 
-FOLDER holds images, the Kodak set for example; RUN is a run whose encoder draws any number of Gaussians, and its start
-is what ``gvit fit --start RUN`` does. Every image is fitted from every start with ``--steps`` steps. What a fit has
+FOLDER holds images, the Kodak set for example; RUN is a run or a shipped model whose encoder draws any number of
+Gaussians, and its start is what ``gvit fit --start RUN`` does. Rows that are there of the same settings are kept, so
+that a benchmark that was stopped goes on. Every image is fitted from every start with ``--steps`` steps. What a fit has
 gained is its PSNR above that of the image's mean colour, which is what there is before anything is drawn: the same
 zero for all starts. Three numbers of steps, from the strictest to the loosest comparison:
 
@@ -21,6 +22,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import statistics
 import time
@@ -38,6 +40,7 @@ from gvit.data.images import find_images, open_image
 from gvit.fitting.optimise import FIRST_SHARE, INITIALISERS
 from gvit.losses import psnr
 from gvit.models.gvit import GViT
+from gvit.models.weights import locate
 from provenance import ROOT, describe, provenance, write_results
 
 SHOWN = (0, 10, 20, 30, 50, 75, 100, 150, 250, 500)
@@ -164,12 +167,18 @@ def _mean(numbers: Sequence[int | None]) -> float | None:
     return statistics.mean(known) if len(known) == len(numbers) else None
 
 
+def _known(file: Path, settings: dict) -> list[dict]:
+    """The rows of a results file, if they were measured with these settings."""
+    known = json.loads(file.read_text()) if file.exists() else {"settings": None}
+    return known["rows"] if known["settings"] == settings else []
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data-dir", type=Path, required=True)
-    parser.add_argument("--start", type=Path, required=True, help="run folder, or a model.safetensors file")
+    parser.add_argument("--start", required=True, help="run folder, weights file, or name of a shipped model")
     parser.add_argument("--counts", type=int, nargs="+", default=[1000, 10000])
     parser.add_argument("--inits", nargs="+", choices=list(INITIALISERS), default=list(INITIALISERS))
     parser.add_argument("--steps", type=int, default=500)
@@ -182,21 +191,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model = gvit.load_model(options.start)
     if not isinstance(model, GViT) or not model.encoder.any_number:
         parser.error(f"--start {options.start}: it takes an encoder of any number of Gaussians")
-    weights = options.start / "model.safetensors" if options.start.is_dir() else options.start
+    starts = [*options.inits, _ENCODER]
     settings = {
         "steps": options.steps,
         "seed": options.seed,
         "threads": torch.get_num_threads(),
-        "start_sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "start_sha256": hashlib.sha256(locate(options.start).read_bytes()).hexdigest(),
         "looks": model.encoder.turns,
+        "starts": starts,
     }
     gvit.fit(torch.rand(1, 3, 32, 32), 10, 2)  # compilation is nobody's time
-    rows: list[dict] = []
+    rows = _known(options.out / "fit_start.json", settings)
     for file in find_images([options.data_dir]):
         for count in options.counts:
-            rows += measure(file, count, [*options.inits, _ENCODER], model, options.steps, options.seed)
+            if any((row["image"], row["count"]) == (file.name, count) for row in rows):
+                continue
+            rows += measure(file, count, starts, model, options.steps, options.seed)
             write_results("fit_start", settings, rows, options.out)
-            for row in rows[-len(options.inits) - 1 :]:
+            for row in rows[-len(starts) :]:
                 shown = f"planned {row['planned']} reached {row['reached']} own {row['own']}"
                 print(
                     f"{file.name} N={count} {row['start']}: {row['final']:.2f} dB, {shown}",
