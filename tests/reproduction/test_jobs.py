@@ -14,7 +14,7 @@ from gvit.reproduction import execute, jobs
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Machine, Training, Trunk, share_trunks
 from gvit.reproduction.reproduce import TARGETS
-from gvit.reproduction.targets import Study, change
+from gvit.reproduction.study import Study, change
 from gvit.training.run import Run
 from gvit.training.setup import set_up
 from gvit.training.train import Interrupted, train

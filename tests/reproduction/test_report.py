@@ -11,7 +11,7 @@ from gvit.errors import InputError
 from gvit.reproduction.page import judge, write_page
 from gvit.reproduction.report import spread, table
 from gvit.reproduction.reproduce import TARGETS
-from gvit.reproduction.targets import Claim
+from gvit.reproduction.study import Claim
 
 DOCS = Path(__file__).parents[2] / "docs"
 

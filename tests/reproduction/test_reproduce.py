@@ -21,7 +21,7 @@ from gvit.reproduction import reproduce as module
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Machine, Training, Trunk
 from gvit.reproduction.reproduce import TARGETS, check, plan, try_out
-from gvit.reproduction.targets import Study, change
+from gvit.reproduction.study import Study, change
 from gvit.training.dry_run import DryRun, PhaseCost
 
 QUICK = ("--recipe", "debug", "--full", "--seeds", "2", "--jobs", "2")

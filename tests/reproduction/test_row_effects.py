@@ -18,7 +18,7 @@ from gvit.rendering import render
 from gvit.reproduction import pictures
 from gvit.reproduction.jobs import Collection, Job, Machine, Training
 from gvit.reproduction.reproduce import TARGETS
-from gvit.reproduction.targets import Study, Target, change
+from gvit.reproduction.study import Study, Target, change
 from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
 from gvit.training.setup import set_up
 

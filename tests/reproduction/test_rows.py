@@ -16,7 +16,7 @@ import pytest
 from gvit.recipes import load_recipe
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training
 from gvit.reproduction.reproduce import TARGETS, plan
-from gvit.reproduction.targets import Study, Target
+from gvit.reproduction.study import Study, Target
 from gvit.training.config import (
     ComputeConfig,
     DataConfig,

@@ -7,7 +7,7 @@ import pytest
 from gvit.recipes import load_recipe
 from gvit.reproduction.jobs import CrossEvaluation, Training, architecture_of
 from gvit.reproduction.reproduce import TARGETS
-from gvit.reproduction.targets import Study, change
+from gvit.reproduction.study import Study, change
 from gvit.training.budget import with_budget
 
 RECIPES = (

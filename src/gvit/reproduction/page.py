@@ -16,7 +16,7 @@ from gvit.errors import InputError, first_line
 from gvit.files import write_text
 from gvit.provenance import describe
 from gvit.reproduction.report import difference, read_contents, spread, table
-from gvit.reproduction.targets import Claim
+from gvit.reproduction.study import Claim
 
 _NOTES_NAME = "notes.json"
 _FAITHFULNESS_NAME = "faithfulness.json"  # which `gvit faithfulness` writes

@@ -15,7 +15,7 @@ from gvit.data.sources import load_source
 from gvit.fitting.optimise import fit
 from gvit.models.gvit import GViT
 from gvit.reproduction.jobs import BATCH, Training, load_gvit
-from gvit.reproduction.targets import Measured, Row, Study, Target
+from gvit.reproduction.study import Measured, Row, Study, Target
 from gvit.viewing.paper import explain_figure, regimes_figure
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from gvit.models.formats import first_arguments
 from gvit.models.registry import architecture, list_models
 from gvit.reproduction.jobs import Training
 from gvit.reproduction.plots import plot
-from gvit.reproduction.targets import Target
+from gvit.reproduction.study import Target
 from gvit.training.run import Run
 from gvit.viewing.figures import save_figure
 

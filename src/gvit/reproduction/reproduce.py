@@ -20,10 +20,8 @@ from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk
 from gvit.reproduction.page import write_page
 from gvit.reproduction.pictures import figure4, figure5
 from gvit.reproduction.report import collect, read_contents, table, write_target
+from gvit.reproduction.study import Study, Target, change
 from gvit.reproduction.targets import (
-    Study,
-    Target,
-    change,
     comparison,
     figure3,
     guidance,

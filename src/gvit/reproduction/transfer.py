@@ -8,7 +8,7 @@ from typing import Literal
 from gvit.recipes import load_recipe
 from gvit.recipes.transfer import TRANSFER_DATA
 from gvit.reproduction.jobs import Training
-from gvit.reproduction.targets import Claim, Row, Study, Target, change
+from gvit.reproduction.study import Claim, Row, Study, Target, change
 from gvit.training.config import TrainConfig
 
 Size = Literal["s", "b"]
