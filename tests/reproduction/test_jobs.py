@@ -15,6 +15,7 @@ from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Machine, Training, Trunk, share_trunks
 from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.study import Study, change
+from gvit.training.config import GuidanceConfig
 from gvit.training.run import Run
 from gvit.training.setup import set_up
 from gvit.training.train import Interrupted, train
@@ -142,6 +143,51 @@ def test_branches_with_a_rate_of_their_own_leave_the_trunk_where_it_begins(tmp_p
     schedule = set_up(DEBUG).schedule
     assert isinstance(trunk, Trunk)
     assert trunk.steps == schedule.steps_of("guide").start
+
+
+def test_two_ways_to_guide_share_nothing_of_the_guidance(tmp_path):
+    study = Study(DEBUG, [0], tmp_path)
+    ways = [
+        replace(study.guided, guidance=GuidanceConfig(projection=units)) for units in ("image", "gaussian")
+    ]
+    trunks = {training.trunk for training in share_trunks([study.train(way, 0) for way in ways])}
+    assert [trunk.steps for trunk in trunks] == [set_up(DEBUG).schedule.steps_of("guide").start]
+
+
+def test_a_later_training_branches_off_where_earlier_ones_did(tmp_path):
+    study = Study(DEBUG, [0], tmp_path / "store")
+    earlier = [study.train(study.unguided, 0), study.train(study.guided, 0)]
+    (trunk, *_) = unfinished(earlier)
+    trunk.run(Machine(workers=1), silent)  # where it was trained does not matter
+    later = study.train(change(study.guided, schedule={"gamma": 0.05}), 0)
+
+    (job,) = unfinished([later])
+    assert isinstance(job, Training)
+    assert job.trunk is not None
+    assert job.trunk.folder == trunk.folder
+    shares: list[float] = []
+    job.run(Machine(), shares.append)
+    assert len(shares) == 5  # of 20 steps
+    train(later.config, tmp_path / "alone")
+    assert_same_weights(tmp_path / "alone", later.folder)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"schedule": {"epochs": 1.0}},
+        {"schedule": {"guide_epochs": 2.0}},
+        {"objective": {"pixel_loss": "mse"}},
+        {"schedule": {"freeze_encoder": True}},
+    ],
+)
+def test_a_later_training_that_begins_otherwise_has_no_trunk(other, tmp_path):
+    study = Study(DEBUG, [0], tmp_path)
+    (trunk, *_) = unfinished([study.train(study.unguided, 0), study.train(study.guided, 0)])
+    trunk.run(Machine(), silent)
+    (job,) = unfinished([study.train(change(study.guided, **other), 0)])
+    assert isinstance(job, Training)
+    assert job.trunk is None
 
 
 def test_what_is_done_is_found_again_wherever_the_store_lies(tmp_path):

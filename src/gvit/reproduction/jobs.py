@@ -130,7 +130,7 @@ class Trunk(Job):
         resume(
             self.folder, [_Share(progress, self.steps)], device=machine.device, stop=stop, until=self.steps
         )
-        self.finish(steps=self.steps)
+        self.finish(steps=self.steps, config=json.loads(self.config.to_json()))
 
 
 @dataclass(frozen=True)
@@ -310,7 +310,8 @@ def share_trunks(trainings: Sequence[Training]) -> list[Training]:
     """The same trainings, those that begin alike from one trunk.
 
     Trainings begin alike when they differ in nothing but phases and guidance, up to the first step that one of them
-    does in another way: the first phases don't depend on how the last one is guided.
+    does in another way: the first phases don't depend on how the last one is guided. A trunk that is there already,
+    of another table for example, serves a training that goes further with it than with the others.
     """
     groups: dict[TrainConfig, list[Training]] = {}
     for training in dict.fromkeys(trainings):
@@ -318,23 +319,42 @@ def share_trunks(trainings: Sequence[Training]) -> list[Training]:
             groups.setdefault(_begins(training.config), []).append(training)
     branches: dict[Training, Training] = {}
     for members in groups.values():
-        if len(members) == 1:
-            continue
-        steps_per_epoch = _steps_per_epoch(members[0].config.data)
-        schedules = [Schedule.from_config(member.config.schedule, steps_per_epoch) for member in members]
-        steps = _common_steps(schedules)
-        if len({member.config.schedule.guide_lr for member in members}) > 1:
-            steps = min(steps, *(schedule.steps_of("guide").start for schedule in schedules))
-        if not steps:
-            continue
-        config, plans = members[0].config, [asdict(schedules[0].plan(step)) for step in range(steps)]
-        identity = _begins(config).identity() + json.dumps(
-            [schedules[0].total, schedules[0].classify_start, plans]
-        )
-        store = members[0].folder.parent
-        trunk = Trunk(_folder(store, f"trunk-seed{config.seed}", identity), (), config, steps)
-        branches |= {member: replace(member, trunk=trunk, needs=(trunk,)) for member in members}
+        shared = _new_trunk(members)
+        for member in members:
+            trunks = [*([shared] if shared else []), *_finished_trunks(member)]
+            if trunks:
+                trunk = max(trunks, key=lambda trunk: trunk.steps)  # of equally long ones the shared one
+                branches[member] = replace(member, trunk=trunk, needs=(trunk,))
     return [branches.get(training, training) for training in trainings]
+
+
+def _new_trunk(members: Sequence[Training]) -> Trunk | None:
+    """What several trainings have in common; None where that is nothing."""
+    configs = [member.config for member in members]
+    steps = _common_steps(configs) if len(members) > 1 else 0
+    if not steps:
+        return None
+    config, schedule = configs[0], _schedule(configs[0])
+    plans = [asdict(schedule.plan(step)) for step in range(steps)]
+    identity = _begins(config).identity() + json.dumps([schedule.total, schedule.classify_start, plans])
+    store = members[0].folder.parent
+    return Trunk(_folder(store, f"trunk-seed{config.seed}", identity), (), config, steps)
+
+
+def _finished_trunks(training: Training) -> list[Trunk]:
+    """Those in its store that it could begin with."""
+    found = []
+    for file in sorted(training.folder.parent.glob(f"trunk-seed{training.config.seed}-*/result.json")):
+        result = json.loads(file.read_text())
+        if "config" not in result:  # an older version's
+            continue
+        # as asked for; that of the run is complete
+        config = TrainConfig.from_json(json.dumps(result["config"]))
+        trunk = Trunk(file.parent, (), config, result["steps"])
+        alike = _begins(config).identity() == _begins(training.config).identity()
+        if alike and trunk.steps <= _common_steps([training.config, config]):
+            found.append(trunk)
+    return found
 
 
 def _begins(config: TrainConfig) -> TrainConfig:
@@ -342,13 +362,22 @@ def _begins(config: TrainConfig) -> TrainConfig:
     return replace(config, schedule=ScheduleConfig(), guidance=GuidanceConfig())
 
 
-def _common_steps(schedules: Sequence[Schedule]) -> int:
-    """Up to which step all of them do the same, learning rates included."""
+def _schedule(config: TrainConfig) -> Schedule:
+    return Schedule.from_config(config.schedule, _steps_per_epoch(config.data))
+
+
+def _common_steps(configs: Sequence[TrainConfig]) -> int:
+    """Up to which step trainings that begin alike do the same, learning rates included."""
+    schedules = [_schedule(config) for config in configs]
     first = schedules[0]
     # the cosine ends with the run, and the classifier's begins with its phase
     if any((s.total, s.classify_start) != (first.total, first.classify_start) for s in schedules):
         return 0
-    return next(
-        (step for step in range(first.total) if len({schedule.plan(step) for schedule in schedules}) > 1),
-        first.total,
+    steps = range(first.total)
+    common = next(
+        (step for step in steps if len({schedule.plan(step) for schedule in schedules}) > 1), first.total
     )
+    # the same plan, but not the same step
+    if len({(config.schedule.guide_lr, config.guidance) for config in configs}) > 1:
+        common = min(common, *(schedule.steps_of("guide").start for schedule in schedules))
+    return common
