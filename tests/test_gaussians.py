@@ -149,6 +149,18 @@ def test_canonical_features_depend_only_on_what_is_drawn(seed, turns, swap):
     torch.testing.assert_close(canonical_features(Gaussians(same)), canonical_features(Gaussians(raw)))
 
 
+@pytest.mark.parametrize("size", [32, 1024])
+def test_gaussians_far_thinner_than_a_pixel_are_told_apart_by_nothing(size):
+    raw = torch.randn(1, 32, 9, generator=torch.Generator().manual_seed(0))
+    raw[..., 2:4], raw[..., 8] = -16.0, 2.0
+    thinner = raw.clone()
+    thinner[..., 2] -= 10
+    thinner[..., 4] += 1  # the angle
+    one, other = Gaussians(raw), Gaussians(thinner)
+    assert torch.equal(render(one, size, size), render(other, size, size))
+    torch.testing.assert_close(canonical_features(one), canonical_features(other), rtol=0, atol=1e-6)
+
+
 def test_canonical_features_tell_everything_drawn_apart():
     base = random_raw(1)
     features = canonical_features(Gaussians(base))

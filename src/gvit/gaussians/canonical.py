@@ -12,6 +12,8 @@ from torch.nn import functional as F
 from gvit.gaussians.batch import Gaussians
 from gvit.gaussians.fields import SCALE, VISIBLE_OPACITY
 
+_THINNEST = 0.01  # spacings: what is much thinner looks like it, at any size that is drawn
+
 
 def num_canonical_features(num_frequencies: int) -> int:
     """Width of ``canonical_features``."""
@@ -28,14 +30,18 @@ def canonical_features(gaussians: Gaussians, num_frequencies: int = 4) -> Float[
 
     Per Gaussian: centre, its Fourier features (sine and cosine of ``pi 2^f`` times each coordinate), log-area in
     units of the spacing, ``log(s1/s2) * (cos 2a, sin 2a)``, colour, opacity. The raw numbers can hide things from
-    the renderer (an angle plus pi, a swap of the axes with a quarter turn, the colour of an invisible Gaussian);
-    these can't: raw vectors that draw the same picture give the same features, and all features of a Gaussian fade
-    to zero as its opacity falls from 2/255 to the 1/255 below which it is not drawn.
+    the renderer (an angle plus pi, a swap of the axes with a quarter turn, the colour of an invisible Gaussian, by
+    how much one is thinner than a pixel); these can't: raw vectors that draw the same picture give the same features,
+    and all features of a Gaussian fade to zero as its opacity falls from 2/255 to the 1/255 below which it is not
+    drawn. The standard deviations s1 and s2 have a hundredth of the spacing added, as squares, so that the features
+    end where the picture does.
     """
     raw = gaussians.raw
     centers, opacities = gaussians.centers, gaussians.opacities
     # logsigmoid instead of log(sigmoid): finite for every raw number
     log_scales = F.logsigmoid(raw[..., SCALE]) + math.log(gaussians.scale_factor)
+    least = math.log(_THINNEST)
+    log_scales = least + F.softplus(2 * (log_scales - least)) / 2
     log_ratio = log_scales[..., 0] - log_scales[..., 1]
     doubled = 2 * gaussians.angles
     octaves = math.pi * 2.0 ** torch.arange(num_frequencies, dtype=raw.dtype, device=raw.device)
