@@ -37,6 +37,14 @@ def answering(logits: Tensor, gaussians: gvit.Gaussians | None, monkeypatch) -> 
     return model
 
 
+def test_a_model_comes_back_in_the_modes_that_its_modules_had():
+    model = gvit.create_model("vit_tiny_patch8", num_classes=2).train()
+    model.blocks[0].eval()
+    before = [module.training for module in model.modules()]
+    evaluate(model, [(torch.rand(1, 3, 32, 32), torch.zeros(1, dtype=torch.long))])
+    assert [module.training for module in model.modules()] == before
+
+
 @pytest.mark.parametrize("classes", [2, 5, 6, 20])
 def test_shares_and_counts_are_scikit_learns(classes, monkeypatch):
     generator = torch.Generator().manual_seed(classes)

@@ -80,18 +80,20 @@ def test_from_values_inverts_the_bounds(aspect):
     assert (other.scale_factor, other.nominal_count, other.aspect) == (0.7, 32, aspect)
 
 
-def test_from_values_is_finite_at_the_bounds():
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16])
+def test_from_values_is_finite_at_the_bounds(dtype):
     count = 3
     with pytest.warns(UserWarning, match="scales"):
         extreme = Gaussians.from_values(
-            torch.tensor([[1.0, -1.0]] * count),
-            torch.full((count, 2), 10.0),
-            torch.zeros(count),
-            torch.tensor([[0.0, 1.0, 0.5]] * count),
-            torch.ones(count),
+            torch.tensor([[1.0, -1.0]] * count, dtype=dtype),
+            torch.full((count, 2), 10.0, dtype=dtype),
+            torch.zeros(count, dtype=dtype),
+            torch.tensor([[0.0, 1.0, 0.5]] * count, dtype=dtype),
+            torch.ones(count, dtype=dtype),
         )
+    assert extreme.raw.dtype == dtype
     assert extreme.raw.isfinite().all()
-    torch.testing.assert_close(extreme.opacities, torch.ones(count))
+    torch.testing.assert_close(extreme.opacities.double(), torch.ones(count).double(), rtol=0, atol=2e-6)
 
 
 def test_indexing_keeps_the_canvas():

@@ -33,6 +33,8 @@ def test_no_more_classes_than_there_are_and_none_without_a_head():
     (guesses,) = gvit.predict(model, torch.rand(1, 3, 32, 32), top_k=5)
     assert {guess.class_name for guess in guesses} == {"0", "1"}
     assert sum(guess.probability for guess in guesses) == pytest.approx(1)
+    with pytest.raises(ValueError, match="top_k must be at least 1, got -1"):
+        gvit.predict(model, torch.rand(1, 3, 32, 32), top_k=-1)
     model.reset_classifier(0)
     with pytest.raises(ValueError, match="an encoder alone, without a classifier"):
         gvit.predict(model, torch.rand(1, 3, 32, 32))

@@ -133,16 +133,19 @@ def predict(
         model: with classes.
         images: as ``load_images`` gives them, which are classified as they are; or one image or several: files, Pillow
             images, arrays or tensors as in ``gvit.data.convert``, which are resized and cropped as in its evaluation.
-        top_k: how many classes.
+        top_k: how many classes, at least 1.
         num_gaussians: see ``GViT.encode``; None for the model's own number.
         looks: see ``GViT.encode``; None for as many as in training.
         background: what transparent pixels lie over: a colour's name, its code, or three numbers in [0, 1].
 
     Raises:
         InputError: an image can't be read, see ``load_images``; the model has no classes (``num_classes=0``) or no
-            trained classifier; or it draws no other number of Gaussians, or does not look at its picture.
+            trained classifier; it draws no other number of Gaussians, or does not look at its picture; or ``top_k`` is
+            below 1.
     """
     check_classifies(model)
+    if top_k < 1:
+        raise InputError(f"{option('top_k')} must be at least 1, got {top_k}")
     inputs = _inputs(images, model, background).to(next(model.parameters()).device)
     with evaluating(model):
         logits, _ = model.forward_with_gaussians(inputs, num_gaussians=num_gaussians, looks=looks)

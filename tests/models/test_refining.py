@@ -203,6 +203,19 @@ def test_what_it_cannot_be_is_refused(arguments):
         RefiningEncoder(**arguments)
 
 
+def test_no_images_have_no_gaussians(images):
+    model = gvit.create_model("gvit_tiny", num_classes=3).eval()
+    assert model(images[:0]).shape == (0, 3)
+    assert model.encode(images[:0]).raw.shape == (0, 32, 9)
+    assert gvit.predict(model, images[:0]) == []
+
+
+def test_an_image_that_is_not_finite_cannot_be_drawn(images):
+    images[1, 0, 5, 5] = math.nan
+    with pytest.raises(ValueError, match="must be finite"):
+        encoder()(images)
+
+
 def test_a_batch_takes_an_optimizer_step_a_look(tmp_path):
     from gvit.recipes import debug
     from gvit.training.setup import set_up

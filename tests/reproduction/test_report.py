@@ -9,7 +9,7 @@ import pytest
 import gvit
 from gvit.errors import InputError
 from gvit.reproduction.page import judge, write_page
-from gvit.reproduction.report import spread, table
+from gvit.reproduction.report import _short, spread, table
 from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.study import Claim
 
@@ -239,3 +239,18 @@ def test_the_committed_page_is_what_its_files_say(tmp_path):
     shutil.copytree(DOCS / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.csv"))
     page = write_page(tmp_path / "results", list(TARGETS))
     assert page.read_text() == (DOCS / "results.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("number", "shown"),
+    [
+        (258_825, "259 k"),
+        (999_499, "999 k"),
+        (999_500, "1.00 M"),
+        (4.46e7, "44.6 M"),
+        (0.5, "0.500"),
+        (100, "100"),
+    ],
+)
+def test_large_numbers_have_three_digits_and_a_unit(number, shown):
+    assert _short(number) == shown

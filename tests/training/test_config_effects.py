@@ -715,6 +715,15 @@ def test_an_average_that_forgets_nothing_or_everything_is_the_first_or_the_last_
         assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
+def test_the_average_counts_a_batch_once_however_often_the_encoder_looks(config):
+    run = prepared(with_(config, model={"model": "gvit_tiny"}, optimizer={"ema_decay": 0.75}))
+    start = {name: value.clone() for name, value in run.model.state_dict().items()}
+    step = run.schedule.classify_start
+    take_steps(run, step, step + 1)
+    for name, value in run.task.ema.module.state_dict().items():
+        torch.testing.assert_close(value, 0.75 * start[name] + 0.25 * run.model.state_dict()[name])
+
+
 # Compute.
 
 

@@ -107,7 +107,7 @@ def test_after_too_many_in_a_row_a_run_goes_back(tmp_path, monkeypatch):
     loop, watch = begin(tmp_path)
     poison(monkeypatch, lambda step: step >= 11 and loop.stumbling.gamma == 1)
     loop.fit()
-    assert watch.notes[-1].startswith("training diverged at step 13 ")
+    assert watch.notes[-1].startswith("training diverged at step 14 ")
     assert watch.notes[-1].endswith("; the run goes back to its last checkpoint, with gamma halved")
     assert [skip.step for skip in watch.skips] == [12, 13]
     assert [step.number for step in watch.steps] == [*range(1, 12), *range(11, 21)]
@@ -119,7 +119,7 @@ def test_after_too_many_in_a_row_a_run_goes_back(tmp_path, monkeypatch):
 def test_it_goes_back_once_and_then_says_what_was_not_finite(tmp_path, monkeypatch):
     poison(monkeypatch, lambda step: step >= 11)
     with pytest.raises(
-        InputError, match=r"diverged at step 13 \(.*\): .*must be finite.*; lower base_lr or gamma"
+        InputError, match=r"diverged at step 14 \(.*\): .*must be finite.*; lower base_lr or gamma"
     ):
         train(CONFIG, tmp_path / "run")
     assert Run(tmp_path / "run").load_checkpoint()["step"] == 10
@@ -127,5 +127,5 @@ def test_it_goes_back_once_and_then_says_what_was_not_finite(tmp_path, monkeypat
 
 def test_without_a_checkpoint_it_stops(tmp_path, monkeypatch):
     poison(monkeypatch, lambda step: step >= 3)
-    with pytest.raises(InputError, match="diverged at step 5 "):
+    with pytest.raises(InputError, match="diverged at step 6 "):
         train(CONFIG, tmp_path / "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import get_args
 
 import torch
@@ -244,9 +245,10 @@ def check_settings(
     Raises:
         InputError: an argument of ``fit`` is out of its range.
     """
-    if num_gaussians < 1 or steps < 0:
+    whole = isinstance(num_gaussians, Integral) and isinstance(steps, Integral)
+    if not whole or num_gaussians < 1 or steps < 0:
         raise InputError(
-            f"{option('num_gaussians')} must be at least 1 and {option('steps')} at least 0, "
+            f"{option('num_gaussians')} must be a whole number, at least 1, and {option('steps')} one of at least 0, "
             f"got {num_gaussians} and {steps}"
         )
     if not 0 <= seed < 2**63:

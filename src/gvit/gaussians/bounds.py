@@ -87,6 +87,8 @@ class Bounds:
         """The raw columns of one bounded property, [..., K, 1 to 3]."""
         if name == "angles":
             return values.unsqueeze(-1)
+        if values.dtype.itemsize < 4:  # in which a number just inside a bound is the bound
+            return self.field_to_raw(name, values.float()).to(values.dtype)
         if name == "centers":
             position = values / values.new_tensor(self.extent)
             return position.clamp(-1 + _INSIDE, 1 - _INSIDE).atanh()

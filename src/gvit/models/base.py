@@ -27,13 +27,14 @@ _NAMED = 10  # classes
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """A model in evaluation mode inside, and in the mode that it had after."""
-    was_training = model.training
+    """A model in evaluation mode inside; after, each module in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
         yield
     finally:
-        model.train(was_training)
+        for module, mode in modes:
+            module.training = mode
 
 
 def without_weights(part: _Part) -> _Part:

@@ -236,8 +236,10 @@ def _counted(name: str, arguments: tuple[tuple[str, Any], ...]) -> Complexity | 
 
 
 def _short(number: float) -> str:
-    """Three digits and a unit: 258,825 as ``259 k``."""
-    scale, unit = next(pair for pair in ((1e9, " G"), (1e6, " M"), (1e3, " k"), (1, "")) if number >= pair[0])
+    """Three digits and a unit: 258,825 as ``259 k``, and 999,500 as ``1.00 M``."""
+    number = float(f"{number:.3g}")
+    units = ((1e9, " G"), (1e6, " M"), (1e3, " k"))
+    scale, unit = next((pair for pair in units if number >= pair[0]), (1, ""))
     return f"{number / scale:#.3g}".rstrip(".") + unit
 
 

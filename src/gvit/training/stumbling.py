@@ -47,7 +47,7 @@ class Stumbling:
             Diverged: it is one too many.
         """
         if self.in_a_row == self.most:
-            raise self.diverged(step, phase, error)
+            raise self.diverged(step + 1, phase, error)
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         for observer in listening:
             observer.skipped(Skipped(step + 1, first_line(error), self.skipped))

@@ -170,6 +170,8 @@ class Task:
         if plan.added:  # one optimizer step more, whatever the number of turns
             self.turns = [turn.again() for turn in self.turns]
             measures = self._turn(step, parts, plan, {"encoder": rates["encoder"]})
+        if self.ema is not None:
+            self.ema.update(self.model)
         return measures
 
     def drop(self) -> None:
@@ -230,8 +232,6 @@ class Task:
                 nn.utils.clip_grads_with_norm_(self.networks[name].parameters(), largest, norms[name])
             optimizer.step()
             optimizer.zero_grad()
-        if self.ema is not None:
-            self.ema.update(self.model)
 
     def measure(self, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         """What ``gvit.evaluation.measure`` gives for the model, or for its moving average.

@@ -80,7 +80,7 @@ def _row_sizes(count: int, aspect: float) -> list[int]:
 def _detail(images: Float[Tensor, "batch c h w"], count: int) -> Float[Tensor, "batch h w"]:
     grey = images.mean(1, keepdim=True)
     found = (grey - _smooth(grey, _NEIGHBOURHOOD)).abs()
-    half_cell = 2 * max(1, round(math.sqrt(grey[0].numel() / count) / 4)) + 1
+    half_cell = 2 * max(1, round(math.sqrt(grey.shape[2] * grey.shape[3] / count) / 4)) + 1
     return _smooth(found, half_cell)[:, 0]
 
 
@@ -105,6 +105,6 @@ def _quantiles(weight: Float[Tensor, "batch n"], shares: Float[Tensor, " q"]) ->
 def _row_between(above: Float[Tensor, "batch rows w"], place: Float[Tensor, " batch"]) -> Tensor:
     """What lies above a height in [0, 1], linear between rows of pixels: [B, W]."""
     position = place * (above.shape[1] - 1)
-    row = position.long().clamp(max=above.shape[1] - 2)
+    row = position.long().clamp(0, above.shape[1] - 2)
     batch = torch.arange(above.shape[0], device=above.device)
     return above[batch, row].lerp(above[batch, row + 1], (position - row).unsqueeze(1))

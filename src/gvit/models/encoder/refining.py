@@ -182,7 +182,7 @@ class RefiningEncoder(GaussianEncoder):
             leaf = raw.detach().clone().requires_grad_()
             drawn = render(self._placed(leaf, images), *images.shape[-2:])
             error = drawn.detach() - images.to(drawn.dtype)
-            (gradient,) = torch.autograd.grad(drawn, leaf, error * (2 / error[0].numel()))
+            (gradient,) = torch.autograd.grad(drawn, leaf, error * (2 / error.shape[1:].numel()))
         return error, gradient
 
     def _correct(self, images: Float[Tensor, "batch 3 h w"], drawing: Drawing) -> Drawing:
