@@ -215,7 +215,7 @@ class RefiningEncoder(GaussianEncoder):
         octaves = 0.5 * math.pi * 2.0 ** torch.arange(_FREQUENCIES, dtype=raw.dtype, device=raw.device)
         phases = (place.unsqueeze(-1) * octaves).flatten(-2)
         doubled = 2 * raw[..., 4:5]
-        count, spacing = raw.shape[-2], math.sqrt(images[0, 0].numel() / raw.shape[-2])
+        count, spacing = raw.shape[-2], math.sqrt(images.shape[-2:].numel() / raw.shape[-2])
         around = torch.cat((coarse(error, count), coarse(images, count) - 0.5), 1)
         samples = sample(around, frame.around(place)).flatten(-2)
         # how many there are is not told: a number beyond those of the training would lead astray
