@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gvit.losses import pixel_loss, psnr, ssim
 
@@ -45,12 +46,27 @@ def test_ssim_gradient():
 
 
 def test_ssim_can_be_trained_after_it_was_used_in_inference_mode():
-    size = 23  # of no other test, so that nothing is cached yet
     with torch.inference_mode():
-        ssim(torch.rand(1, 3, size, size), torch.rand(1, 3, size, size))
-    image = torch.rand(1, 3, size, size, requires_grad=True)
-    ssim(image, torch.rand(1, 3, size, size)).sum().backward()
+        ssim(torch.rand(1, 3, 23, 23), torch.rand(1, 3, 23, 23))
+    image = torch.rand(1, 3, 23, 23, requires_grad=True)
+    ssim(image, torch.rand(1, 3, 23, 23)).sum().backward()
     assert image.grad is not None
+
+
+class Similarity(torch.nn.Module):
+    def forward(self, image, other):
+        return ssim(image, other)
+
+
+def test_ssim_is_a_number_before_and_after_it_was_traced(pair):
+    wanted = ssim(*pair)
+    with FakeTensorMode() as mode:
+        ssim(*map(mode.from_tensor, pair))
+    exported = torch.export.export(Similarity(), pair)
+    torch.testing.assert_close(exported.module()(*pair), wanted)
+    found = ssim(*pair)
+    assert type(found) is torch.Tensor
+    torch.testing.assert_close(found, wanted)
 
 
 def test_ssim_needs_a_whole_window():
