@@ -8,6 +8,7 @@ import pytest
 import torch
 from scenes import random_scene
 from torch import nn
+from torch.autograd import forward_ad
 
 from forked import Forked
 from gvit import Gaussians, fit, render
@@ -160,3 +161,19 @@ def test_a_gradient_of_the_gradient_is_refused_in_a_line(backend):
         RuntimeError, match="first derivatives only: take their gradient without create_graph"
     ):
         gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_forward_mode_is_refused_in_a_line(backend):
+    raw = torch.zeros(1, 5, 9)
+
+    def draw(raw):
+        return render(Gaussians(raw), 8, 8, backend=backend)
+
+    refused = pytest.raises(RuntimeError, match="no forward-mode derivatives, and centers has a tangent")
+    with refused:
+        torch.func.jvp(draw, (raw,), (raw,))
+    with refused:
+        torch.func.jacfwd(draw)(raw)
+    with forward_ad.dual_level(), refused:
+        draw(forward_ad.make_dual(raw.clone().requires_grad_(), raw))

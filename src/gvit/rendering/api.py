@@ -8,6 +8,7 @@ from numbers import Integral
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gvit.gaussians import Gaussians
 from gvit.rendering import cpu, cuda, reference
@@ -46,8 +47,8 @@ def rasterize(
         C += T*a*colour;  T *= 1-a
 
     and at the end ``image = C + T*background``, ``alpha = 1 - T``. These are the formula and constants of
-    gsplat 1.5. Differentiable, once, in all tensors; where ``alpha_max`` clips, geometry and opacity get no
-    gradient.
+    gsplat 1.5. Differentiable, once and in reverse mode, in all tensors; where ``alpha_max`` clips, geometry and
+    opacity get no gradient.
 
     Args:
         centers: [..., K, 2], (x, y) in pixels: x in [0, width] and y in [0, height] lie on the image, others
@@ -76,12 +77,14 @@ def rasterize(
         ValueError: shapes, dtypes or devices don't fit together; a number is NaN or infinite; a covariance is
             not positive semi-definite (or still singular after the blur); a constant is out of its range; the
             backend is unknown or can't run here.
-        RuntimeError: in a second backward pass: there are first derivatives only.
+        RuntimeError: in a second backward pass, or for inputs with tangents (forward mode, ``torch.func.jvp``):
+            there are first derivatives only, in reverse mode.
     """
     inputs = {"centers": centers, "covariances": covariances, "colors": colors, "opacities": opacities}
     if background is not None:
         inputs["background"] = background
     _check_shapes(inputs)
+    _check_tangents(inputs)
     _check_size(height, width)
     _check_constants(blur, alpha_max, alpha_min, transmittance_min)
     *batch, _, channels = colors.shape
@@ -120,6 +123,7 @@ def render(
 
     Raises:
         ValueError: as ``rasterize``.
+        RuntimeError: as ``rasterize``.
     """
     if not isinstance(gaussians, Gaussians):
         raise ValueError(f"gaussians must be gvit.Gaussians, got {type(gaussians).__name__}")
@@ -167,6 +171,16 @@ def _check_shapes(inputs: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} is {tensor.dtype}, but colors is {colors.dtype}: use one dtype")
         if tensor.device != colors.device:
             raise ValueError(f"{name} is on {tensor.device}, but colors is on {colors.device}")
+
+
+def _check_tangents(inputs: dict[str, Tensor]) -> None:
+    # PyTorch would take an operator's output for a constant
+    for name, tensor in inputs.items():
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                f"gvit's renderers have no forward-mode derivatives, and {name} has a tangent: "
+                "use reverse mode, torch.autograd.grad"
+            )
 
 
 def _check_size(height: int, width: int) -> None:
