@@ -177,3 +177,22 @@ def test_forward_mode_is_refused_in_a_line(backend):
         torch.func.jacfwd(draw)(raw)
     with forward_ad.dual_level(), refused:
         draw(forward_ad.make_dual(raw.clone().requires_grad_(), raw))
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_default_dtype_changes_nothing(backend, default):
+    scene = [tensor.requires_grad_() for tensor in random_scene(2, 5, 9, 8)]
+
+    def drawn():
+        image, alpha = rasterize(*scene[:4], 9, 8, background=scene[4], backend=backend)
+        return image, alpha, *torch.autograd.grad(image.square().sum() + alpha.sum(), scene)
+
+    wanted = drawn()
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = drawn()
+    finally:
+        torch.set_default_dtype(usual)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
