@@ -104,6 +104,19 @@ def test_half_precision_is_lifted(dtype):
         assert torch.equal(gradient, exact.to(dtype))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_has_finite_gradients(dtype, backend):
+    center, covariance = torch.full((1, 2), 128.0), 1e4 * torch.eye(2)[None]
+    scene = [center, covariance, torch.ones(1, 3), torch.full((1,), 0.5)]
+    tensors = [tensor.to(dtype).requires_grad_() for tensor in scene]
+    image, _ = rasterize(*tensors, 256, 256, backend=backend)
+    # each pixel's share is in the dtype's range, their sum is not
+    slopes = torch.full_like(image, torch.finfo(dtype).max / 1e4)
+    by_opacity = torch.autograd.grad(image, tensors, slopes)[3]
+    assert by_opacity.item() == torch.finfo(dtype).max
+
+
 def test_float64_goes_to_the_reference():
     scene = [tensor.double() for tensor in random_scene(2, 5, 9, 8)]
     image, _ = rasterize(*scene[:4], 9, 8)

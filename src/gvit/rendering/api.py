@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from numbers import Integral
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -19,6 +20,25 @@ _USUAL = Constants()
 _OPERATORS = {"reference": reference.rasterize, "cpu": cpu.rasterize, "cuda": cuda.rasterize}
 BACKENDS = tuple(_OPERATORS)
 MAX_CHANNELS = 32
+
+
+class _ToFloat32(torch.autograd.Function):
+    """A tensor of half precision in float32; a gradient beyond its range becomes its largest number."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return tensor.float()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        largest = torch.finfo(ctx.dtype).max
+        return gradient.clamp(-largest, largest).to(ctx.dtype)
 
 
 # Inputs are annotated without shapes: wrong ones are for ``_check_shapes`` to explain.
@@ -69,8 +89,9 @@ def rasterize(
 
     Returns:
         image [..., C, H, W] and alpha [..., H, W]: float32 for float16 and bfloat16 inputs, which are lifted
-        to it. Both, and all gradients, are finite for numbers of up to 1e30 either way of 0; of a gradient beyond
-        the dtype's range, its largest number.
+        to it. Both, and all gradients, are finite for numbers of up to 1e30 either way of 0, if the loss's own
+        gradient at a pixel, by itself and times a colour, is no larger; of a gradient beyond the dtype's range,
+        its largest number.
 
     Raises:
         InputError: the image needs more main memory than is free.
@@ -90,7 +111,7 @@ def rasterize(
     *batch, _, channels = colors.shape
     backend = _resolve_backend(backend, centers)
     if centers.dtype in (torch.float16, torch.bfloat16):
-        inputs = {name: tensor.float() for name, tensor in inputs.items()}
+        inputs = {name: _ToFloat32.apply(tensor) for name, tensor in inputs.items()}
 
     behind = inputs["background"] if background is not None else inputs["colors"].new_zeros(channels)
     image, alpha, _, _ = _OPERATORS[backend](
