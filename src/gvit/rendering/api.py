@@ -76,7 +76,7 @@ def rasterize(
         covariances: [..., K, 2, 2] in square pixels, symmetric (of others, the symmetric part is drawn) and
             positive semi-definite; ``gvit.build_covariances`` makes them from standard deviations and angles.
         colors: [..., K, C], any values, 1 to 32 channels.
-        opacities: [..., K]; what is not above 0 draws nothing.
+        opacities: [..., K]; what is not above 0 draws nothing and gets no gradient.
         height: of the image, in pixels, at least 1.
         width: of the image, in pixels, at least 1.
         background: [C] or [..., C]; zeros when None.
