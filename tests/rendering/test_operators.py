@@ -209,3 +209,16 @@ def test_the_default_dtype_changes_nothing(backend, default):
     finally:
         torch.set_default_dtype(usual)
     torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_pictures_may_be_written_into(backend):
+    scene = [tensor.requires_grad_() for tensor in random_scene(2, 5, 9, 8)]
+
+    def gradients(scale, bound):
+        image, alpha = rasterize(*scene[:4], 9, 8, background=scene[4], backend=backend)
+        return torch.autograd.grad(bound(image).square().sum() + scale(alpha).square().sum(), scene)
+
+    wanted = gradients(lambda alpha: alpha * 3, lambda image: image.clamp(0.2, 0.5))
+    found = gradients(lambda alpha: alpha.mul_(3), lambda image: image.clamp_(0.2, 0.5))
+    assert all(map(torch.equal, found, wanted))
