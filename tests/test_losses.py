@@ -4,6 +4,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gvit import Gaussians, render
 from gvit.losses import pixel_loss, psnr, ssim
 
 
@@ -93,6 +94,17 @@ def test_pixel_loss_pulls_towards_the_target(kind):
     assert down > 0 > up
     assert none == pytest.approx(0, abs=1e-4)
     assert abs(up) <= 512 / 3  # where nothing is drawn the gradient is large, but bounded
+
+
+def test_bce_takes_a_picture_that_rounding_leaves_above_one():
+    raw = torch.randn(200, 9, generator=torch.Generator().manual_seed(0))
+    raw[:, 5:8] = 40  # white
+    rendered = render(Gaussians(raw, nominal_count=50), 24, 24, background=torch.ones(3))
+    assert rendered.max() > 1
+    rendered.requires_grad_()
+    pixel_loss(rendered, torch.zeros_like(rendered), "bce").backward()
+    assert (rendered.grad > 0).all()
+    assert rendered.grad.isfinite().all()
 
 
 def test_unknown_pixel_loss():

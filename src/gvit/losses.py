@@ -31,8 +31,8 @@ def pixel_loss(
     """Mean over all pixels of the binary cross-entropy or of the squared error (GViT paper, Sections 2.2 and 3.1).
 
     For ``bce`` the rendered values are squeezed from [0, 1] into [1/510, 1 - 1/510], which leaves the gradient
-    alive at both ends, unlike a clamp, and finite, unlike the logarithm. For ``psnr`` it is ``psnr_loss`` of each
-    image's mean squared error.
+    alive at both ends and slightly beyond, where rounding may take a picture, unlike a clamp, and finite, unlike the
+    logarithm. For ``psnr`` it is ``psnr_loss`` of each image's mean squared error.
 
     Raises:
         ValueError: an unknown ``kind``.

@@ -130,7 +130,10 @@ def render(
     background: Tensor | None = None,
     backend: str = "auto",
 ) -> Float[Tensor, "*batch 3 height width"]:
-    """The picture of ``gaussians`` at any size, values in [0, 1] (for a background in [0, 1]).
+    """The picture of ``gaussians`` at any size, values in [0, 1] up to rounding (for a background in [0, 1]).
+
+    White may come out as 1 + 1e-6, which ``F.binary_cross_entropy`` refuses and ``gvit.losses.pixel_loss`` takes. It is
+    not cut off here, for that would take the gradient away.
 
     Args:
         gaussians: any number of batch dimensions.
