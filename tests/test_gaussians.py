@@ -28,6 +28,12 @@ def test_covariance_has_the_scales_as_axes():
     torch.testing.assert_close(covariance @ normal, normal)
 
 
+def test_equal_are_gaussians_that_are_the_same_object():
+    gaussians, others = Gaussians(random_raw(2)), Gaussians(random_raw(2))
+    assert gaussians != others
+    assert {gaussians, others, gaussians} == {others, gaussians}
+
+
 @pytest.mark.parametrize("aspect", [0.5, 1.0, 2.0])
 def test_raw_zeros_mean_the_middle_of_every_range(aspect):
     gaussians = Gaussians(torch.zeros(4, 9), scale_factor=0.8, nominal_count=16, aspect=aspect)

@@ -2,7 +2,9 @@ import numpy as np
 import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gvit import Gaussians, render
 from gvit.losses import pixel_loss, psnr, ssim
 
 
@@ -45,12 +47,27 @@ def test_ssim_gradient():
 
 
 def test_ssim_can_be_trained_after_it_was_used_in_inference_mode():
-    size = 23  # of no other test, so that nothing is cached yet
     with torch.inference_mode():
-        ssim(torch.rand(1, 3, size, size), torch.rand(1, 3, size, size))
-    image = torch.rand(1, 3, size, size, requires_grad=True)
-    ssim(image, torch.rand(1, 3, size, size)).sum().backward()
+        ssim(torch.rand(1, 3, 23, 23), torch.rand(1, 3, 23, 23))
+    image = torch.rand(1, 3, 23, 23, requires_grad=True)
+    ssim(image, torch.rand(1, 3, 23, 23)).sum().backward()
     assert image.grad is not None
+
+
+class Similarity(torch.nn.Module):
+    def forward(self, image, other):
+        return ssim(image, other)
+
+
+def test_ssim_is_a_number_before_and_after_it_was_traced(pair):
+    wanted = ssim(*pair)
+    with FakeTensorMode() as mode:
+        ssim(*map(mode.from_tensor, pair))
+    exported = torch.export.export(Similarity(), pair)
+    torch.testing.assert_close(exported.module()(*pair), wanted)
+    found = ssim(*pair)
+    assert type(found) is torch.Tensor
+    torch.testing.assert_close(found, wanted)
 
 
 def test_ssim_needs_a_whole_window():
@@ -77,6 +94,17 @@ def test_pixel_loss_pulls_towards_the_target(kind):
     assert down > 0 > up
     assert none == pytest.approx(0, abs=1e-4)
     assert abs(up) <= 512 / 3  # where nothing is drawn the gradient is large, but bounded
+
+
+def test_bce_takes_a_picture_that_rounding_leaves_above_one():
+    raw = torch.randn(200, 9, generator=torch.Generator().manual_seed(0))
+    raw[:, 5:8] = 40  # white
+    rendered = render(Gaussians(raw, nominal_count=50), 24, 24, background=torch.ones(3))
+    assert rendered.max() > 1
+    rendered.requires_grad_()
+    pixel_loss(rendered, torch.zeros_like(rendered), "bce").backward()
+    assert (rendered.grad > 0).all()
+    assert rendered.grad.isfinite().all()
 
 
 def test_unknown_pixel_loss():

@@ -5,7 +5,7 @@ Images are float tensors [..., C, H, W] with values in [0, 1].
 
 from __future__ import annotations
 
-from functools import lru_cache
+import math
 from typing import Literal
 
 import torch
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 PixelLoss = Literal["bce", "mse", "psnr"]
 
 _WINDOW, _SIGMA = 11, 1.5
+_WINDOW_SUM = sum(math.exp(-0.5 * ((i - _WINDOW // 2) / _SIGMA) ** 2) for i in range(_WINDOW))
 _SCALES_SIDE = _WINDOW * 2**4  # MS-SSIM halves the image four times
 _C1, _C2 = 0.01**2, 0.03**2
 # Half a grey level of an 8-bit image: keeps the cross-entropy's gradient below 512 where nothing is drawn.
@@ -30,8 +31,8 @@ def pixel_loss(
     """Mean over all pixels of the binary cross-entropy or of the squared error (GViT paper, Sections 2.2 and 3.1).
 
     For ``bce`` the rendered values are squeezed from [0, 1] into [1/510, 1 - 1/510], which leaves the gradient
-    alive at both ends, unlike a clamp, and finite, unlike the logarithm. For ``psnr`` it is ``psnr_loss`` of each
-    image's mean squared error.
+    alive at both ends and slightly beyond, where rounding may take a picture, unlike a clamp, and finite, unlike the
+    logarithm. For ``psnr`` it is ``psnr_loss`` of each image's mean squared error.
 
     Raises:
         ValueError: an unknown ``kind``.
@@ -54,22 +55,16 @@ def psnr_loss(squared_errors: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
     return 10 * (squared_errors + _PSNR_MARGIN).log10().mean()
 
 
-@lru_cache(maxsize=32)
-def _window_matrix(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _window_matrix(size: int, like: Tensor) -> Tensor:
     """[size, size - 10]: right-multiplying by it filters rows with the Gaussian window, without padding.
 
     As a banded matrix product the filter runs at matrix-product speed on every device; depthwise convolutions
-    of one channel don't.
+    of one channel don't. It is not kept: a tensor that is made while a model is traced is of no use later.
     """
-    # cached across calls, so it must not be born as an inference tensor, which autograd refuses
-    with torch.inference_mode(False):
-        offsets = torch.arange(_WINDOW, dtype=torch.float64) - _WINDOW // 2
-        window = torch.exp(-0.5 * (offsets / _SIGMA).square())
-        window /= window.sum()
-        matrix = torch.zeros(size, size - _WINDOW + 1, dtype=torch.float64)
-        for column in range(matrix.shape[1]):
-            matrix[column : column + _WINDOW, column] = window
-        return matrix.to(device, dtype)
+    pixels = torch.arange(size, device=like.device)
+    offsets = pixels.unsqueeze(1) - pixels[: size - _WINDOW + 1] - _WINDOW // 2
+    weights = torch.exp(offsets.to(like.dtype).square() * (-0.5 / _SIGMA**2)) / _WINDOW_SUM
+    return torch.where(offsets.abs() <= _WINDOW // 2, weights, 0)
 
 
 def ssim(
@@ -86,8 +81,7 @@ def ssim(
     height, width = image.shape[-2:]
     if min(height, width) < _WINDOW:
         raise ValueError(f"SSIM needs images of at least {_WINDOW}x{_WINDOW} pixels, got {height}x{width}")
-    rows = _window_matrix(height, image.dtype, image.device).mT
-    columns = _window_matrix(width, image.dtype, image.device)
+    rows, columns = _window_matrix(height, image).mT, _window_matrix(width, image)
 
     def smooth(x: Tensor) -> Tensor:
         return rows @ (x @ columns)

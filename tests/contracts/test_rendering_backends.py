@@ -117,6 +117,20 @@ def test_constants(backend, constants):
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_an_opacity_of_zero_has_no_gradient(backend):
+    scene = random_scene(1, 3, 6, 5)
+    scene.opacities[0, 1] = 0
+    scene = on_device(scene, backend)
+    opacities = scene.opacities.requires_grad_()
+    image, alpha = rasterize(*scene[:4], 6, 5, alpha_min=0.0, backend=backend)
+    (image.sum() + alpha.sum()).backward()
+    first, none, last = opacities.grad[0].tolist()
+    assert none == 0
+    assert first > 0
+    assert last > 0
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
 def test_an_infinite_variance_is_refused(backend):
     for variance in ([[math.inf, 0.0], [0.0, 1.0]], [[math.inf, 0.0], [0.0, math.inf]]):
         scene = random_scene(1, 3, 6, 5)

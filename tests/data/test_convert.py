@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gvit import Gaussians, render
 from gvit.data.convert import as_pixels, as_rgb, composite, parse_color
 from gvit.errors import InputError
 
@@ -86,6 +87,14 @@ def test_transparency_lies_over_the_background(tmp_path, background, below):
 def test_what_is_no_image_says_what_would_be(image, message):
     with pytest.raises(InputError, match=message):
         as_pixels(image)
+
+
+def test_a_rendered_picture_is_an_image():
+    raw = torch.randn(200, 9, generator=torch.Generator().manual_seed(0))
+    raw[:, 5:8] = 40  # white
+    picture = render(Gaussians(raw, nominal_count=50), 24, 24, background=torch.ones(3))
+    assert picture.max() > 1  # by rounding
+    assert torch.equal(as_pixels(picture), picture.clamp(0, 1))
 
 
 @pytest.mark.parametrize("color", ["whit", (1, 2, 3), (1, 1), ""])

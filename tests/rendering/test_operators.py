@@ -8,6 +8,7 @@ import pytest
 import torch
 from scenes import random_scene
 from torch import nn
+from torch.autograd import forward_ad
 
 from forked import Forked
 from gvit import Gaussians, fit, render
@@ -103,6 +104,19 @@ def test_half_precision_is_lifted(dtype):
         assert torch.equal(gradient, exact.to(dtype))
 
 
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_has_finite_gradients(dtype, backend):
+    center, covariance = torch.full((1, 2), 128.0), 1e4 * torch.eye(2)[None]
+    scene = [center, covariance, torch.ones(1, 3), torch.full((1,), 0.5)]
+    tensors = [tensor.to(dtype).requires_grad_() for tensor in scene]
+    image, _ = rasterize(*tensors, 256, 256, backend=backend)
+    # each pixel's share is in the dtype's range, their sum is not
+    slopes = torch.full_like(image, torch.finfo(dtype).max / 1e4)
+    by_opacity = torch.autograd.grad(image, tensors, slopes)[3]
+    assert by_opacity.item() == torch.finfo(dtype).max
+
+
 def test_float64_goes_to_the_reference():
     scene = [tensor.double() for tensor in random_scene(2, 5, 9, 8)]
     image, _ = rasterize(*scene[:4], 9, 8)
@@ -160,3 +174,51 @@ def test_a_gradient_of_the_gradient_is_refused_in_a_line(backend):
         RuntimeError, match="first derivatives only: take their gradient without create_graph"
     ):
         gradient.square().sum().backward()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_forward_mode_is_refused_in_a_line(backend):
+    raw = torch.zeros(1, 5, 9)
+
+    def draw(raw):
+        return render(Gaussians(raw), 8, 8, backend=backend)
+
+    refused = pytest.raises(RuntimeError, match="no forward-mode derivatives, and centers has a tangent")
+    with refused:
+        torch.func.jvp(draw, (raw,), (raw,))
+    with refused:
+        torch.func.jacfwd(draw)(raw)
+    with forward_ad.dual_level(), refused:
+        draw(forward_ad.make_dual(raw.clone().requires_grad_(), raw))
+
+
+@pytest.mark.parametrize("default", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_the_default_dtype_changes_nothing(backend, default):
+    scene = [tensor.requires_grad_() for tensor in random_scene(2, 5, 9, 8)]
+
+    def drawn():
+        image, alpha = rasterize(*scene[:4], 9, 8, background=scene[4], backend=backend)
+        return image, alpha, *torch.autograd.grad(image.square().sum() + alpha.sum(), scene)
+
+    wanted = drawn()
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(default)
+    try:
+        found = drawn()
+    finally:
+        torch.set_default_dtype(usual)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_pictures_may_be_written_into(backend):
+    scene = [tensor.requires_grad_() for tensor in random_scene(2, 5, 9, 8)]
+
+    def gradients(scale, bound):
+        image, alpha = rasterize(*scene[:4], 9, 8, background=scene[4], backend=backend)
+        return torch.autograd.grad(bound(image).square().sum() + scale(alpha).square().sum(), scene)
+
+    wanted = gradients(lambda alpha: alpha * 3, lambda image: image.clamp(0.2, 0.5))
+    found = gradients(lambda alpha: alpha.mul_(3), lambda image: image.clamp_(0.2, 0.5))
+    assert all(map(torch.equal, found, wanted))

@@ -19,6 +19,7 @@ from gvit.errors import InputError, option
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
 Color = str | Sequence[float]
 
+_ROUNDING = 1e-5  # of rendered pictures
 _CHANNELS = (1, 3, 4)
 _FORMS = "[H, W], [H, W, C] or [C, H, W] with C of 1 (grey), 3 (RGB) or 4 (RGBA)"
 
@@ -45,7 +46,8 @@ def list_images(images: Any) -> list[Any]:
 def as_pixels(image: ImageLike) -> Float[Tensor, "channels h w"]:
     """One image as [3, H, W] in [0, 1], or [4, H, W] where it has transparency; a tensor stays on its device.
 
-    8-bit and 16-bit numbers are divided by their largest value; floats are taken as they are.
+    8-bit and 16-bit numbers are divided by their largest value; floats are taken as they are, or cut to [0, 1] where
+    they are beyond by a rounding error, as those of a rendered picture may be.
 
     Raises:
         InputError: a file that can't be read; a shape that is no image's, or that may be two; numbers outside of
@@ -137,12 +139,12 @@ def _in_range(values: np.ndarray | Tensor) -> Tensor:
     if values.isnan().any():
         raise InputError("an image has pixels that are NaN")
     low, high = (bound.item() for bound in values.aminmax())
-    if low < 0 or high > 1:
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
         hint = (
             "; of numbers from 0 to 255, divide by 255 or give uint8" if 1 < high <= 255 and low >= 0 else ""
         )
         raise InputError(f"images must have values in [0, 1], got {low:.3g} to {high:.3g}{hint}")
-    return values
+    return values.clamp(0, 1) if low < 0 or high > 1 else values
 
 
 def _not_a_type(dtype: Any) -> str:

@@ -24,7 +24,7 @@ from gvit.gaussians.slots import check_slots, reaches_gaussians, removed
 from gvit.gaussians.storage import Origin, read_fields, write_fields, write_packed
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # tensors have no equality of one truth
 class Gaussians:
     """A batch of images, each as K two-dimensional Gaussians.
 
@@ -47,6 +47,8 @@ class Gaussians:
     There are two ways to remove Gaussians. ``gaussians[:, keep]`` has fewer of them, and ``slots`` tells where they
     stood. ``gaussians.drop(mask)`` has as many as before, and the removed ones draw nothing. Both draw the same
     picture, and ``gaussians[:, keep].in_slots(K)`` is what ``gaussians.drop(~keep)`` gives.
+
+    ``==`` and ``hash`` are those of the object: whether the numbers are the same, ``torch.equal`` tells of ``raw``.
 
     Attributes:
         raw: unbounded numbers in the order of ``FIELDS``, any number of leading batch dimensions.

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from numbers import Integral
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gvit.gaussians import Gaussians
 from gvit.rendering import cpu, cuda, reference
@@ -18,6 +20,25 @@ _USUAL = Constants()
 _OPERATORS = {"reference": reference.rasterize, "cpu": cpu.rasterize, "cuda": cuda.rasterize}
 BACKENDS = tuple(_OPERATORS)
 MAX_CHANNELS = 32
+
+
+class _ToFloat32(torch.autograd.Function):
+    """A tensor of half precision in float32; a gradient beyond its range becomes its largest number."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(tensor: Tensor) -> Tensor:
+        return tensor.float()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.dtype = inputs[0].dtype
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        largest = torch.finfo(ctx.dtype).max
+        return gradient.clamp(-largest, largest).to(ctx.dtype)
 
 
 # Inputs are annotated without shapes: wrong ones are for ``_check_shapes`` to explain.
@@ -46,8 +67,8 @@ def rasterize(
         C += T*a*colour;  T *= 1-a
 
     and at the end ``image = C + T*background``, ``alpha = 1 - T``. These are the formula and constants of
-    gsplat 1.5. Differentiable, once, in all tensors; where ``alpha_max`` clips, geometry and opacity get no
-    gradient.
+    gsplat 1.5. Differentiable, once and in reverse mode, in all tensors; where ``alpha_max`` clips, geometry and
+    opacity get no gradient.
 
     Args:
         centers: [..., K, 2], (x, y) in pixels: x in [0, width] and y in [0, height] lie on the image, others
@@ -55,7 +76,7 @@ def rasterize(
         covariances: [..., K, 2, 2] in square pixels, symmetric (of others, the symmetric part is drawn) and
             positive semi-definite; ``gvit.build_covariances`` makes them from standard deviations and angles.
         colors: [..., K, C], any values, 1 to 32 channels.
-        opacities: [..., K]; what is not above 0 draws nothing.
+        opacities: [..., K]; what is not above 0 draws nothing and gets no gradient.
         height: of the image, in pixels, at least 1.
         width: of the image, in pixels, at least 1.
         background: [C] or [..., C]; zeros when None.
@@ -68,26 +89,29 @@ def rasterize(
 
     Returns:
         image [..., C, H, W] and alpha [..., H, W]: float32 for float16 and bfloat16 inputs, which are lifted
-        to it. Both, and all gradients, are finite for numbers of up to 1e30 either way of 0; of a gradient beyond
-        the dtype's range, its largest number.
+        to it. Both, and all gradients, are finite for numbers of up to 1e30 either way of 0, if the loss's own
+        gradient at a pixel, by itself and times a colour, is no larger; of a gradient beyond the dtype's range,
+        its largest number.
 
     Raises:
         InputError: the image needs more main memory than is free.
         ValueError: shapes, dtypes or devices don't fit together; a number is NaN or infinite; a covariance is
             not positive semi-definite (or still singular after the blur); a constant is out of its range; the
             backend is unknown or can't run here.
-        RuntimeError: in a second backward pass: there are first derivatives only.
+        RuntimeError: in a second backward pass, or for inputs with tangents (forward mode, ``torch.func.jvp``):
+            there are first derivatives only, in reverse mode.
     """
     inputs = {"centers": centers, "covariances": covariances, "colors": colors, "opacities": opacities}
     if background is not None:
         inputs["background"] = background
     _check_shapes(inputs)
+    _check_tangents(inputs)
     _check_size(height, width)
     _check_constants(blur, alpha_max, alpha_min, transmittance_min)
     *batch, _, channels = colors.shape
     backend = _resolve_backend(backend, centers)
     if centers.dtype in (torch.float16, torch.bfloat16):
-        inputs = {name: tensor.float() for name, tensor in inputs.items()}
+        inputs = {name: _ToFloat32.apply(tensor) for name, tensor in inputs.items()}
 
     behind = inputs["background"] if background is not None else inputs["colors"].new_zeros(channels)
     image, alpha, _, _ = _OPERATORS[backend](
@@ -106,7 +130,10 @@ def render(
     background: Tensor | None = None,
     backend: str = "auto",
 ) -> Float[Tensor, "*batch 3 height width"]:
-    """The picture of ``gaussians`` at any size, values in [0, 1] (for a background in [0, 1]).
+    """The picture of ``gaussians`` at any size, values in [0, 1] up to rounding (for a background in [0, 1]).
+
+    White may come out as 1 + 1e-6, which ``F.binary_cross_entropy`` refuses and ``gvit.losses.pixel_loss`` takes. It is
+    not cut off here, for that would take the gradient away.
 
     Args:
         gaussians: any number of batch dimensions.
@@ -120,6 +147,7 @@ def render(
 
     Raises:
         ValueError: as ``rasterize``.
+        RuntimeError: as ``rasterize``.
     """
     if not isinstance(gaussians, Gaussians):
         raise ValueError(f"gaussians must be gvit.Gaussians, got {type(gaussians).__name__}")
@@ -167,6 +195,16 @@ def _check_shapes(inputs: dict[str, Tensor]) -> None:
             raise ValueError(f"{name} is {tensor.dtype}, but colors is {colors.dtype}: use one dtype")
         if tensor.device != colors.device:
             raise ValueError(f"{name} is on {tensor.device}, but colors is on {colors.device}")
+
+
+def _check_tangents(inputs: dict[str, Tensor]) -> None:
+    # PyTorch would take an operator's output for a constant
+    for name, tensor in inputs.items():
+        if forward_ad.unpack_dual(tensor).tangent is not None:
+            raise RuntimeError(
+                f"gvit's renderers have no forward-mode derivatives, and {name} has a tangent: "
+                "use reverse mode, torch.autograd.grad"
+            )
 
 
 def _check_size(height: int, width: int) -> None:

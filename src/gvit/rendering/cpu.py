@@ -170,9 +170,9 @@ def _forward(
     batch, _, channels = colors.shape
     # the image, and three numbers more a pixel
     refuse_beyond_memory(4 * batch * height * width * (channels + 3), drawing(batch, height, width))
-    image = torch.empty(batch, channels, height, width)
-    alpha, transmittance = (torch.empty(batch, height, width) for _ in range(2))
-    stops = torch.empty(batch, height, width, dtype=torch.int32)
+    image = colors.new_empty(batch, channels, height, width)
+    alpha, transmittance = (colors.new_empty(batch, height, width) for _ in range(2))
+    stops = colors.new_empty(batch, height, width, dtype=torch.int32)
     inputs = tuple(map(_array, (centers, covariances, colors, opacities, background)))
     prepared = _prepare(inputs, height, constants)
     if prepared is None:
@@ -231,7 +231,7 @@ def _backward(
         spans,
     )
     gradients = tuple(
-        torch.empty(tensor.shape) for tensor in (centers, covariances, colors, opacities, background)
+        tensor.new_empty(tensor.shape) for tensor in (centers, covariances, colors, opacities, background)
     )
     _spread(
         kernels.finish,

@@ -108,7 +108,7 @@ def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
     kernels = _kernels()
     batch, count, channels = scene.shape
     device, tiles = scene.colors.device, scene.tiles_x * scene.tiles_y
-    parameters = torch.empty(batch, count, kernels.NUM_PARAMS, device=device)
+    parameters = scene.colors.new_empty(batch, count, kernels.NUM_PARAMS)
     bad = torch.zeros(1, dtype=torch.int32, device=device)
     if batch and count:
         kernels.prepare[(-(-count // _GAUSSIANS_PER_PROGRAM) * batch,)](

@@ -70,7 +70,8 @@ def register(
         rendered = forward(*_flatten(arguments[:5]), *arguments[5:7], constants)
         if rendered is None:
             raise explain(arguments[:5], constants.blur)
-        return tuple(tensor.reshape(*batch, *tensor.shape[1:]) for tensor in rendered)  # type: ignore[return-value]
+        # not as views, into which nobody may write where there are gradients
+        return tuple(tensor.reshape(*batch, *tensor.shape[1:]).data for tensor in rendered)  # type: ignore[return-value]
 
     @torch.library.custom_op(
         f"gvit::rasterize_{name}_backward",

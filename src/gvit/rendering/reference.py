@@ -92,7 +92,9 @@ class Layers:
         self.falloff = torch.exp(-sigma)
         full = (opacities.unsqueeze(-1) * self.falloff).to(dtype)
         alpha = full.clamp(max=constants.alpha_max)
-        alpha = torch.where(alpha >= constants.alpha_min, alpha, 0)
+        # an opacity of 0 draws nothing and has no gradient, also where alpha_min is 0
+        least = max(constants.alpha_min, torch.finfo(dtype).tiny)
+        alpha = torch.where(alpha >= least, alpha, 0)
         # a pixel stops for good at the first Gaussian that would take its transmittance to the minimum
         self.alpha = alpha = torch.where(_running_product(1 - alpha) > constants.transmittance_min, alpha, 0)
         self.free = (alpha > 0) & (full <= constants.alpha_max)
