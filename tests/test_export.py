@@ -79,6 +79,8 @@ def test_what_is_wrong_is_refused_and_nothing_written(tmp_path, monkeypatch, cap
         export(patches, tmp_path / "a.pt2", precision="int8")
     with pytest.raises(InputError, match=r"a\.pt2: format='onnx' is not what this name ends in"):
         export(patches, tmp_path / "a.pt2", format="onnx")
+    with pytest.raises(InputError, match=r"a\.png: format='onnx' is not what this name ends in"):
+        export(patches, tmp_path / "a.png", format="onnx")
     with pytest.raises(InputError, match="a folder; name the file"):
         export(patches, tmp_path, format="pt2")
     monkeypatch.setattr("gvit.export.TOLERANCE", -1.0)

@@ -80,13 +80,13 @@ def export(
     Raises:
         InputError: the model has no such part, can't be exported, or the program's results in float32 differ by
             more than ``TOLERANCE``; nothing is written then. Or packages are missing, the path is a folder, or ends in
-            the other format.
+            something else than the format.
     """
     path = Path(path)
     kind = path.suffix.removeprefix(".") if format is None else format
     if kind not in get_args(Format):
         raise InputError(f"{option('format')} must be onnx or pt2, got {kind!r}")
-    if path.suffix != f".{kind}" and path.suffix.removeprefix(".") in get_args(Format):
+    if path.suffix not in ("", f".{kind}"):
         raise InputError(f"{path}: {option('format', kind)} is not what this name ends in")
     if path.is_dir():
         raise InputError(f"{path}: a folder; name the file")

@@ -128,6 +128,8 @@ def test_bad_input_is_one_line(run, photos, tmp_path, capsys):
     assert "0 to 2" in fails(capsys, run, photos, "--target", 3, *out)
     assert "no such file" in fails(capsys, run, photos / "gone.png", *out)
     assert "no images given" in fails(capsys, run)
+    # the flag takes all that follows it
+    assert "unknown method 'a.png'" in fails(capsys, run, "--method", "det", "a.png", *out)
     assert "--samples must be at least 1" in fails(capsys, run, photos, "--samples", 0, *out)
     assert "holds the images" in fails(capsys, run, photos, "--out", photos)
     assert "an encoder alone" in fails(capsys, "gvit_tiny.photos", photos, *out)

@@ -102,4 +102,5 @@ def test_bad_input_is_named_in_one_line(patches, tmp_path, capsys):
     (tmp_path / "file").write_text("")
     assert "cannot write" in fails(capsys, "digits", "digits", "--out", tmp_path / "file" / "a.json")
     assert "is a folder" in fails(capsys, "digits", "digits", "--out", tmp_path)
+    assert "ends in .json" in fails(capsys, "digits", "digits", "--out", tmp_path / "a.png")
     assert "nearest: --methods" in fails(capsys, "digits", "digits", "--method", "det")

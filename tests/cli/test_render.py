@@ -112,3 +112,7 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     (tmp_path / "b.safetensors").write_text("text")
     assert "not a file of Gaussians" in fails(capsys, tmp_path, "--out", tmp_path / "out")
     assert (tmp_path / "out" / "a.png").exists()  # the others are drawn
+    assert render(file, "--out", tmp_path / "out") == 0  # again
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert "a.png is there and was not written by gvit" in fails(capsys, file, "--out", tmp_path)
+    assert size_of(tmp_path / "a.png") == (4, 4)

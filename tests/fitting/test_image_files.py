@@ -241,11 +241,42 @@ def test_a_loop_of_links_in_a_folder_is_an_image_that_cannot_be_read(tmp_path, c
     assert (tmp_path / "fits" / "a.safetensors").is_file()
 
 
+def test_results_are_replaced_also_where_the_gaussians_are_gone(tmp_path):
+    file, out = write(tmp_path / "a.png"), tmp_path / "out"
+    assert run(file, "--out", out, *QUICK) == 0
+    (out / "a.safetensors").unlink()  # as if it had been interrupted before them
+    assert run(file, "--out", out, *QUICK) == 0
+    assert (out / "a.safetensors").exists()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 3), (4, 7), (3, 100)])
+def test_images_of_few_rows_are_images(tmp_path, shape):
+    file, pixels = tmp_path / "a.png", np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+    assert run(file, "--out", tmp_path / "out", *QUICK) == 0
+    with Image.open(tmp_path / "out" / "a.png") as drawn:
+        assert drawn.size == shape[::-1]
+    assert torch.equal(as_pixels(file), torch.from_numpy(pixels).permute(2, 0, 1) / 255)
+
+
+def test_a_fit_that_diverges_is_one_line(tmp_path, capsys):
+    file = write(tmp_path / "a.png")
+    line = fails(capsys, file, "--out", tmp_path / "out", *QUICK, "--ssim-weight", 1e300)
+    assert line.startswith(f"{file}: the fit diverged (")
+    assert line.endswith("; lower --ssim-weight")
+    assert not list((tmp_path / "out").glob("*"))
+
+
 def test_no_image_is_replaced(tmp_path, capsys):
     file = write(tmp_path / "a.png")
     before = file.read_bytes()
     assert fails(capsys, file, "--out", tmp_path).startswith(f"{file} is an image and would be replaced")
     assert file.read_bytes() == before
+    other = write(tmp_path / "b-fit.png")
+    assert fails(capsys, write(tmp_path / "b.jpg"), "--out", tmp_path, *QUICK) == (
+        f"{other} is there and was not written by gvit; move it, or choose another --out folder"
+    )
+    other.unlink()
     # beside a file of another format there is room
     assert [target.picture_file for target in plan_targets([write(tmp_path / "b.jpg")], tmp_path)] == [
         tmp_path / "b.png"

@@ -210,6 +210,13 @@ def test_no_images_have_no_gaussians(images):
     assert gvit.predict(model, images[:0]) == []
 
 
+@pytest.mark.parametrize("number", [{"num_gaussians": 10**11}, {"looks": 10**11}])
+def test_numbers_that_cannot_be_are_refused_at_once(images, number):
+    (name,) = number
+    with pytest.raises(ValueError, match=f"{name} must be a whole number, at least 1 and at most 10,000"):
+        gvit.create_model("gvit_tiny").encode(images, **number)
+
+
 def test_an_image_that_is_not_finite_cannot_be_drawn(images):
     images[1, 0, 5, 5] = math.nan
     with pytest.raises(ValueError, match="must be finite"):

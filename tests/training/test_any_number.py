@@ -1,5 +1,6 @@
 """One set of weights for any number of Gaussians."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -61,10 +62,10 @@ def test_a_batch_takes_as_many_optimizer_steps_as_looks_are_set():
 
 
 def test_a_range_is_a_smaller_and_a_larger_number():
-    with pytest.raises(
-        InputError, match=r"gaussians_range must be a smaller and a larger number, got \(9, 4\)"
-    ):
-        ObjectiveConfig(gaussians_range=(9, 4))
+    for pair in ((9, 4), (0, 5)):
+        message = f"gaussians_range must be a smaller and a larger number, at least 1, got {pair}"
+        with pytest.raises(InputError, match=re.escape(message)):
+            ObjectiveConfig(gaussians_range=pair)
 
 
 def test_an_encoder_of_one_number_has_no_range():
@@ -114,7 +115,7 @@ def test_models_of_one_number_refuse_another(name):
 
 def test_numbers_below_one_are_refused(model):
     for option in ("num_gaussians", "looks"):
-        with pytest.raises(InputError, match=f"{option} must be at least 1, got 0"):
+        with pytest.raises(InputError, match=f"{option} must be a whole number, at least 1 .* got 0"):
             model.encode(torch.rand(1, 3, 32, 32), **{option: 0})
 
 

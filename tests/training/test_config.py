@@ -50,7 +50,7 @@ RANGES = [
     (PixelConfig, "mixup", "at least 0", 0.0, BIG, [-0.1]),
     (PixelConfig, "cutmix", "at least 0", 0.0, BIG, [-0.1]),
     (BrokenConfig, "max_broken", "at least 0 and at most 1", 0.0, 1.0, [-0.1, 1.1]),
-    (ScheduleConfig, "epochs", "above 0", TINY, BIG, [0.0, -1.0]),
+    (ScheduleConfig, "epochs", "above 0 and at most 1000000.0", TINY, 1e6, [0.0, -1.0, 1e7]),
     (ScheduleConfig, "reconstruct_epochs", "at least 0", 0.0, BIG, [-1.0]),
     (ScheduleConfig, "perceptual_epochs", "at least 0", 0.0, BIG, [-1.0]),
     (ScheduleConfig, "classify_epochs", "at least 0", 0.0, BIG, [-1.0]),

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from gvit.errors import InputError
+from gvit.models.gvit import GViT
 from gvit.recipes import debug
 from gvit.training.loop import Loop
 from gvit.training.observers import Observer, Skipped, Start, Step
@@ -101,6 +102,22 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path):
         [(5, "the gradient of the encoder has norm inf")],
     )
     assert all(p.isfinite().all() for p in loop.setup.task.model.parameters())
+
+
+def test_pictures_that_cannot_be_drawn_as_the_guided_phase_begins_are_said_in_a_line(tmp_path, monkeypatch):
+    encode_as_before = GViT.encode
+
+    def encode(self, images, **drawing):
+        if drawing:  # an evaluation
+            return encode_as_before(self, images, **drawing)
+        raise ValueError("centers must be finite, got nan")
+
+    monkeypatch.setattr("gvit.models.gvit.GViT.encode", encode)
+    with pytest.raises(
+        InputError,
+        match=r"diverged at step 16 \(guide\): the Gaussians cannot be drawn: centers must be finite",
+    ):
+        train(CONFIG, tmp_path / "run")
 
 
 def test_after_too_many_in_a_row_a_run_goes_back(tmp_path, monkeypatch):

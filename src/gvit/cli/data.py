@@ -54,6 +54,8 @@ def run(args: list[str]) -> int:
         raise InputError("say what to do with the data: gvit data check DIR")
     options = parse(Options, args, "gvit data check")
     at_least_one(min_side=options.min_side, max_side=options.max_side)
+    if options.min_side > options.max_side:
+        raise InputError(f"--min-side {options.min_side} is above --max-side {options.max_side}")
     workers = os.cpu_count() or 1 if options.workers is None else options.workers
     at_least_one(workers=workers)
 

@@ -78,13 +78,18 @@ def run(args: list[str]) -> int:
     at_least_one(
         **{name: value for name in ("samples", "batch_size") if (value := getattr(options, name)) is not None}
     )
-    if not options.images:
-        raise InputError("no images given; name image files, folders or quoted patterns after the run")
     if not options.method:
         raise InputError("--method needs a value")
 
-    from gvit.analysis.attribution import check_reads_gaussians
     from gvit.analysis.explanation import METHODS
+
+    for name in options.method:
+        if name not in METHODS:
+            raise unknown_name("method", name, METHODS)
+    if not options.images:
+        raise InputError("no images given; name image files, folders or quoted patterns after the run")
+
+    from gvit.analysis.attribution import check_reads_gaussians
     from gvit.data.convert import parse_color
     from gvit.data.images import EXTENSIONS
     from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS
@@ -93,9 +98,6 @@ def run(args: list[str]) -> int:
     from gvit.progress import ProgressBar
     from gvit.targets import plan_targets
 
-    for name in options.method:
-        if name not in METHODS:
-            raise unknown_name("method", name, METHODS)
     parse_color(options.background)
     model = load_model(options.run).to(find_device(options.device)).eval()
     check_classifies(model)

@@ -91,6 +91,10 @@ def run(args: list[str]) -> int:
     if options.out is not None:  # minutes later would be late
         if options.out.is_dir():
             raise InputError(f"--out {options.out}: is a folder; name a file in it")
+        if options.out.suffix != ".json":
+            raise InputError(
+                f"--out {options.out}: a JSON file is written; give it a name that ends in .json"
+            )
         check_writable(options.out.parent)
     with ProgressBar("measuring", 1) as bar:
         content = assess_faithfulness(

@@ -134,8 +134,9 @@ def _write(image: "KeptImage", file: Path, height: int, width: int) -> None:
         raise InputError(f"{file.parent}: cannot write results here ({error.strerror})") from error
     if file.suffix == ".png":
         from gvit.rendering import render
-        from gvit.viewing.figures import save_picture
+        from gvit.viewing.figures import check_replaceable, save_picture
 
+        check_replaceable(file)
         save_picture(render(image.gaussians, height, width), file)
     elif file.suffix == ".svg":
         from gvit.viewing.svg import to_svg

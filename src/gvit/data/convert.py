@@ -55,11 +55,12 @@ def as_pixels(image: ImageLike) -> Float[Tensor, "channels h w"]:
     """
     if isinstance(image, (str, Path)):
         image = open_image(image, alpha=True)
-    if isinstance(image, Image.Image):
-        image = np.array(to_rgba(image))
-    if not isinstance(image, (np.ndarray, Tensor)):
+    if isinstance(image, Image.Image):  # channels last, whatever its sides
+        values = _in_range(np.array(to_rgba(image))).permute(2, 0, 1)
+    elif isinstance(image, (np.ndarray, Tensor)):
+        values = _channels_first(_in_range(image))
+    else:
         raise InputError(f"expected an image (file, Pillow image, array or tensor), got {_kind(image)}")
-    values = _channels_first(_in_range(image))
     if len(values) == 4 and bool((values[3] == 1).all()):
         values = values[:3]
     return values.expand(3, -1, -1) if len(values) == 1 else values

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gvit.data.convert import Color, as_pixels, composite, parse_color
 from gvit.data.images import opened
-from gvit.errors import InputError
+from gvit.errors import InputError, first_line, option
 from gvit.fitting.optimise import Fit
 from gvit.gaussians import Gaussians
 from gvit.losses import ms_ssim
@@ -179,6 +179,10 @@ def _fit_batch(
     except InputError as error:  # SSIM of a tiny image: no reason to give up the others
         # the message as it was made: it still tells a Python user's wording from the command line's
         yield from (InputError(f"{target.source}: {error.args[0]}") for target, _ in batch)
+        return
+    except ValueError as error:
+        reason = f"the fit diverged ({first_line(error)}); lower {option('ssim_weight')}"
+        yield from (InputError(f"{target.source}: {reason}") for target, _ in batch)
         return
     gaussians, psnrs = result.gaussians.to("cpu"), result.psnr.tolist()
     seconds = (time.perf_counter() - begun) / len(batch)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from numbers import Integral
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -78,7 +80,8 @@ class GViT(ImageClassifier):
             looks: how often an encoder that looks at its own picture does; None for as often as in training.
 
         Raises:
-            InputError: the encoder does not take another number of Gaussians or looks, or one is below 1.
+            InputError: the encoder does not take another number of Gaussians or looks, or one is no whole number from
+                1 to 10,000,000 Gaussians or 10,000 looks.
             ValueError: images of another size or number of channels.
         """
         if not self.encoder.any_number:
@@ -88,9 +91,13 @@ class GViT(ImageClassifier):
                     f"{option('num_gaussians')} and no {option('looks')}"
                 )
             return self.encoder.gaussians(self.encoder(images, noise))
-        for name, number in (("num_gaussians", num_gaussians), ("looks", looks)):
-            if number is not None and number < 1:
-                raise InputError(f"{option(name)} must be at least 1, got {number}")
+        for name, number, most in (("num_gaussians", num_gaussians, 10**7), ("looks", looks, 10**4)):
+            if number is not None and not (
+                isinstance(number, Integral | torch.SymInt) and 1 <= number <= most
+            ):
+                raise InputError(
+                    f"{option(name)} must be a whole number, at least 1 and at most {most:,}, got {number}"
+                )
         raw = self.encoder(images, noise, num_gaussians=num_gaussians, turns=looks)
         return self.encoder.gaussians(raw, images.shape[-2] / images.shape[-1])
 

@@ -85,7 +85,10 @@ def load_model(path: str | Path) -> ImageClassifier:
     file = locate(path)
     try:
         with safe_open(file, "pt") as opened:
-            described = json.loads((opened.metadata() or {})[_METADATA_KEY])
+            metadata = opened.metadata() or {}
+            if "gvit.gaussians" in metadata:
+                raise InputError("a file of Gaussians, not of a model")
+            described = json.loads(metadata[_METADATA_KEY])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         model = _describe(described)
         if model.card.encoder_only:  # its classifier is what chance makes it

@@ -234,7 +234,7 @@ class ScheduleConfig:
         eval_every: epochs from one evaluation, and checkpoint, to the next; None for a twelfth of all, 5 at least.
     """
 
-    epochs: Annotated[float | None, Field(gt=0)] = None
+    epochs: Annotated[float | None, Field(gt=0, le=1e6)] = None
     reconstruct_epochs: Annotated[float, Field(ge=0)] = 150
     perceptual_epochs: Annotated[float, Field(ge=0)] = 50
     classify_epochs: Annotated[float, Field(ge=0)] = 150
@@ -279,13 +279,14 @@ class ObjectiveConfig:
     pixel_loss: Literal["bce", "mse", "psnr"] = "bce"  # gvit.losses.PixelLoss, without torch
     perceptual_weight: Annotated[float, Field(ge=0)] = 0.1
     gradient: Literal["cut", "joint"] = "cut"
-    gaussians_range: tuple[Annotated[int, Field(ge=1)], Annotated[int, Field(ge=1)]] | None = None
+    gaussians_range: tuple[int, int] | None = None
     class_weights: Literal["none", "balanced"] = "none"
 
     def __post_init__(self) -> None:
-        if self.gaussians_range is not None and self.gaussians_range[0] > self.gaussians_range[1]:
+        if self.gaussians_range is not None and not 1 <= self.gaussians_range[0] <= self.gaussians_range[1]:
             raise InputError(
-                f"{option('gaussians_range')} must be a smaller and a larger number, got {self.gaussians_range}"
+                f"{option('gaussians_range')} must be a smaller and a larger number, at least 1, "
+                f"got {self.gaussians_range}"
             )
 
 

@@ -170,7 +170,10 @@ class Loop:
         """What was measured; None where the step was skipped."""
         schedule, task = self.setup.schedule, self.setup.task
         if self.step == schedule.steps_of(plan.phase).start:
-            task.begin(plan.phase)
+            try:
+                task.begin(plan.phase)
+            except FloatingPointError as error:
+                raise self.stumbling.diverged(self.step + 1, plan.phase, error) from error
         try:
             measures = task.step(self.step, parts, plan, self.setup.rates(self.step))
             measures |= task.effect(self.step, parts)

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gvit.errors import first_line
 from gvit.gaussians import Gaussians
 from gvit.models.base import evaluating
 from gvit.models.gvit import GViT
@@ -70,7 +71,10 @@ class GaussianMotion:
     @torch.no_grad()
     def _drawn(self) -> Gaussians:
         parameter = next(self.model.parameters())
-        return self.model.encode(self.images.to(parameter.device, parameter.dtype))
+        try:
+            return self.model.encode(self.images.to(parameter.device, parameter.dtype))
+        except ValueError as error:
+            raise FloatingPointError(f"the Gaussians cannot be drawn: {first_line(error)}") from error
 
 
 def decision_distance(model: GViT, gaussians: Gaussians) -> Float[Tensor, " batch"]:

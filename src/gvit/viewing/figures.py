@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gvit.errors import InputError, option
 from gvit.files import replacing
 from gvit.gaussians import VISIBLE_OPACITY, Gaussians
 from gvit.losses import psnr
@@ -19,6 +20,7 @@ from gvit.rendering import rasterize, render
 from gvit.viewing.curves import Span, find_panels, find_phases
 
 _PIXELS_AT_ONCE = 2**22
+_AUTHOR = {"Software": "gvit"}  # in each PNG file, by which it is known again
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,13 +138,38 @@ def fit_figure(image: Float[Tensor, "3 h w"], gaussians: Gaussians, drawn: Float
 def save_picture(image: Float[Tensor, "3 h w"], path: Path) -> None:
     """Write an image with values in [0, 1] as a PNG file of 8 bits, whole or not at all."""
     from PIL import Image
+    from PIL.PngImagePlugin import PngInfo
 
     # some rows at a time: of a large image, each copy in float32 takes as much memory as itself
     rows = max(1, _PIXELS_AT_ONCE // image.shape[-1])
     parts = [(part.clamp(0, 1) * 255).round().byte().permute(1, 2, 0) for part in image.split(rows, -2)]
     pixels = torch.cat(parts).cpu().numpy()
+    author = PngInfo()
+    for name, value in _AUTHOR.items():
+        author.add_text(name, value)
     with replacing(path) as partial:
-        Image.fromarray(pixels).save(partial, format="png")
+        Image.fromarray(pixels).save(partial, format="png", pnginfo=author)
+
+
+def check_replaceable(file: Path) -> None:
+    """A picture may be written where there is none, or one that gvit wrote.
+
+    Raises:
+        InputError: it would take the place of somebody else's.
+    """
+    from PIL import Image
+
+    if not file.exists():
+        return
+    try:
+        with Image.open(file) as there:
+            ours = _AUTHOR.items() <= there.info.items()
+    except OSError:
+        ours = False
+    if not ours:
+        raise InputError(
+            f"{file} is there and was not written by gvit; move it, or choose another {option('out')} folder"
+        )
 
 
 def confusion_figure(
@@ -232,7 +259,7 @@ def _shade(axes: Axes, phases: Sequence[Span]) -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG file, whole or not at all."""
     with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+        figure.savefig(partial, format="png", metadata=_AUTHOR)
 
 
 def as_picture(image: Float[Tensor, "c h w"]) -> Any:
