@@ -284,6 +284,8 @@ def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
             what = (
                 "images or labels" if name in ("source", "parts", "class_names") else name.replace("_", " ")
             )
+            if name in ("num_gaussians", "looks", "max_side", "format"):
+                what = option(name)
             shown = "" if what == "images or labels" else f" ({theirs}, not {ours})"
             raise InputError(
                 f"{folder} holds a set with other {what}{shown}: {wording('overwrite=True', '--overwrite')} replaces "

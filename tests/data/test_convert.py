@@ -97,7 +97,7 @@ def test_a_rendered_picture_is_an_image():
     assert torch.equal(as_pixels(picture), picture.clamp(0, 1))
 
 
-@pytest.mark.parametrize("color", ["whit", (1, 2, 3), (1, 1), ""])
+@pytest.mark.parametrize("color", ["whit", (1, 2, 3), (1, 1), "", "#ff88", "#ff880080"])
 def test_what_is_no_colour(color):
     with pytest.raises(InputError, match="must be a colour's name"):
         parse_color(color)

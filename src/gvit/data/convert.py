@@ -109,7 +109,7 @@ def parse_color(color: Color) -> tuple[float, float, float]:
     wanted = "a colour's name (white), its code (#ff8800), or three numbers in [0, 1]"
     if isinstance(color, str):
         try:
-            red, green, blue = (value / 255 for value in ImageColor.getrgb(color)[:3])
+            red, green, blue = (value / 255 for value in ImageColor.getrgb(color))  # four of one with alpha
         except ValueError:
             raise InputError(f"{option('background')} must be {wanted}, got {color!r}") from None
         return red, green, blue
