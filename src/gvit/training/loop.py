@@ -170,10 +170,8 @@ class Loop:
         """What was measured; None where the step was skipped."""
         schedule, task = self.setup.schedule, self.setup.task
         if self.step == schedule.steps_of(plan.phase).start:
-            try:
+            with self.stumbling.diverging(self.step + 1, plan.phase):
                 task.begin(plan.phase)
-            except FloatingPointError as error:
-                raise self.stumbling.diverged(self.step + 1, plan.phase, error) from error
         try:
             measures = task.step(self.step, parts, plan, self.setup.rates(self.step))
             measures |= task.effect(self.step, parts)
@@ -198,11 +196,8 @@ class Loop:
     def _evaluate(self, listening: Sequence[Observer]) -> Evaluation:
         """The model, or its moving average, on all test images."""
         feed = self.setup.feed
-        try:
-            with self.world.agreed():
-                shard = self.setup.task.measure(feed.test_loader)
-        except FloatingPointError as error:
-            raise self.stumbling.diverged(self.step, "evaluation", error) from error
+        with self.stumbling.diverging(self.step, "evaluation"), self.world.agreed():
+            shard = self.setup.task.measure(feed.test_loader)
         model = self.setup.task.model
         classes = 0 if model.card.encoder_only else model.num_classes
         measured = self.world.interleave(shard, len(feed.tests))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 from gvit.errors import InputError, first_line, option
@@ -51,6 +52,18 @@ class Stumbling:
         self.skipped, self.in_a_row = self.skipped + 1, self.in_a_row + 1
         for observer in listening:
             observer.skipped(Skipped(step + 1, first_line(error), self.skipped))
+
+    @contextmanager
+    def diverging(self, step: int, where: str) -> Iterator[None]:
+        """What is no step, and can't be left out.
+
+        Raises:
+            Diverged: numbers are not finite.
+        """
+        try:
+            yield
+        except FloatingPointError as error:
+            raise self.diverged(step, where, error) from error
 
     def diverged(self, step: int, where: str, error: Exception) -> Diverged:
         """What there is to say of it."""
