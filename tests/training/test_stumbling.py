@@ -104,18 +104,19 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path):
     assert all(p.isfinite().all() for p in loop.setup.task.model.parameters())
 
 
-def test_pictures_that_cannot_be_drawn_as_the_guided_phase_begins_are_said_in_a_line(tmp_path, monkeypatch):
-    encode_as_before = GViT.encode
+@pytest.mark.parametrize(("drawn", "said"), [(0, r"16 \(guide\)"), (1, r"20 \(evaluation\)")])
+def test_a_motion_that_cannot_be_drawn_is_said_in_a_line(tmp_path, monkeypatch, drawn, said):
+    encode_as_before, times = GViT.encode, iter(range(100))
 
     def encode(self, images, **drawing):
-        if drawing:  # an evaluation
+        if drawing or next(times) % 2 < drawn:  # an evaluation, or as the guided phase begins
             return encode_as_before(self, images, **drawing)
         raise ValueError("centers must be finite, got nan")
 
     monkeypatch.setattr("gvit.models.gvit.GViT.encode", encode)
     with pytest.raises(
         InputError,
-        match=r"diverged at step 16 \(guide\): the Gaussians cannot be drawn: centers must be finite",
+        match=rf"diverged at step {said}: the Gaussians cannot be drawn: centers must be finite",
     ):
         train(CONFIG, tmp_path / "run")
 

@@ -187,7 +187,9 @@ class Loop:
     def _evaluate_and_tell(self, listening: Sequence[Observer]) -> tuple[Evaluation, bool]:
         """The evaluation that is due, and whether it is the best so far."""
         self.unmeasured = True
-        result, motion = self._evaluate(listening), self.setup.task.measure_motion()
+        result = self._evaluate(listening)
+        with self.stumbling.diverging(self.step, "evaluation"):
+            motion = self.setup.task.measure_motion()
         self.unmeasured = False
         for observer in listening:
             observer.evaluation(Evaluated(self.step, self._epoch, result, motion))
