@@ -206,6 +206,19 @@ def test_the_page_says_with_which_settings_transfers_are_trained(tmp_path):
     assert "The transfers have the settings of the paper's Table A.1b" in text
 
 
+def test_the_page_names_the_trained_networks_that_all_rows_start_from(tmp_path):
+    made = rows((0.5,), (0.5,))
+    for row in made:
+        row["settings"] = settings("gvit_tiny", init="gvit_tiny.digits")
+        row["settings"]["schedule"]["freeze_encoder"] = False
+        row["settings"]["optimizer"] |= {"base_lr": 1e-3, "warmup_epochs": 0.5}
+    text = page_of(tmp_path / "all", made).replace("\n", " ")
+    assert "All rows start from gvit_tiny.digits, with a learning rate of 0.001 " in text
+    assert "after 0.5 epochs of warm-up" in text
+    made[0]["settings"]["model"]["init"] = None
+    assert "start from gvit_tiny" not in page_of(tmp_path / "one", made)
+
+
 def test_notes_on_data_stand_under_their_recipe_and_have_to_be_texts(tmp_path):
     (tmp_path / "results").mkdir()
     notes = tmp_path / "results" / "notes.json"

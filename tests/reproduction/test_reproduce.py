@@ -189,6 +189,8 @@ def test_a_recipe_without_the_phases_that_differ_is_refused(tmp_path, monkeypatc
             ["comparison", "--rows", "patch ViT", "no"],
             "comparison has no row 'no'; its rows are 'patch ViT', 'GViT, ",
         ),
+        (["comparison", "--init", "gvit_tiny.digits"], "leave out --init, which only guidance has"),
+        (["guidance", "--init", "gvit_tiny.nothing"], "unknown pretrained model 'gvit_tiny.nothing'"),
         (["figure4", "--rows", "No guidance"], "figure4 is a picture of all of its rows; leave out --rows"),
     ],
 )

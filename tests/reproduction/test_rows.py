@@ -7,7 +7,7 @@ seen. Expectations are differences from that recipe; everything else has to be e
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pytest
 from gvit.recipes import load_recipe
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training
 from gvit.reproduction.reproduce import TARGETS, plan
-from gvit.reproduction.study import Study, Target
+from gvit.reproduction.study import Study, Target, change
 from gvit.training.config import (
     ComputeConfig,
     DataConfig,
@@ -435,6 +435,29 @@ def test_ways_to_guide_differ_in_nothing_else(study):
     )
     assert claims(target) == guided | {("added, every step", more)}
     assert target.against == "no guidance"
+
+
+def test_ways_to_guide_trained_networks_need_no_rate_of_their_own_and_meet_the_joint_gradient(study):
+    trained = replace(study, base=change(study.base, model={"init": Path("gvit_tiny.digits")}))
+    usual = {row.label: row.job.config for row in TARGETS["guidance"](study).rows}
+    target = TARGETS["guidance"](trained)
+    found = {row.label: row.job.config for row in target.rows}
+    joint = found.pop("joint gradient")
+    assert joint == change(found["no guidance"], objective={"gradient": "joint"})
+    assert found.keys() == {label for label in usual if "rate of its own" not in label}
+    for label, config in found.items():
+        assert config == change(usual[label], model={"init": Path("gvit_tiny.digits")})
+    assert all("rate of its own" not in claim.text for claim in target.claims)
+
+
+def test_a_plan_from_trained_networks_guides_at_once_at_a_quarter_of_the_rate(tmp_path):
+    usual = load_recipe("digits")
+    job = plan("guidance", "digits", 1, tmp_path, epochs=2, init="gvit_tiny.digits").rows[0].job
+    schedule, optimizer = job.config.schedule, job.config.optimizer
+    assert schedule.phase_epochs() == (0, 0, 0, 2)
+    assert optimizer.base_lr == usual.optimizer.base_lr / 4
+    assert optimizer.warmup_epochs == usual.optimizer.warmup_epochs * 2 / 30
+    assert job.config.model == replace(usual.model, init=Path("gvit_tiny.digits"))
 
 
 def test_the_runs_of_figures_4_and_5(study):

@@ -43,6 +43,7 @@ class Options:
         transfer_dir: for table2: has folders cifar10, pets, ... of images.
         epochs: of a run; a sixth of the recipe's when not given.
         full: all of the recipe's epochs.
+        init: for guidance: run, weights file or pretrained model that all rows start from, to be guided at once.
         jobs: at a time; one a CPU core, or one on a GPU, when not given.
         out: folder for the results; the page gets its name with .md.
         runs: folder for the runs.
@@ -60,6 +61,7 @@ class Options:
     transfer_dir: Path | None = None
     epochs: float | None = None
     full: bool = False
+    init: str | None = None
     jobs: int | None = None
     out: Path = Path("results")
     runs: Path = Path("runs/reproduce")
@@ -90,6 +92,7 @@ def run(args: list[str]) -> int:
 
     shown = [f"--recipe {options.recipe}", f"--seeds {options.seeds}"]
     shown += [f"--epochs {options.epochs:g}"] if options.epochs is not None else ["--full"] * options.full
+    shown += [f"--init {shlex.quote(Path(options.init).name)}"] if options.init is not None else []
     shown += [f"--rows {shlex.join(options.rows)}"] if options.rows else []
     shown += ["--data-dir FOLDER"] * (options.data_dir is not None)
     shown += ["--transfer-dir FOLDER"] * (options.transfer_dir is not None)
@@ -103,6 +106,7 @@ def run(args: list[str]) -> int:
         epochs=options.epochs,
         full=options.full,
         rows=options.rows,
+        init=options.init,
     )
     try:
         with terminable():

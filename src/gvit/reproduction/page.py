@@ -143,8 +143,7 @@ def _section(content: Mapping[str, Any], folder: str) -> str:
     epochs, images = (_range([row[key] for row in rows]) for key in ("epochs", "num_images"))
     caption = f"`{content['command']}`: {epochs} epochs, {images} test images, seeds {seeds}; {'; '.join(machines)}."
     lines = [f"### {content['target']}: {content['title']}\n", _wrap(caption) + "\n"]
-    transfer = _transfer_note(rows)
-    lines += [_wrap(transfer) + "\n"] if transfer else []
+    lines += [_wrap(note) + "\n" for note in (_transfer_note(rows), _start_note(rows)) if note]
     lines.append(table(content))
     if content["claims"]:
         verdicts = [judge(Claim(**claim), rows) for claim in content["claims"]]
@@ -194,6 +193,22 @@ def _transfer_note(rows: Sequence[Mapping[str, Any]]) -> str:
         else "The transfers have the settings of the paper's Table A.1b, not those of the first training."
     )
     return f"{how} The encoder stands still in them; a patch ViT, which has none, learns as a whole."
+
+
+def _start_note(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Where all rows of a table go on from the same trained networks."""
+    settings = [row["settings"] for row in rows if row.get("settings")]
+    starts = {(s["model"]["init"], s["schedule"]["freeze_encoder"]) for s in settings}
+    if len(settings) < len(rows) or len(starts) != 1:
+        return ""
+    (start, frozen) = starts.pop()
+    if start is None or frozen:
+        return ""
+    rate, warmup = settings[0]["optimizer"]["base_lr"], settings[0]["optimizer"]["warmup_epochs"]
+    return (
+        f"All rows start from {start}, with a learning rate of {rate:g} for a batch of 256, "
+        f"after {warmup:g} epochs of warm-up. The seeds share this start and differ in what comes after it."
+    )
 
 
 _PREFACE = """# Results

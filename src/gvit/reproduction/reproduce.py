@@ -22,6 +22,7 @@ from gvit.reproduction.pictures import figure4, figure5
 from gvit.reproduction.report import collect, read_contents, table, write_target
 from gvit.reproduction.study import Study, Target, change
 from gvit.reproduction.targets import (
+    SLOWER,
     comparison,
     figure3,
     guidance,
@@ -68,8 +69,12 @@ def plan(
     epochs: float | None = None,
     full: bool = False,
     rows: Sequence[str] | None = None,
+    init: str | None = None,
 ) -> Target:
     """What a target consists of, or of its rows those with the labels ``rows``.
+
+    ``guidance`` can start from trained networks, the run, weights file or pretrained model ``init``: all epochs are
+    the guided phase's then, at a quarter of the recipe's learning rate.
 
     Raises:
         InputError: an unknown name, a recipe that trains no GViT of its own, or options that can't be.
@@ -106,13 +111,30 @@ def plan(
         raise InputError(f"{option('full')} and {option('epochs')} contradict each other; give one of them")
     if transfer_dir is not None and not transfer_dir.is_dir():
         raise InputError(f"{option('transfer_dir', transfer_dir)}: no such folder")
+    if init is not None and what != "guidance":
+        raise InputError(
+            f"{what} trains its networks from the beginning; leave out {option('init')}, which only guidance has"
+        )
     if data_dir is not None:
         config = change(config, data={"data_dir": data_dir})
     whole = sum(config.schedule.phase_epochs())
+    if init is not None:
+        config = _from_trained(config, init)
     if not full:
         config = with_budget(config, REDUCED * whole if epochs is None else epochs)
     target = TARGETS[what](Study(config, range(seeds), store.absolute(), transfer_dir))
     return target if rows is None else target.choose(rows)
+
+
+def _from_trained(config: TrainConfig, init: str) -> TrainConfig:
+    """The guided phase alone, as long as the recipe's phases together."""
+    others = dict.fromkeys(("reconstruct_epochs", "perceptual_epochs", "classify_epochs"), 0.0)
+    return change(
+        config,
+        model={"init": init},
+        schedule=others | {"guide_epochs": sum(config.schedule.phase_epochs())},
+        optimizer={"base_lr": config.optimizer.base_lr / SLOWER},
+    )
 
 
 def check(jobs: Sequence[Job]) -> None:

@@ -9,6 +9,9 @@ from gvit.reproduction.jobs import CrossEvaluation, Job
 from gvit.reproduction.study import Claim, Row, Study, Target, change
 from gvit.training.config import GuidanceConfig, ObjectiveConfig, TrainConfig
 
+# A guided phase's own learning rate is the recipe's over this: trained networks go on, they don't begin anew.
+SLOWER = 4
+
 
 def table1a(study: Study) -> Target:
     """Scale factor (paper, Table 1a)."""
@@ -181,7 +184,9 @@ def comparison(study: Study) -> Target:
 def guidance(study: Study) -> Target:
     """Not of the paper: ways to guide, from the same encoder and classifier; only the last phase differs.
 
-    Gamma, where a way has no other unit for it, is the recipe's, and so is how often a step is guided.
+    Gamma, where a way has no other unit for it, is the recipe's, and so is how often a step is guided. Where the
+    networks come trained, the phase has the whole learning rate and needs none of its own, and the joint gradient
+    starts from them as well; else it is in use before the last phase.
     """
     paper = change(replace(study.guided, guidance=GuidanceConfig()), schedule={"guided_steps": "replacing"})
     every = {"guided_steps": "added", "guide_every": 1}
@@ -211,13 +216,17 @@ def guidance(study: Study) -> Target:
             "guidance": {"guide_ema": 0.99, "psnr_budget": 2.0},
         },
     }
-    again = {"schedule": {"guide_lr": study.base.optimizer.base_lr / 4}}
-    for label in ("guided, the paper's", "added, every step", "share of the image's norm"):
+    trained = study.base.model.init is not None
+    again = {"schedule": {"guide_lr": study.base.optimizer.base_lr / SLOWER}}
+    for label in () if trained else ("guided, the paper's", "added, every step", "share of the image's norm"):
         variants[f"{label}, rate of its own"] = {
             group: variants[label].get(group, {}) | again.get(group, {}) for group in ("schedule", "guidance")
         }
     rows = study.rows("no guidance", study.unguided)
-    rows += study.rows("no guidance, rate of its own", change(study.unguided, **again))
+    if trained:
+        rows += study.rows("joint gradient", change(study.unguided, objective={"gradient": "joint"}))
+    else:
+        rows += study.rows("no guidance, rate of its own", change(study.unguided, **again))
     for label, settings in variants.items():
         rows += study.rows(label, change(paper, **settings))
     claims = [
