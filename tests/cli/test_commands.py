@@ -264,6 +264,7 @@ def test_bad_images(run, tmp_path, capsys):
     assert "no images in this folder" in fails(capsys, "predict", run, tmp_path / "empty")
     assert "no such file" in fails(capsys, "predict", run, tmp_path / "gone.png")
     assert "no images given" in fails(capsys, "predict", run)
+    assert fails(capsys, "predict", cut, cut).startswith(f"{cut}: not a model; name a run folder, ")
 
 
 @pytest.mark.parametrize("workers", [0, 1])

@@ -157,6 +157,8 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, encoder, capsys):
     assert "no images given" in fails(capsys, "--out", out, *model)
     assert "no such file" in fails(capsys, tmp_path / "gone.png", "--out", out, *model)
     assert "nearest: digits" in fails(capsys, file, "--out", out, "--model", "digts")
+    twice = fails(capsys, "digits", file, "--out", out, *model)
+    assert twice == f"digits and --model {encoder} are two models; name one"
     assert fails(capsys, file, "--out", tmp_path, *model).startswith(
         f"{file} is an image and would be replaced"
     )

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from gvit.encoding import EncodedFile, ImageEncoder
     from gvit.gaussians.storage import Origin
 
+DEFAULT_MODEL = "gvit_tiny.photos"
+
 
 @dataclass(frozen=True)
 class Options:
@@ -38,7 +40,8 @@ class Options:
     Attributes:
         sources: a RUN or none, then image files, folders (searched recursively), quoted patterns or a data set.
         out: folder for the results.
-        model: pretrained model, run folder, or model.safetensors file; another way to name the RUN.
+        model: pretrained model, run folder, or model.safetensors file; another way to name the RUN. gvit_tiny.photos
+            where neither is given.
         format: files: one of each image and its drawing; safetensors or parquet: a whole set. After a RUN,
             safetensors where not given.
         half: 16 bits for each number of a set.
@@ -63,7 +66,7 @@ class Options:
         tyro.conf.arg(metavar="[RUN] SOURCE...", help_behavior_hint="(at least one)"),
     ]
     out: Path = Path("encoded")
-    model: str = "gvit_tiny.photos"
+    model: str | None = None
     format: Literal["files", "safetensors", "parquet"] | None = None
     half: bool = False
     view: Literal["crop", "whole"] | None = None
@@ -130,11 +133,13 @@ def _tell_apart(options: Options) -> tuple[str, tuple[str, ...], bool]:
     from gvit.cli.sets import is_data_set
     from gvit.models.pretrained import WEIGHTS_NAME, is_pretrained_name
 
-    place, sources = options.model, options.sources
+    place, sources = options.model or DEFAULT_MODEL, options.sources
     first = Path(sources[0]) if sources else Path()
     weights = (first / WEIGHTS_NAME).is_file() or (first.is_file() and first.suffix == ".safetensors")
     # a folder of images wins over a name that is written alike
     run = weights or (len(sources) > 1 and not first.exists() and is_pretrained_name(sources[0]))
+    if run and options.model is not None:
+        raise InputError(f"{sources[0]} and --model {options.model} are two models; name one")
     if run:
         place, sources = sources[0], sources[1:]
     named = options.dataset is not None or options.data_dir is not None or is_data_set(sources)

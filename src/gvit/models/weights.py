@@ -97,6 +97,10 @@ def load_model(path: str | Path) -> ImageClassifier:
     except InputError as error:
         raise InputError(f"{file}: {error.args[0]}") from error
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, AttributeError, ValueError) as error:
+        if file.suffix != ".safetensors":  # an image, for example, where the model was left out
+            raise InputError(
+                f"{file}: not a model; name a run folder, a .safetensors file or a pretrained model"
+            ) from error
         reason = first_line(error)
         raise InputError(
             f"{file}: damaged, or not written by gvit ({reason}); train again or restore it"
