@@ -58,14 +58,15 @@ def main() -> None:
     )
     parser.add_argument("--data-dir", type=Path, required=True, help="has train/CLASS and val/CLASS")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--sets", nargs="+", default=list(SETS), choices=SETS)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
     options = parser.parse_args()
-    settings = {"sets": list(SETS), "seeds": options.seeds}
     file = options.out / "few_photographs.json"
     rows = json.loads(file.read_text())["rows"] if file.exists() else []
     done = {(row["set"], row["arm"], row["seed"]) for row in rows}
     for seed in options.seeds:
-        for name, (classes, count) in SETS.items():
+        for name in options.sets:
+            classes, count = SETS[name]
             with tempfile.TemporaryDirectory() as place:
                 link(options.data_dir, Path(place) / "images", classes, count)
                 for arm, config in arms(Path(place) / "images", seed).items():
@@ -75,7 +76,12 @@ def main() -> None:
                     result = train(config, Path(place) / "run", overwrite=True)
                     seconds = time.perf_counter() - started
                     measured = {"top1": result.top1, "psnr": result.psnr, "seconds": seconds}
+                    measured["commit"] = provenance()["commit"]  # it may go on with another one
                     rows.append({"set": name, "arm": arm, "seed": seed} | measured)
+                    settings = {
+                        "sets": list(dict.fromkeys(row["set"] for row in rows)),
+                        "seeds": sorted({row["seed"] for row in rows}),
+                    }
                     write_results(file.stem, settings, rows, options.out)
                     print(rows[-1], flush=True)
     print(f"\n{file}, {describe(provenance())}\n\n{table(rows)}")
