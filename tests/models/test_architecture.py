@@ -1,6 +1,7 @@
 """Names and flat arguments become complete arguments of parts."""
 
 import pytest
+import torch
 
 from gvit.errors import InputError
 from gvit.models.architecture import Architecture
@@ -43,6 +44,17 @@ def test_flat_is_what_with_arguments_takes():
         kinds = (whole.tokens["kind"], None if whole.encoder is None else whole.encoder["kind"])
         others = {name: value for name, value in whole.flat.items() if name not in ("tokens", "encoder")}
         assert Architecture.default(*kinds, **others) == whole
+
+
+@pytest.mark.parametrize("kind", ["queries", "denoising"])
+def test_a_transformer_instead_of_the_refining_encoder_is_as_large_as_the_classifier(kind):
+    parts = architecture("gvit_tiny", encoder=kind)
+    assert parts.encoder is not None
+    sizes = {name: parts.encoder[name] for name in ("embed_dim", "depth", "num_heads", "mlp_ratio")}
+    assert sizes == {"embed_dim": 96, "depth": 3, "num_heads": 3, "mlp_ratio": 2.0}
+    narrow = architecture("gvit_tiny", encoder=kind, encoder_dim=48)
+    assert narrow.encoder == parts.encoder | {"embed_dim": 48}
+    assert parts.build()(torch.rand(1, 3, 32, 32)).shape == (1, 1000)
 
 
 def test_another_kind_keeps_the_arguments_that_it_has_too():

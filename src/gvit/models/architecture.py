@@ -95,6 +95,10 @@ class Architecture:
             if part in arguments and "kind" in values:
                 kind = arguments[part]
                 _check_kind(part, values["kind"], kind)
+            if part == "encoder" and kind != values["kind"] and "num_heads" not in values:
+                # what was no transformer has no sizes for one: it gets those of the classifier
+                sizes = {**self.tokens, **self.vit}
+                values |= {name: sizes[name] for name in ("embed_dim", "depth", "num_heads", "mlp_ratio")}
             values = _complete(part, kind, values)
             for name in values:
                 flat = _flat_name(part, name)
