@@ -321,11 +321,12 @@ def test_no_gaussian_is_spent_on_transparency(background):
 def test_colours_make_up_for_quantised_shapes():
     """Better than rounding the same fit at its end, and what is drawn is what bytes give back."""
     images = known(40, 56)[None]
-    rounded = gvit.fit(images, 60, 60, bits=3)
-    content = rounded.gaussians[0].to_bytes(3)
+    # converged: before that, either may be ahead by chance
+    rounded = gvit.fit(images, 30, 300, bits=5)
+    content = rounded.gaussians[0].to_bytes(5)
     drawn = gvit.render(gvit.Gaussians.from_bytes(content), *images.shape[-2:])
     assert psnr(drawn, images[0]).item() == pytest.approx(rounded.psnr[0].item(), abs=0.01)
-    at_the_end = gvit.fit(images, 60, 60).gaussians.quantised(3)
-    assert rounded.psnr[0] > psnr(gvit.render(at_the_end, *images.shape[-2:]), images)[0] + 0.1
+    at_the_end = gvit.fit(images, 30, 300).gaussians.quantised(5)
+    assert rounded.psnr[0] > psnr(gvit.render(at_the_end, *images.shape[-2:]), images)[0] + 0.3
     with pytest.raises(InputError, match="bits must be 2 to 12"):
         gvit.fit(images, 60, 60, bits=1)
