@@ -1,9 +1,9 @@
-"""What the encoder for photographs is worth to somebody who has few of them.
+"""What weights that come with gvit are worth to somebody who has few photographs.
 
     python benchmarks/few_photographs.py --data-dir FOLDER
 
 Trains the recipe ``folder`` on the first images of some classes of a folder of photographs (by name of the files), and
-tests it on all images that its ``val`` has of them: from the encoder that comes with gvit, the same in half of the
+tests it on all images that its ``val`` has of them: from the weights that come with gvit, the same in half of the
 epochs, from random numbers, and the patch ViT. Started again, it goes on with the runs that are missing.
 """
 
@@ -45,8 +45,8 @@ def arms(data_dir: Path, seed: int) -> dict[str, TrainConfig]:
     epochs = sum(set_up(usual).config.schedule.phase_epochs())
     half = replace(usual.schedule, min_steps=None, epochs=epochs / 2)
     return {
-        "from the encoder": usual,
-        "from the encoder, half of the epochs": replace(usual, schedule=half),
+        "pretrained": usual,
+        "pretrained, half of the epochs": replace(usual, schedule=half),
         "from random numbers": replace(usual, model=replace(usual.model, init=None)),
         "patch ViT": replace(usual, model=replace(usual.model, model=PATCHES, init=None)),
     }

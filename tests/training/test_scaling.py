@@ -164,48 +164,51 @@ def package(tmp_path, monkeypatch):
 
 @pytest.fixture
 def general(package):
-    """A general encoder among what is shipped."""
-    encoder = trained(seed=4, num_classes=0)
+    """Weights to start from among what is shipped, beside an encoder alone."""
+    encoder = trained(seed=5, num_classes=0)
     encoder.card = replace(encoder.card, encoder_only=True)
     weights = {n: w for n, w in encoder.state_dict().items() if n.startswith("encoder.")}
-    return add(package, "gvit_tiny.photos", encoder, weights)
+    add(package, "gvit_tiny.photos", encoder, weights)
+    return add(package, "gvit_tiny.cifar10", trained(seed=4, num_classes=10))
 
 
-def test_without_a_general_encoder_the_recipe_starts_from_random_numbers(photos, package):
+def test_without_pretrained_weights_the_recipe_starts_from_random_numbers(photos, package):
     setup = set_up(config(photos))
     assert setup.config.model.init is None
     assert not setup.task.model.encoder.head.weight.any()
     assert not [note for note in notes(setup) if "encoder" in note]
 
 
-def test_the_folder_recipe_starts_from_the_general_encoder_and_says_so(photos, general):
+def test_the_folder_recipe_starts_from_pretrained_weights_and_says_so(photos, general):
     setup = set_up(config(photos))
     assert str(setup.config.model.init) == general.pinned
     line = f"starts from {general.name} (init=None: from random numbers)"
     assert line in notes(setup)
     assert line.replace("init=None", "--init None") in map(for_command_line, setup.notes)
-    assert f"encoder from {general.pinned}, classifier new" in notes(setup)
-    theirs = gvit.load_model(general.name).encoder.state_dict()
-    assert all(torch.equal(theirs[n], w) for n, w in setup.task.model.encoder.state_dict().items())
-    without = set_up(config(photos, init=None))
-    ours = setup.task.model.classifier.state_dict()
-    assert all(torch.equal(ours[n], w) for n, w in without.task.model.classifier.state_dict().items())
+    assert f"encoder from {general.pinned}" in notes(setup)
+    assert f"classifier from {general.pinned}, its head new for other classes" in notes(setup)
+    ours, theirs = setup.task.model.state_dict(), gvit.load_model(general.name).state_dict()
+    head = {name for name in ours if name.startswith("classifier.head.")}
+    assert len(head) == 2
+    assert all(torch.equal(theirs[name], ours[name]) for name in ours.keys() - head)
+    without = set_up(config(photos, init=None)).task.model.state_dict()
+    assert all(torch.equal(ours[name], without[name]) for name in head)
 
 
 @pytest.mark.parametrize(
     "model", [{"model": "vit_tiny_patch8", "num_gaussians": None}, {"model": "gvit_tiny_denoising"}]
 )
-def test_models_without_a_general_encoder_of_their_own_take_none(photos, general, model):
+def test_models_without_pretrained_weights_of_their_own_take_none(photos, general, model):
     setup = set_up(config(photos, **{"looks": None, "img_size": 32} | model))
     assert setup.config.model.init is None
-    assert not [note for note in notes(setup) if "photos" in note]
+    assert not [note for note in notes(setup) if "gvit_tiny." in note]
 
 
-def test_a_general_encoder_that_does_not_fit_is_not_taken(photos, package):
-    add(package, "gvit_tiny.photos", trained(num_classes=0, encoder_dim=48))
+def test_pretrained_weights_that_do_not_fit_are_not_taken(photos, package):
+    add(package, "gvit_tiny.cifar10", trained(num_classes=10, encoder_dim=48))
     setup = set_up(config(photos))
     assert setup.config.model.init is None
-    assert "gvit_tiny.photos does not fit this encoder, which starts from random numbers" in notes(setup)
+    assert "gvit_tiny.cifar10 does not fit this encoder, which starts from random numbers" in notes(setup)
 
 
 def test_an_interrupted_run_goes_on_with_the_encoder_that_it_began_with(photos, package, general, tmp_path):
@@ -216,7 +219,7 @@ def test_an_interrupted_run_goes_on_with_the_encoder_that_it_began_with(photos, 
     with pytest.raises(Interrupted):
         train(short, tmp_path / "run", stop=lambda: True)
     shutil.copytree(tmp_path / "run", tmp_path / "later")
-    add(package, general.name, trained(seed=9, num_classes=0))  # another one, of the same size
+    add(package, general.name, trained(seed=9, num_classes=10))  # another one, of the same size
     assert resume(tmp_path / "run") == whole
     (package / "index.json").write_text("{}")
     pretrained._read.cache_clear()
@@ -247,12 +250,10 @@ def test_init_takes_names_and_paths(package, general, tmp_path, monkeypatch):
         assert TrainConfig.from_json(held.to_json()) == held
 
 
-def test_a_general_encoder_whose_file_is_lost_is_named(photos, general, package, capsys):
+def test_pretrained_weights_whose_file_is_lost_are_named(photos, general, package, capsys):
     (package / general.file).unlink()
     assert main(["train", "folder", "--data-dir", str(photos), "--dry-run"]) == 2
-    line = (
-        f"gvit: error: gvit_tiny.photos: {general.file} is missing in this installation; install gvit again\n"
-    )
+    line = f"gvit: error: gvit_tiny.cifar10: {general.file} is missing in this installation; install gvit again\n"
     assert capsys.readouterr().err == line
     assert set_up(config(photos, init=None)).config.model.init is None
 

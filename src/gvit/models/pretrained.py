@@ -24,6 +24,7 @@ WEIGHTS_NAME = "model.safetensors"
 FOLDER = Path(__file__).parents[1] / "pretrained"
 INDEX_NAME = "index.json"
 DEFAULT_MODEL, GENERAL_TAG = "gvit_tiny", "photos"
+START_TAG = "cifar10"  # what other photographs are learned from
 _HUB = re.compile(r"hf[-_]hub:", re.IGNORECASE)
 _PINNED = re.compile(r"([\w-]+\.[\w-]+)@([0-9a-f]{8,64})")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
@@ -108,13 +109,13 @@ def list_pretrained(pattern: str = "*") -> list[str]:
     )
 
 
-def general_encoder(model: str | None) -> Pretrained | None:
-    """The encoder for photographs that comes with gvit for a named model; None where there is none.
+def general_start(model: str | None) -> Pretrained | None:
+    """What comes with gvit for a named model to begin with on photographs of any classes; None where there is none.
 
     Raises:
         InputError: it should be installed, and its file is missing or damaged.
     """
-    entry = shipped().get(f"{model}.{GENERAL_TAG}")
+    entry = shipped().get(f"{model}.{START_TAG}")
     if entry is None or (entry.hub is not None and not entry.installed):  # nothing is downloaded unasked
         return None
     entry.path()

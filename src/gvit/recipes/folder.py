@@ -1,7 +1,7 @@
 """GViT on anyone's folder of photographs, small enough for a laptop's CPU: 64 px, 64 Gaussians.
 
-It starts from the pretrained encoder ``gvit_tiny.photos``, if gvit came with it. Batch, epochs, warm-up and
-time between evaluations follow the number of training images (``gvit.training.scaling``).
+It starts from the pretrained ``gvit_tiny.cifar10``, encoder and classifier, if gvit came with it. Batch, epochs,
+warm-up and time between evaluations follow the number of training images (``gvit.training.scaling``).
 
 Command: ``gvit train folder --data-dir FOLDER``, with ``FOLDER/CLASS/*.jpg`` or ``FOLDER/train/CLASS/*.jpg`` and
 ``FOLDER/val/CLASS/*.jpg``. Hardware, time and number: they depend on the folder.

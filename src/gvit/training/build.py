@@ -15,7 +15,7 @@ from gvit.gaussians import Gaussians
 from gvit.models.architecture import Architecture
 from gvit.models.base import ImageClassifier
 from gvit.models.card import Preprocessing
-from gvit.models.pretrained import find_pretrained, general_encoder, is_on_hub
+from gvit.models.pretrained import find_pretrained, general_start, is_on_hub
 from gvit.models.registry import architecture, build, with_arguments
 from gvit.models.weights import load_model
 from gvit.training.config import AUTO, ModelConfig, OptimizerConfig, TrainConfig
@@ -75,7 +75,7 @@ def settle_start(config: ModelConfig) -> tuple[ModelConfig, list[str]]:
     """The configuration with ``init`` as the name of one file, for good, where it names pretrained weights.
 
     Returns:
-        It, and a line where ``auto`` found an encoder, or one that does not fit.
+        It, and a line where ``auto`` found weights, or some that do not fit.
 
     Raises:
         InputError: a name with a checksum that is another file's now.
@@ -86,7 +86,7 @@ def settle_start(config: ModelConfig) -> tuple[ModelConfig, list[str]]:
         name = config.init.as_posix()
         entry = None if config.init.is_absolute() or is_on_hub(name) else find_pretrained(name)
         return (config if entry is None else replace(config, init=Path(entry.pinned))), []
-    scratch, entry = replace(config, init=None), general_encoder(config.model)
+    scratch, entry = replace(config, init=None), general_start(config.model)
     if entry is None:
         return scratch, []
     if not _fits(scratch, load_model(entry.pinned)):

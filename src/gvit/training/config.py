@@ -28,7 +28,7 @@ _CHECKED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, validate
 # A run can be resumed and evaluated from elsewhere.
 _AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(Path.absolute)]
 
-# As ``ModelConfig.init``: the pretrained encoder MODEL.photos where there is one that fits.
+# As ``ModelConfig.init``: the pretrained weights MODEL.cifar10 where there are such, and their encoder fits.
 AUTO = Path("auto")
 
 
@@ -115,7 +115,7 @@ class ModelConfig:
     Attributes:
         model: a name that 'gvit models' gives; None takes that of --init.
         init: run, weights file or name of pretrained weights to start from: their encoder, and their classifier where
-            that has the same size; auto: the pretrained encoder MODEL.photos where there is one that fits.
+            that has the same size; auto: the pretrained weights MODEL.cifar10 where there are such, and they fit.
         img_size: height and width of the input, pixels.
         num_gaussians: K, Gaussians per image.
         scale_factor: c, the largest standard deviation in units of the Gaussians' spacing.
