@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from gvit.models.pretrained import shipped
 from gvit.recipes import load_recipe
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Training
 from gvit.reproduction.reproduce import TARGETS, plan
@@ -457,7 +458,8 @@ def test_a_plan_from_trained_networks_guides_at_once_at_a_quarter_of_the_rate(tm
     assert schedule.phase_epochs() == (0, 0, 0, 2)
     assert optimizer.base_lr == usual.optimizer.base_lr / 4
     assert optimizer.warmup_epochs == usual.optimizer.warmup_epochs * 2 / 30
-    assert job.config.model == replace(usual.model, init=Path("gvit_tiny.digits"))
+    pinned = shipped()["gvit_tiny.digits"].pinned
+    assert job.config.model == replace(usual.model, init=Path(pinned))
 
 
 def test_the_runs_of_figures_4_and_5(study):

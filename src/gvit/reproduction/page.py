@@ -207,7 +207,7 @@ def _start_note(rows: Sequence[Mapping[str, Any]]) -> str:
     rate, warmup = settings[0]["optimizer"]["base_lr"], settings[0]["optimizer"]["warmup_epochs"]
     return (
         f"All rows start from {start}, with a learning rate of {rate:g} for a batch of 256, "
-        f"after {warmup:g} epochs of warm-up. The seeds share this start and differ in what comes after it."
+        f"after {warmup:.2g} epochs of warm-up. The seeds share this start and differ in what comes after it."
     )
 
 

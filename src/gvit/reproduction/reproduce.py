@@ -35,6 +35,7 @@ from gvit.reproduction.targets import (
 )
 from gvit.reproduction.transfer import table2
 from gvit.training.budget import with_budget
+from gvit.training.build import settle_start
 from gvit.training.config import AUTO, TrainConfig
 from gvit.training.distributed import ALONE
 from gvit.training.dry_run import DryRun, dry_run
@@ -129,9 +130,10 @@ def plan(
 def _from_trained(config: TrainConfig, init: str) -> TrainConfig:
     """The guided phase alone, as long as the recipe's phases together."""
     others = dict.fromkeys(("reconstruct_epochs", "perceptual_epochs", "classify_epochs"), 0.0)
+    # with its checksum: other weights of the same name are other runs
+    model, _ = settle_start(replace(config.model, init=Path(init)))
     return change(
-        config,
-        model={"init": init},
+        replace(config, model=model),
         schedule=others | {"guide_epochs": sum(config.schedule.phase_epochs())},
         optimizer={"base_lr": config.optimizer.base_lr / SLOWER},
     )
