@@ -214,7 +214,11 @@ class Task:
 
     def _seed(self, step: int, index: int, parts: int) -> None:
         """Dropout and stochastic depth, too, depend on nothing but seed, step and place in the batch."""
-        torch.manual_seed(derive_seed(self.config.seed, step, self.world.rank * parts + index))
+        seed = derive_seed(self.config.seed, step, self.world.rank * parts + index)
+        # as torch.manual_seed, which formats a stack trace for every kind of device that there is not
+        torch.default_generator.manual_seed(seed)
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
 
     def _on_device(self, batch: Batch) -> Batch:
         dtype = next(self.model.parameters()).dtype
