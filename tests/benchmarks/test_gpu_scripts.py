@@ -68,30 +68,6 @@ def test_train_step(tmp_path):
     assert "aim at most 10 %" in printed
 
 
-def test_classify_trains_a_row(tmp_path):
-    content, _ = dry_run(tmp_path, "classify", "cifar10", "--rows", "2", "--seeds", "0")
-    (row,) = content["rows"]
-    assert row["row"] == "GViT, guided"
-    assert row["psnr"] > 0
-    assert row["moved"] is not None
-
-
-def test_classify_trains_nothing_twice(tmp_path):
-    content, _ = dry_run(
-        tmp_path, "classify", "imagenette", "--rows", "0", "--seeds", "0", "0", "--jobs", "1"
-    )
-    first, second = content["rows"]
-    assert first == second  # the seconds that it took, too
-
-
-def test_classify_without_time_has_an_empty_table(tmp_path):
-    status, printed, complained = run(
-        "classify", "cifar10", "--dry-run", "--out", str(tmp_path), "--minutes", "0"
-    )
-    assert status == 0, complained
-    assert "18 of 18 runs not begun" in printed
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_without_a_gpu_one_line():
     status, _, complained = run("renderer_speed")
