@@ -16,7 +16,8 @@ from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.gaussians import Gaussians
 from gvit.gaussians.storage import Origin, read_depths, read_origin
-from gvit.viewing.figures import check_replaceable, save_figure, save_picture
+from gvit.viewing.figures import save_figure, save_picture
+from gvit.viewing.replaceable import check_replaceable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -71,7 +72,7 @@ def plan_targets(
     Where ``out`` lies in that folder, what is in it is left alone.
 
     Raises:
-        InputError: nothing is found, results would replace each other, an image, or a picture that gvit did not write,
+        InputError: nothing is found, results would replace each other, an image, or a file that gvit did not write,
             or cannot be written.
     """
     targets: dict[Path, Target] = {}
@@ -103,7 +104,7 @@ def plan_targets(
                     f"{other} and {target.source} would both be written to {file}; "
                     f"give them two {option('out')} folders"
                 )
-            if file.suffix == ".png" and not target.gaussians_file.exists():
+            if file != target.gaussians_file:  # whose they are, ``is_done`` finds out
                 check_replaceable(file)
     return list(targets.values())
 

@@ -274,7 +274,7 @@ def test_no_image_is_replaced(tmp_path, capsys):
     assert file.read_bytes() == before
     other = write(tmp_path / "b-fit.png")
     assert fails(capsys, write(tmp_path / "b.jpg"), "--out", tmp_path, *QUICK) == (
-        f"{other} is there and was not written by gvit; move it, or choose another --out folder"
+        f"{other} is there and was not written by gvit; move it, or choose another --out"
     )
     other.unlink()
     # beside a file of another format there is room

@@ -206,6 +206,13 @@ def test_arguments_that_the_weights_do_not_go_with(folder, name, kwargs, named):
     gvit.create_model(name, **kwargs)  # they are an architecture all the same
 
 
+def test_a_width_that_the_heads_cannot_share_is_none_that_weights_go_with(folder):
+    with pytest.raises(ValueError, match="pretrained weights don't go with embed_dim=64$"):
+        gvit.create_model("gvit_tiny.photos", pretrained=True, embed_dim=64)
+    with pytest.raises(ValueError, match="dim should be divisible"):
+        gvit.create_model("gvit_tiny.photos", embed_dim=64)
+
+
 def test_above_a_general_encoder_everything_is_new(folder):
     made = []
     for seed in (0, 1):
@@ -349,3 +356,12 @@ def test_offline_the_cache_of_the_hub_is_used_and_what_is_not_in_it_is_named(tmp
         gvit.load_model("hf-hub:a/b")
     with pytest.raises(ValueError, match="names on the Hub are OWNER/NAME"):
         gvit.load_model("hf-hub:a/b/c")
+
+
+def test_a_checksum_may_be_in_capitals_and_one_that_is_none_says_so(folder):
+    entry = shipped()["gvit_tiny.abc"]
+    name, _, digits = entry.pinned.partition("@")
+    assert pretrained.locate(f"{name}@{digits.upper()}") == pretrained.locate(entry.pinned)
+    for given in (digits[:7], "latest"):
+        with pytest.raises(ValueError, match=f"after @ stand 8 to 64 hexadecimal digits.*{entry.pinned}"):
+            gvit.load_model(f"{name}@{given}")

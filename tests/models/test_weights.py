@@ -132,3 +132,13 @@ def test_a_file_of_a_newer_version_is_named(tmp_path):
     save_file(model.state_dict(), file, {"gvit.model": json.dumps(newer)})
     with pytest.raises(ValueError, match="format 3, which a newer gvit wrote"):
         gvit.load_model(file)
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path):
+    model, file = gvit.create_model("gvit_tiny", num_classes=3), tmp_path / "model.safetensors"
+    for value in (float("nan"), float("inf")):
+        with torch.no_grad():
+            model.classifier.norm.bias[1] = value
+        gvit.save_model(model, file)
+        with pytest.raises(ValueError, match=r"model.safetensors: classifier.norm.bias is NaN or infinite"):
+            gvit.load_model(file)

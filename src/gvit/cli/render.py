@@ -127,16 +127,17 @@ def _stems(whole: Path) -> Iterator[Path]:
 
 def _write(image: "KeptImage", file: Path, height: int, width: int) -> None:
     from gvit.files import write_text
+    from gvit.viewing.replaceable import check_replaceable
 
+    check_replaceable(file)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{file.parent}: cannot write results here ({error.strerror})") from error
     if file.suffix == ".png":
         from gvit.rendering import render
-        from gvit.viewing.figures import check_replaceable, save_picture
+        from gvit.viewing.figures import save_picture
 
-        check_replaceable(file)
         save_picture(render(image.gaussians, height, width), file)
     elif file.suffix == ".svg":
         from gvit.viewing.svg import to_svg

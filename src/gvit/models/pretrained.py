@@ -26,7 +26,7 @@ INDEX_NAME = "index.json"
 DEFAULT_MODEL, GENERAL_TAG = "gvit_tiny", "photos"
 START_TAG = "cifar10"  # what other photographs are learned from
 _HUB = re.compile(r"hf[-_]hub:", re.IGNORECASE)
-_PINNED = re.compile(r"([\w-]+\.[\w-]+)@([0-9a-f]{8,64})")
+_PINNED = re.compile(r"([\w-]+\.[\w-]+)@([0-9a-fA-F]{8,64})")
 _REPOSITORY = re.compile(r"[\w.-]+/[\w.-]+")
 _PIN = 12  # digits of the checksum that a run writes down
 
@@ -145,10 +145,15 @@ def find_pretrained(name: str) -> Pretrained | None:
     """
     known, pinned = shipped(), _PINNED.fullmatch(name)
     if pinned is None:
+        base, at, _ = name.partition("@")
+        if at and base in known:
+            raise InputError(
+                f"{name}: after @ stand 8 to 64 hexadecimal digits of the file's SHA-256, as in {known[base].pinned}"
+            )
         forms = (name, f"{DEFAULT_MODEL}.{name}", f"{name}.{GENERAL_TAG}")
         return next((known[form] for form in forms if form in known), None)
     entry = known.get(pinned[1])
-    if entry is None or not entry.sha256.startswith(pinned[2]):
+    if entry is None or not entry.sha256.startswith(pinned[2].lower()):
         today = "has no such weights any more" if entry is None else f"has {entry.pinned} instead"
         raise InputError(f"{name}: this version of gvit {today}")
     return entry

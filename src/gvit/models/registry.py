@@ -153,7 +153,13 @@ def create_model(name: str, *, pretrained: object = False, **kwargs: Any) -> Ima
     if not named:
         raise _no_weights(name)
     trained = load_model(name)
-    model = build(name, with_arguments(name, Architecture.of(trained), **kwargs))
+    parts = with_arguments(name, Architecture.of(trained), **kwargs)
+    try:
+        model = build(name, parts)
+    except ValueError as error:
+        if not pretrained:
+            raise
+        raise _misfit(name, kwargs) from error
     class_names = trained.card.class_names if model.num_classes == trained.num_classes else ()
     preprocessing = replace(trained.card.preprocessing, img_size=model.img_size)
     model.card = ModelCard(trained.card.name, preprocessing, class_names)
@@ -192,9 +198,13 @@ def _take_over(name: str, model: ImageClassifier, trained: ImageClassifier, give
     if {w: v.shape for w, v in ours.items() if learned(w)} != {w: v.shape for w, v in theirs.items()}:
         wrong = wrong or [argument for argument in changed if argument != "num_classes"]
     if wrong:
-        arguments = ", ".join(option(argument, given[argument]) for argument in wrong)
-        raise InputError(f"model {name}: its pretrained weights don't go with {arguments}")
+        raise _misfit(name, {argument: given[argument] for argument in wrong})
     model.load_state_dict(ours | theirs)
+
+
+def _misfit(name: str, arguments: dict[str, Any]) -> InputError:
+    given = ", ".join(option(argument, value) for argument, value in arguments.items())
+    return InputError(f"model {name}: its pretrained weights don't go with {given}")
 
 
 def build(name: str, parts: Architecture) -> ImageClassifier:

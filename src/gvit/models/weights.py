@@ -94,6 +94,7 @@ def load_model(path: str | Path) -> ImageClassifier:
         if model.card.encoder_only:  # its classifier is what chance makes it
             tensors = model.state_dict() | tensors
         model.load_state_dict(tensors)
+        _check_finite(tensors)
     except InputError as error:
         raise InputError(f"{file}: {error.args[0]}") from error
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, AttributeError, ValueError) as error:
@@ -106,6 +107,12 @@ def load_model(path: str | Path) -> ImageClassifier:
             f"{file}: damaged, or not written by gvit ({reason}); train again or restore it"
         ) from error
     return model.eval()
+
+
+def _check_finite(tensors: Mapping[str, Tensor]) -> None:
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{name} is NaN or infinite somewhere; train again or restore the file")
 
 
 def _describe(described: dict[str, Any]) -> ImageClassifier:

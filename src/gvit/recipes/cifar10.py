@@ -1,7 +1,7 @@
 """GViT on CIFAR-10 at 32x32, from Parquet files in the Hugging Face image convention.
 
 Commands: ``gvit train cifar10 --data-dir FOLDER``; with the paper's encoder and losses, ``gvit train cifar10_paper``.
-Hardware, time and number of the whole recipe: not yet measured. Six of its 30 epochs: see ``docs/results.md``.
+Hardware, time and number of the whole recipe: not yet measured. Twelve of its 30 epochs: see ``docs/results.md``.
 """
 
 from dataclasses import replace

@@ -33,6 +33,7 @@ from gvit.training.report import find_run, read_records
 from gvit.training.report_images import Contents, Sample, labelled_images, named_images
 from gvit.training.run import Run
 from gvit.viewing.html import Fact, Matrix, Method, Page, ShownImage, write_page
+from gvit.viewing.replaceable import check_replaceable
 
 _METHODS = ("cdam", "occlusion", "det")
 _METHODS_WITHOUT_CLASSES = ("det", "opacity")
@@ -152,6 +153,7 @@ def _check(
     if out.is_dir():
         raise InputError(f"{option('out', out)} is a folder; name a file in it")
     check_writable(out.parent)
+    check_replaceable(out)
     if not out.parent.exists():
         raise InputError(f"{option('out', out)}: no folder {out.parent}")
     if num_images < 1:

@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gvit.errors import InputError, option
 from gvit.files import replacing
 from gvit.gaussians import VISIBLE_OPACITY, Gaussians
 from gvit.losses import psnr
@@ -20,7 +19,7 @@ from gvit.rendering import rasterize, render
 from gvit.viewing.curves import Span, find_panels, find_phases
 
 _PIXELS_AT_ONCE = 2**22
-_AUTHOR = {"Software": "gvit"}  # in each PNG file, by which it is known again
+AUTHOR = {"Software": "gvit"}  # in each PNG file, by which it is known again
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -145,31 +144,10 @@ def save_picture(image: Float[Tensor, "3 h w"], path: Path) -> None:
     parts = [(part.clamp(0, 1) * 255).round().byte().permute(1, 2, 0) for part in image.split(rows, -2)]
     pixels = torch.cat(parts).cpu().numpy()
     author = PngInfo()
-    for name, value in _AUTHOR.items():
+    for name, value in AUTHOR.items():
         author.add_text(name, value)
     with replacing(path) as partial:
         Image.fromarray(pixels).save(partial, format="png", pnginfo=author)
-
-
-def check_replaceable(file: Path) -> None:
-    """A picture may be written where there is none, or one that gvit wrote.
-
-    Raises:
-        InputError: it would take the place of somebody else's.
-    """
-    from PIL import Image
-
-    if not file.exists():
-        return
-    try:
-        with Image.open(file) as there:
-            ours = _AUTHOR.items() <= there.info.items()
-    except OSError:
-        ours = False
-    if not ours:
-        raise InputError(
-            f"{file} is there and was not written by gvit; move it, or choose another {option('out')} folder"
-        )
 
 
 def confusion_figure(
@@ -259,7 +237,7 @@ def _shade(axes: Axes, phases: Sequence[Span]) -> None:
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG file, whole or not at all."""
     with replacing(path) as partial:
-        figure.savefig(partial, format="png", metadata=_AUTHOR)
+        figure.savefig(partial, format="png", metadata=AUTHOR)
 
 
 def as_picture(image: Float[Tensor, "c h w"]) -> Any:

@@ -17,6 +17,7 @@ from gvit.viewing.ellipses import find_ellipses
 
 # the constants of ``gvit.rendering.rasterize``
 _BLUR, _ALPHA_MAX, _ALPHA_MIN = 0.3, 0.999, 1 / 255
+MARK = "<!-- drawn by gvit -->"  # by which the file is known again
 _STEPS = 12  # of a gradient: its straight pieces are within 0.01 of the Gaussian
 
 
@@ -60,6 +61,7 @@ def to_svg(gaussians: Gaussians, height: int, width: int) -> str:
         [
             f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
             f'viewBox="0 0 {width} {height}">',
+            MARK,
             "<defs>",
             *gradients,
             "</defs>",

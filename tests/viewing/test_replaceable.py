@@ -1,0 +1,74 @@
+"""What gvit wrote is written anew; a file of somebody else stays, whatever lies beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import gvit
+from gvit.cli import main
+from gvit.gaussians import Gaussians
+
+THEIRS = b"mine, and nobody else's"
+
+
+@pytest.fixture
+def gaussians(tmp_path) -> Path:
+    file = tmp_path / "in" / "a.safetensors"
+    file.parent.mkdir()
+    Gaussians(torch.randn(3, 9, generator=torch.Generator().manual_seed(0))).save(file)
+    return file
+
+
+@pytest.fixture
+def photo(tmp_path) -> Path:
+    file = tmp_path / "photos" / "a.jpg"
+    file.parent.mkdir()
+    Image.new("RGB", (32, 24), "red").save(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    file = tmp_path_factory.mktemp("run") / "model.safetensors"
+    gvit.save_model(gvit.create_model("gvit_tiny", num_classes=3, num_gaussians=4), file)
+    return file
+
+
+def is_kept(capsys, place: Path, *command: object) -> None:
+    """It is written, and again; where a file of somebody else's is, it stays."""
+    assert main(list(map(str, command))) == 0
+    assert main(list(map(str, command))) == 0, capsys.readouterr().err
+    place.write_bytes(THEIRS)
+    capsys.readouterr()
+    assert main(list(map(str, command))) == 2
+    assert f"{place} is there and was not written by gvit" in capsys.readouterr().err
+    assert place.read_bytes() == THEIRS
+
+
+@pytest.mark.parametrize("kind", ["png", "csv", "json", "svg"])
+def test_drawings_and_tables(kind, gaussians, tmp_path, capsys):
+    out = tmp_path / "out"
+    is_kept(capsys, out / f"a.{kind}", "render", gaussians, "--out", out, "--format", kind)
+
+
+@pytest.mark.parametrize("ending", ["png", "csv"])
+def test_explanations(ending, run, photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.safetensors").write_bytes(THEIRS)  # makes no difference
+    is_kept(capsys, out / f"a.{ending}", "explain", run, photo, "--out", out)
+
+
+def test_encodings_with_overwrite(photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    command = ["encode", photo, "--out", out, "--num-gaussians", 8, "--looks", 1, "--overwrite"]
+    is_kept(capsys, out / "a.png", *command)
+
+
+def test_reports(run, photo, tmp_path, capsys):
+    page = tmp_path / "page.html"
+    is_kept(capsys, page, "report", run, photo, "--out", page)
