@@ -55,6 +55,15 @@ def test_drawings_and_tables(kind, gaussians, tmp_path, capsys):
     is_kept(capsys, out / f"a.{kind}", "render", gaussians, "--out", out, "--format", kind)
 
 
+def test_a_picture_too_large_to_be_opened_is_somebody_elses(gaussians, tmp_path, capsys, monkeypatch):
+    place = tmp_path / "a.png"
+    Image.new("L", (64, 64)).save(place)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 16)
+    assert main(["render", str(gaussians), "--out", str(tmp_path)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"{place} is there and was not written by gvit" in line
+
+
 @pytest.mark.parametrize("ending", ["png", "csv"])
 def test_explanations(ending, run, photo, tmp_path, capsys):
     out = tmp_path / "out"

@@ -80,7 +80,7 @@ def load_model(path: str | Path) -> ImageClassifier:
 
     Raises:
         ValueError: there is no such run or name (the nearest are given); the Hub can't be reached; or the weights are
-            damaged, exchanged, of a newer gvit, or not gvit's.
+            damaged, not finite, exchanged, of a newer gvit, or not gvit's.
     """
     file = locate(path)
     try:

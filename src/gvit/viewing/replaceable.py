@@ -38,7 +38,7 @@ def _drawn(file: Path) -> bool:
     try:
         with Image.open(file) as there:
             return AUTHOR.items() <= there.info.items()
-    except OSError:
+    except Exception:  # what Pillow raises at bytes that are no picture, or too large a one, is of any kind
         return False
 
 
