@@ -29,6 +29,9 @@ def pytest_collection_modifyitems(items):
 # where the tests run under nohup, it would be ignored by them and by what they start
 if hasattr(signal, "SIGHUP"):
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# and so would this one, where a shell's script began them in the background
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # tensors in tests are small: more threads would only wait for each other
 torch.set_num_threads(1)
