@@ -27,7 +27,7 @@ from gvit.data.sources.torchvision_sets import _image_of
 from gvit.data.splits import load_splits, record_splits
 from gvit.data.transforms import Augmentation, mixing
 from gvit.gaussians import Gaussians
-from gvit.recipes import digits
+from gvit.recipes import digits_paper
 from gvit.training.setup import set_up
 
 SIDE = 16
@@ -162,7 +162,7 @@ def test_spawned_processes_load_what_the_main_one_would(tmp_path, spawned):
 
 
 def test_no_weights_are_sent_with_what_a_model_wants_drawn():
-    config = digits()
+    config = digits_paper()
     setup = set_up(replace(config, schedule=replace(config.schedule, epochs=1)))
     sent = len(pickle.dumps(setup.feed.samples.draw_noise))
     assert sent < 0.2 * sum(4 * weight.numel() for weight in setup.task.model.encoder.parameters())

@@ -130,9 +130,9 @@ def test_a_job_goes_on_on_another_machine_and_has_the_folder_it_had(tmp_path):
     with pytest.raises(Interrupted):
         job.run(Machine(workers=1), shares.append, lambda: shares[-1] > 0.3)
     assert Run(job.folder).load_config().data.workers == 1
-    job.run(Machine(graphs=True), silent)
+    job.run(Machine(graphs=True, eval_every=0.5), silent)
     config = Run(job.folder).load_config()
-    assert (config.data.workers, config.compute.graphs) == (0, True)
+    assert (config.data.workers, config.compute.graphs, config.schedule.eval_every) == (0, True, 0.5)
     assert study.train(study.guided, 0).done
 
 

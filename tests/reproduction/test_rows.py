@@ -401,6 +401,27 @@ def test_the_comparison_with_the_patch_vit(study):
     assert target.paper_data == ""
 
 
+def test_what_the_classifier_reads(study):
+    target = TARGETS["tokens"](study)
+    expected = {}
+    for seed in SEEDS:
+        expected |= {
+            ("raw", seed): (None, run(seed, UNGUIDED)),  # as BASE has it
+            ("canonical", seed): (None, run(seed, UNGUIDED | {"model.tokens": "canonical"})),
+            ("neighbours", seed): (None, run(seed, UNGUIDED | {"model.tokens": "neighbours"})),
+        }
+    assert_rows(target, expected)
+    assert claims(target) == {("canonical", "raw"), ("neighbours", "canonical")}
+    assert target.paper_data == ""
+
+
+def test_a_kind_of_tokens_that_is_the_recipes_own_is_its_run(tmp_path):
+    """Named or not: ``digits`` leaves it to the model, which reads neighbours."""
+    study = Study(load_recipe("digits"), (0,), tmp_path)
+    unguided = {row.job.folder for row in TARGETS["guidance"](study).rows if row.label == "no guidance"}
+    assert unguided == {row.job.folder for row in TARGETS["tokens"](study).rows if row.label == "neighbours"}
+
+
 def test_ways_to_guide_differ_in_nothing_else(study):
     target = TARGETS["guidance"](study)
     paper = PAPERS | {"schedule.guided_steps": "replacing"}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gvit.data.loading import Batch
 from gvit.recipes import debug
+from gvit.training.config import GuidanceConfig, TrainConfig
 from gvit.training.graphs import _MOST, GraphedTurns
 from gvit.training.setup import set_up
 from gvit.training.task import GuidedTask
@@ -44,10 +45,17 @@ def graphed(turn: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[..., tuple[
     return lambda *tensors: Replayed.apply(record, *tensors, *parameters)
 
 
-def task() -> GuidedTask:
+def looking() -> TrainConfig:
     config = debug()
-    config = replace(config, model=replace(config.model, encoder="refining", looks=3, tokens="neighbours"))
-    made = set_up(config).task
+    return replace(
+        config,
+        model=replace(config.model, encoder="refining", looks=3, tokens="neighbours"),
+        guidance=GuidanceConfig(psnr_budget=1.0),
+    )
+
+
+def task() -> GuidedTask:
+    made = set_up(looking()).task
     assert isinstance(made, GuidedTask)
     return made
 
@@ -62,6 +70,7 @@ def train(made: GuidedTask, sizes: list[int]) -> dict[str, Tensor]:
     setup = set_up(debug())
     step = setup.schedule.steps_of("guide").start
     plan = replace(setup.schedule.plan(step), added=True)  # the last turn again, from where it came from
+    made.begin("guide")  # what pictures have cost is measured from here on
     for number, size in enumerate(sizes):
         made.step(step + number, [batch(size, number)], plan, {"encoder": 1e-2, "classifier": 1e-2})
     return made.model.state_dict()
@@ -72,9 +81,12 @@ def test_replayed_turns_train_as_ever(monkeypatch):
     ever, replayed = task(), task()
     encoder = GraphedTurns(replayed.model.encoder)
     replayed.objective.encoder = encoder
+    replayed.guidance.called = GraphedTurns
     sizes = [4, 4, 3, 4]
     expected, found = train(ever, sizes), train(replayed, sizes)
     assert len(encoder.recorded) == 2  # one for each size of a batch
+    assert len(replayed.guidance.draw_start.recorded) == 2
+    assert replayed.guidance.factor == pytest.approx(ever.guidance.factor)
     for name, weights in expected.items():
         torch.testing.assert_close(found[name], weights, msg=name)
 
@@ -99,6 +111,16 @@ def test_a_prediction_is_not_recorded(monkeypatch):
         assert torch.equal(GraphedTurns(encoder)(images, None, state).raw, encoder(images, None, state).raw)
 
 
+def test_what_learns_nothing_draws_all_of_its_turns_by_one_recording(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", graphed)
+    encoder = task().model.encoder.requires_grad_(False)
+    calls, images = GraphedTurns(encoder), torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(calls(images), encoder(images))
+        torch.testing.assert_close(calls(images, turns=2), encoder(images, turns=2))
+    assert len(calls.recorded) == 1
+
+
 def test_a_run_on_the_cpu_says_that_graphs_have_no_effect():
     config = debug()
     assert not any("graphs" in note for note in set_up(config).notes)
@@ -109,13 +131,15 @@ def test_a_run_on_the_cpu_says_that_graphs_have_no_effect():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_graphs_on_a_gpu_train_as_ever():
-    config = debug()
-    config = replace(config, model=replace(config.model, encoder="refining", looks=3, tokens="neighbours"))
-    weights = []
+    config = looking()
+    weights, factors = [], []
     for graphs in (False, True):
         made = set_up(replace(config, compute=replace(config.compute, graphs=graphs)), "cuda").task
         weights.append(train(made, [4, 4, 3, 4]))
+        factors.append(made.guidance.factor)
         recorded = made.graphs["encoder"].recorded if graphs else {}
         assert len(recorded) == 2 * graphs
+        assert not graphs or len(made.guidance.draw_start.recorded) == 2
+    assert factors[1] == pytest.approx(factors[0], rel=1e-2)
     for name, one in weights[0].items():
         torch.testing.assert_close(weights[1][name], one, rtol=1e-3, atol=1e-3, msg=name)

@@ -26,7 +26,7 @@ class Options:
 
     table4 (Gaussians or pictures), figure4, figure5 (pictures),
 
-    comparison (beside the patch ViT), guidance (ways to guide): not of the paper.
+    comparison (beside the patch ViT), guidance (ways to guide), tokens: not of the paper.
 
     Writes RECIPE/WHAT.json, .csv and .png, and a page over all results.
 
@@ -51,6 +51,8 @@ class Options:
         device: cpu, cuda, or auto: cuda where there is one.
         workers: processes that load images, of each run; 0 loads them in the run's own.
         graphs: on a GPU, start the kernels of an encoder's turn all at once, as a CUDA graph.
+        eval_every: epochs from one evaluation, and checkpoint, of a run to the next; the recipe's when not given. The
+            results are of the last one.
     """
 
     what: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="WHAT")]
@@ -69,6 +71,7 @@ class Options:
     device: str = "auto"
     workers: int = 0
     graphs: bool = False
+    eval_every: float | None = None
 
 
 def run(args: list[str]) -> int:
@@ -81,8 +84,9 @@ def run(args: list[str]) -> int:
         raise InputError(f"--workers must be at least 0, got {options.workers}")
     if options.rows == ():
         raise InputError("--rows needs a value")
-    if options.epochs is not None and not 0 < options.epochs < float("inf"):
-        raise InputError(f"--epochs must be above 0 and finite, got {options.epochs:g}")
+    for flag, epochs in (("--epochs", options.epochs), ("--eval-every", options.eval_every)):
+        if epochs is not None and not 0 < epochs < float("inf"):
+            raise InputError(f"{flag} must be above 0 and finite, got {epochs:g}")
 
     from rich.console import Console
 
@@ -115,7 +119,7 @@ def run(args: list[str]) -> int:
                 options.recipe,
                 f"gvit reproduce {options.what} {' '.join(shown)}",
                 options.out,
-                machine=Machine(device, options.workers, options.graphs),
+                machine=Machine(device, options.workers, options.graphs, options.eval_every),
                 parallel=parallel,
                 dry_run=options.dry_run,
                 console=Console(file=sys.stderr, highlight=False, soft_wrap=True),

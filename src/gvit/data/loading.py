@@ -49,13 +49,13 @@ class Batch(NamedTuple):
     Attributes:
         inputs: images [B, 3, H, W] in [0, 1], or raw Gaussians [B, K, 9].
         labels: class indices [B], or, where images are mixed, the share of each class [B, classes].
-        noise: for each sample what ``draw_noise`` of ``TrainingSamples`` drew.
+        noise: for each sample what ``draw_noise`` of ``TrainingSamples`` drew; None where that is nothing.
         broken: samples that could not be read, in whose place others are.
     """
 
     inputs: Tensor
     labels: Tensor
-    noise: Tensor
+    noise: Tensor | None
     broken: Sequence[Broken] = ()
 
 
@@ -85,6 +85,7 @@ class TrainingSamples(Dataset[Batch]):
         source: images or Gaussians.
         transform: the random way from what the source loads to one input; draws from torch's global generator.
         draw_noise: what a model wants drawn for each sample (an encoder its g0); draws from torch's global generator.
+            None where it wants nothing.
         seed: of all that is random.
         mix: mixes the first and the second sample of a batch, the third and the fourth, and so on; None for nothing.
     """
@@ -93,7 +94,7 @@ class TrainingSamples(Dataset[Batch]):
         self,
         source: Source,
         transform: Transform,
-        draw_noise: Callable[[], Tensor],
+        draw_noise: Callable[[], Tensor] | None,
         seed: int,
         mix: Mixing | None = None,
     ) -> None:
@@ -116,9 +117,11 @@ class TrainingSamples(Dataset[Batch]):
         loaded, row, broken = self._load(epoch, index)
         with seeded(derive_seed(self.seed, epoch, index)):
             inputs = self.transform(loaded)
-            # a stream of its own: how much noise a model wants changes no augmentation, and the other way round
-            torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index, _NOISE))
-            noise = self.draw_noise()
+            noise = None
+            if self.draw_noise is not None:
+                # a stream of its own: how much noise a model wants changes no augmentation, and the other way round
+                torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index, _NOISE))
+                noise = self.draw_noise()
         return Batch(inputs, torch.tensor(self.source.labels[row]), noise, broken)
 
     def __getitems__(self, keys: Sequence[tuple[int, int]]) -> Batch:
@@ -127,7 +130,8 @@ class TrainingSamples(Dataset[Batch]):
         stacked = torch.stack(inputs), torch.stack(labels)
         if self.mix is not None:
             stacked = self._mixed(*stacked, keys)
-        return Batch(*stacked, torch.stack(noise), tuple(one for some in broken for one in some))
+        drawn = None if self.draw_noise is None else torch.stack(noise)
+        return Batch(*stacked, drawn, tuple(one for some in broken for one in some))
 
     def _load(self, epoch: int, index: int) -> tuple[Any, int, list[Broken]]:
         """What the source holds, where, and what could not be read before it."""

@@ -55,19 +55,22 @@ class Machine:
         device: where to compute.
         workers: processes that load a training's images.
         graphs: as ``ComputeConfig.graphs``.
+        eval_every: as ``ScheduleConfig.eval_every``; the configuration's own when None.
     """
 
     device: str = "cpu"
     workers: int = 0
     graphs: bool = False
+    eval_every: float | None = None
 
     def set_up(self, config: TrainConfig) -> TrainConfig:
         """A training's configuration here."""
-        data, compute = config.data, config.compute
+        data, compute, schedule = config.data, config.compute, config.schedule
         return replace(
             config,
             data=replace(data, workers=self.workers),
             compute=replace(compute, graphs=self.graphs),
+            schedule=replace(schedule, eval_every=self.eval_every or schedule.eval_every),
         )
 
 

@@ -32,6 +32,7 @@ from gvit.reproduction.targets import (
     table1c,
     table1d,
     table4,
+    tokens,
 )
 from gvit.reproduction.transfer import table2
 from gvit.training.budget import with_budget
@@ -45,6 +46,7 @@ from gvit.training.setup import set_up
 TARGETS: dict[str, Callable[[Study], Target]] = {
     "comparison": comparison,
     "guidance": guidance,
+    "tokens": tokens,
     "table1a": table1a,
     "table1b": table1b,
     "table1c": table1c,

@@ -141,6 +141,11 @@ class Study:
         return tokens(self.base)["num_gaussians"]
 
     @property
+    def tokens(self) -> str:
+        """The kind of tokens that the base's classifier reads."""
+        return tokens(self.base)["kind"]
+
+    @property
     def entry(self) -> Entry:
         """The base's model, and those that it is compared with."""
         assert self.base.model.model is not None

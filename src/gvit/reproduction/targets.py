@@ -181,6 +181,20 @@ def comparison(study: Study) -> Target:
     return Target("comparison", "GViT beside the patch ViT of the same size", rows, claims, "")
 
 
+def tokens(study: Study) -> Target:
+    """Not of the paper, whose classifier reads the raw numbers: what is read of the Gaussians, without guidance."""
+    rows = []
+    for kind in ("raw", "canonical", "neighbours"):
+        # the recipe's own kind named is the same run
+        own = kind == study.tokens
+        rows += study.rows(kind, study.unguided if own else change(study.unguided, model={"tokens": kind}))
+    claims = [
+        Claim("what is drawn is read better than the nine raw numbers", "canonical", "raw"),
+        Claim("what is around a Gaussian helps", "neighbours", "canonical"),
+    ]
+    return Target("tokens", "What the classifier reads of the Gaussians", rows, claims, "")
+
+
 def guidance(study: Study) -> Target:
     """Not of the paper: ways to guide, from the same encoder and classifier; only the last phase differs.
 

@@ -96,12 +96,12 @@ class Feed:
             )
         self.steps_per_epoch: int = len(self.train) // self.batch_size
 
-    def connect(self, model: ImageClassifier, draw_noise: Callable[[], Tensor]) -> None:
+    def connect(self, model: ImageClassifier, draw_noise: Callable[[], Tensor] | None) -> None:
         """Turn what the sources hold into what a model reads.
 
         Args:
             model: with its preprocessing on its card.
-            draw_noise: what a training sample needs of chance beside its augmentation.
+            draw_noise: what a training sample needs of chance beside its augmentation; None for nothing.
 
         Raises:
             InputError: the model can't read what the sources hold.

@@ -15,8 +15,9 @@ _MOST = 4  # graphs; each keeps the memory of its forward and backward pass
 class GraphedTurns(nn.Module):
     """An encoder's turns, replayed as CUDA graphs: one for each size of the batch and number of Gaussians.
 
-    The first sizes that come are recorded, and all others computed as ever, as is what comes without gradients. A
-    replay is not told of numbers that can't be drawn: the objective looks at the Gaussians first.
+    The first sizes that come are recorded, and all others computed as ever. What comes without gradients is replayed
+    where it has been recorded; only an encoder that learns nothing is recorded for that. A replay is not told of
+    numbers that can't be drawn: who calls it looks at the Gaussians.
 
     Args:
         encoder: on a GPU, of a kind that draws in turns.
@@ -25,6 +26,7 @@ class GraphedTurns(nn.Module):
     def __init__(self, encoder: GaussianEncoder) -> None:
         super().__init__()
         self.encoder = encoder
+        self.frozen: bool = not any(parameter.requires_grad for parameter in encoder.parameters())
         self.recorded: dict[Any, Any] = {}
         # a recording runs on a stream of its own, which later versions of PyTorch warn of
         silence = getattr(torch.autograd.graph, "set_warn_on_accumulate_grad_stream_mismatch", None)
@@ -35,12 +37,21 @@ class GraphedTurns(nn.Module):
         self, images: Tensor, noise: Tensor | None = None, state: Drawing | None = None, **drawing: int | None
     ) -> Tensor | Drawing:
         """As the encoder's own."""
-        if state is None or not torch.is_grad_enabled():
-            return self.encoder(images, noise, state, **drawing)
+        if state is not None:
+            return self._turn(images, noise, state)
+        if not self.frozen:
+            return self.encoder(images, noise, **drawing)
+        state = self.encoder.begin(images, noise, drawing.get("num_gaussians"))
+        for _ in range(drawing.get("turns") or self.encoder.turns):
+            state = self._turn(images, noise, state)
+        return state.raw
+
+    def _turn(self, images: Tensor, noise: Tensor | None, state: Drawing) -> Drawing:
         key = (images.shape, state.raw.shape)
+        recordable = len(self.recorded) < _MOST and (self.frozen or torch.is_grad_enabled())
+        if key not in self.recorded and not recordable:
+            return self.encoder(images, noise, state)
         if key not in self.recorded:
-            if len(self.recorded) == _MOST:
-                return self.encoder(images, noise, state, **drawing)
             # its inputs become the graph's own memory: none may be another's
             inputs = tuple(tensor.detach().clone() for tensor in (images, *state))
             self.recorded[key] = torch.cuda.make_graphed_callables(_Turn(self.encoder), inputs)

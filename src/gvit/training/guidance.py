@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from gvit.losses import psnr
+from gvit.models.encoder import GaussianEncoder
 from gvit.models.gvit import GViT
 from gvit.rendering import render
 from gvit.training.config import GuidanceConfig
+
+_Network = TypeVar("_Network", bound=nn.Module)
 
 # What a norm is taken over, of gradients [B, K, 9].
 _OVER = {"batch": (0, 1, 2), "image": (1, 2), "gaussian": (2,)}
@@ -37,18 +41,24 @@ class Guidance:
 
     Args:
         config: which policy.
+        called: what an encoder is called as that draws and does not learn, a ``GraphedTurns`` for example.
 
     Attributes:
         averaged: moving average of the classifier; None without, and before the guided phase.
         start: the encoder as the guided phase began, which the budget is measured from; None without, and before.
+        draw_start: the same, to be called.
         multiplier: logarithm of the factor on gamma, without the penalty.
         penalty: what is taken from it where the budget is overspent.
     """
 
-    def __init__(self, config: GuidanceConfig) -> None:
+    def __init__(
+        self, config: GuidanceConfig, called: Callable[[GaussianEncoder], nn.Module] = lambda encoder: encoder
+    ) -> None:
         self.config = config
+        self.called = called
         self.averaged: nn.Module | None = None
-        self.start: nn.Module | None = None
+        self.start: GaussianEncoder | None = None
+        self.draw_start: nn.Module | None = None
         self.multiplier: float = 0.0
         self.penalty: float = 0.0
 
@@ -57,7 +67,11 @@ class Guidance:
         if self.config.guide_ema is not None:
             self.averaged = _copy(model.classifier)
         if self.config.psnr_budget is not None:
-            self.start = _copy(model.encoder)
+            self._begin_from(model.encoder)
+
+    def _begin_from(self, encoder: GaussianEncoder) -> None:
+        self.start = _copy(encoder)
+        self.draw_start = self.called(self.start)
 
     @property
     def factor(self) -> float:
@@ -127,7 +141,8 @@ class Guidance:
             self.averaged = _copy(model.classifier)
             self.averaged.load_state_dict(state["averaged"])
         if "start" in state:
-            self.start = _copy(model.encoder)
+            self._begin_from(model.encoder)
+            assert self.start is not None
             self.start.load_state_dict(state["start"])
             self.multiplier = state["multiplier"]
             self.penalty = state["penalty"]
@@ -170,6 +185,6 @@ def _direction(vectors: Tensor, over: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return scaled / length.clamp(min=1.0), torch.where(known, length * largest, 0.0)
 
 
-def _copy(network: nn.Module) -> nn.Module:
+def _copy(network: _Network) -> _Network:
     """As it is now, to be called only; without stochastic depth."""
     return copy.deepcopy(network).eval().requires_grad_(False)

@@ -230,12 +230,12 @@ class GuidedObjective:
     @torch.no_grad()
     def _spent(self, raw: Tensor, batch: Batch, turn: Turn) -> dict[str, Tensor]:
         """dB by which the Gaussians draw worse than the encoder that the guided phase began with."""
-        start = self.guidance.start
-        if start is None:
+        draw = self.guidance.draw_start
+        if draw is None:
             return {}
         number = {} if turn.num_gaussians is None else {"num_gaussians": turn.num_gaussians}
         with self.autocast():
-            first = start(batch.inputs, batch.noise, **number)
+            first = draw(batch.inputs, batch.noise, **number)
         before, now = (fidelity(self.model, batch.inputs, gaussians) for gaussians in (first, raw))
         return {"psnr_spent": before - now}
 

@@ -57,11 +57,12 @@ class Task:
         graphs: those of them that are called as CUDA graphs.
         ema: the moving average that is evaluated and saved instead of the model; None for none.
         turns: how far the encoder has come with each part of the last batch.
-        draw_noise: what a training sample needs of chance beside its augmentation, from torch's global generator.
+        draw_noise: what a training sample needs of chance beside its augmentation, from torch's global generator; None
+            for nothing.
     """
 
     turns: list[Turn]
-    draw_noise: Callable[[], Tensor] = partial(torch.empty, 0)
+    draw_noise: Callable[[], Tensor] | None = None
 
     def __init__(
         self, model: ImageClassifier, config: TrainConfig, device: torch.device, world: World
@@ -222,7 +223,8 @@ class Task:
 
     def _on_device(self, batch: Batch) -> Batch:
         dtype = next(self.model.parameters()).dtype
-        inputs, noise = (x.to(self.device, dtype, non_blocking=True) for x in (batch.inputs, batch.noise))
+        inputs = batch.inputs.to(self.device, dtype, non_blocking=True)
+        noise = None if batch.noise is None else batch.noise.to(self.device, dtype, non_blocking=True)
         return Batch(inputs, batch.labels.to(self.device, non_blocking=True), noise)
 
     def _optimize(self, rates: dict[str, float], norms: dict[str, Tensor]) -> None:
@@ -282,8 +284,9 @@ class GuidedTask(Task):
         self, model: ImageClassifier, config: TrainConfig, device: torch.device, world: World
     ) -> None:
         assert model.encoder is not None
-        # processes that load images are given it: none of the weights, which may be on a GPU or sharded
-        self.draw_noise: Callable[[], Tensor] = without_weights(model.encoder).draw_noise
+        if model.encoder.noisy:
+            # processes that load images are given it: none of the weights, which may be on a GPU or sharded
+            self.draw_noise = without_weights(model.encoder).draw_noise
         super().__init__(model, config, device, world)
 
     def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
@@ -299,7 +302,7 @@ class GuidedTask(Task):
 
     def make_objective(self) -> Objective:
         self.motion: GaussianMotion | None = None
-        self.guidance: Guidance = Guidance(self.config.guidance)
+        self.guidance: Guidance = Guidance(self.config.guidance, *([GraphedTurns] if self.graphs else []))
         objective = GuidedObjective(
             *(self.model, self.config.objective, self.parallel, self.autocast, self.guidance),
             self.world.agreed,

@@ -38,17 +38,23 @@ def anchors(
     shares = torch.tensor([0, *sizes], device=images.device).cumsum(0).to(weight) / count
     bands = _quantiles(weight.sum(2), shares)  # [B, rows + 1]
     above = F.pad(weight.cumsum(1), (0, 0, 1, 0))  # summed from the top to each row of pixels
-    upto = [_row_between(above, bands[:, row]) for row in range(len(sizes) + 1)]
-    places, cells = [], []
-    for row, size in enumerate(sizes):
-        top, bottom = bands[:, row], bands[:, row + 1]
-        sides = _quantiles(upto[row + 1] - upto[row], torch.arange(size + 1, device=images.device) / size)
-        middle = (top + bottom) / 2
-        places.append(torch.stack(((sides[:, :-1] + sides[:, 1:]) / 2, middle[:, None].expand(-1, size)), -1))
-        cells.append(torch.stack((sides.diff(), (bottom - top)[:, None].expand(-1, size)), -1))
+    within = _rows_between(above, bands).diff(dim=1)  # [B, rows, W]
+    # as many cells in each row as in the longest; what is too many has no width, and is left out
+    most = max(sizes)
+    ends = torch.arange(most + 1, device=images.device) / torch.tensor(sizes, device=images.device).unsqueeze(
+        1
+    )
+    sides = _quantiles(within, ends.clamp(max=1))  # [B, rows, most + 1]
+    middles, heights = (bands[:, :-1] + bands[:, 1:]) / 2, bands.diff()
+    places = _pairs((sides[..., :-1] + sides[..., 1:]) / 2, middles)
+    cells = _pairs(sides.diff(), heights)
+    if min(sizes) < most:
+        kept = [row * most + cell for row, size in enumerate(sizes) for cell in range(size)]
+        index = torch.tensor(kept, device=images.device)
+        places, cells = places[:, index], cells[:, index]
     # an even cell's sides: those of a square in pixels
     even = images.new_tensor([math.sqrt(height / width / count), math.sqrt(width / height / count)])
-    return 2 * torch.cat(places, 1) - 1, torch.cat(cells, 1) / even
+    return 2 * places - 1, cells / even
 
 
 def coarse(picture: Float[Tensor, "batch c h w"], count: int) -> Float[Tensor, "batch c rows columns"]:
@@ -89,22 +95,29 @@ def _smooth(picture: Float[Tensor, "batch 1 h w"], side: int) -> Float[Tensor, "
     return F.avg_pool2d(F.avg_pool2d(padded, (side, 1), 1), (1, side), 1)
 
 
-def _quantiles(weight: Float[Tensor, "batch n"], shares: Float[Tensor, " q"]) -> Float[Tensor, "batch q"]:
+def _quantiles(
+    weight: Float[Tensor, "*rows n"], shares: Float[Tensor, "*some q"]
+) -> Float[Tensor, "*rows q"]:
     """Where, in [0, 1], so much of the weight lies before; weight is even within an element."""
-    ends = weight.cumsum(1)
-    ends = F.pad(ends / ends[:, -1:], (1, 0))  # [B, n + 1], from 0 to 1
-    wanted = shares.to(ends).expand(ends.shape[0], -1).contiguous()
+    ends = weight.cumsum(-1)
+    ends = F.pad(ends / ends[..., -1:], (1, 0))  # [..., n + 1], from 0 to 1
+    wanted = shares.to(ends).expand(*ends.shape[:-1], -1).contiguous()
     if torch.compiler.is_exporting():  # ONNX has no binary search
-        last = (ends.unsqueeze(1) < wanted.unsqueeze(2)).sum(2).clamp(1, weight.shape[1])
+        last = (ends.unsqueeze(-2) < wanted.unsqueeze(-1)).sum(-1).clamp(1, weight.shape[-1])
     else:
-        last = torch.searchsorted(ends, wanted).clamp(1, weight.shape[1])
-    low, high = ends.gather(1, last - 1), ends.gather(1, last)
-    return (last - 1 + ((wanted - low) / (high - low)).clamp(0, 1)) / weight.shape[1]
+        last = torch.searchsorted(ends, wanted).clamp(1, weight.shape[-1])
+    low, high = ends.gather(-1, last - 1), ends.gather(-1, last)
+    return (last - 1 + ((wanted - low) / (high - low)).clamp(0, 1)) / weight.shape[-1]
 
 
-def _row_between(above: Float[Tensor, "batch rows w"], place: Float[Tensor, " batch"]) -> Tensor:
-    """What lies above a height in [0, 1], linear between rows of pixels: [B, W]."""
-    position = place * (above.shape[1] - 1)
-    row = position.long().clamp(0, above.shape[1] - 2)
-    batch = torch.arange(above.shape[0], device=above.device)
-    return above[batch, row].lerp(above[batch, row + 1], (position - row).unsqueeze(1))
+def _rows_between(above: Float[Tensor, "batch rows w"], places: Float[Tensor, "batch q"]) -> Tensor:
+    """What lies above heights in [0, 1], linear between rows of pixels: [B, Q, W]."""
+    positions = places * (above.shape[1] - 1)
+    rows = positions.long().clamp(0, above.shape[1] - 2)
+    batch = torch.arange(above.shape[0], device=above.device).unsqueeze(1)
+    return above[batch, rows].lerp(above[batch, rows + 1], (positions - rows).unsqueeze(2))
+
+
+def _pairs(along: Float[Tensor, "batch rows n"], of_rows: Float[Tensor, "batch rows"]) -> Tensor:
+    """What each cell has for itself, and what it has in common with its row: [B, rows * N, 2]."""
+    return torch.stack((along, of_rows.unsqueeze(2).expand_as(along)), -1).flatten(1, 2)
