@@ -129,6 +129,12 @@ def test_a_run_on_the_cpu_says_that_graphs_have_no_effect():
     assert "has no effect: it is for one GPU" in note
 
 
+def test_a_run_that_graphs_would_make_faster_says_so(monkeypatch):
+    monkeypatch.setattr(GuidedTask, "can_be_graphed", True)
+    (note,) = (note for note in set_up(looking()).notes if "graphs" in note)
+    assert note == "graphs=True is faster here: a look of the encoder becomes one CUDA graph"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_graphs_on_a_gpu_train_as_ever():
     config = looking()

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 
 from gvit.data.splits import Record
-from gvit.errors import InputError, Note, option
+from gvit.errors import InputError, Note, option, wording
 from gvit.models.base import ImageClassifier
 from gvit.training.build import Known, build_model, resolved, settle_start
 from gvit.training.config import GuidanceConfig, TrainConfig
@@ -158,7 +158,7 @@ def _check_best_measure(setup: Setup) -> None:
 
 
 def _left_out(setup: Setup) -> list[str]:
-    """What is asked for and has no effect."""
+    """What is asked for and has no effect, and what has one and is not asked for."""
     notes, guided = [], setup.schedule.guided_steps != "none" and setup.schedule.steps_of("guide")
     if setup.task.model.encoder is not None and not guided:  # a model without one has a line of its own
         usual, given = GuidanceConfig(), setup.config.guidance
@@ -166,6 +166,8 @@ def _left_out(setup: Setup) -> list[str]:
         notes += [f"{option(name)} has no effect: no step is guided" for name in names]
     if setup.config.schedule.guide_lr is not None and not setup.schedule.steps_of("guide"):
         notes.append(f"{option('guide_lr')} has no effect: there is no guided phase")
+    if not setup.config.compute.graphs and setup.task.can_be_graphed:
+        notes.append(f"{wording('graphs=True', '--graphs')} is faster here: a look of the encoder becomes one CUDA graph")
     if not setup.config.compute.graphs or setup.task.graphs:
         return notes
     return [

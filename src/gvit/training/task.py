@@ -110,6 +110,11 @@ class Task:
         """Those of the networks that can be called as CUDA graphs, so called."""
         return {}
 
+    @property
+    def can_be_graphed(self) -> bool:
+        """Whether there are any."""
+        return False
+
     def make_objective(self) -> Objective:
         """What a step descends."""
         return ClassificationObjective(self.parallel["classifier"], self.autocast)
@@ -294,11 +299,14 @@ class GuidedTask(Task):
         return {"encoder": model.encoder, "classifier": model.classifier}
 
     def graphed(self) -> dict[str, nn.Module]:
+        return {"encoder": GraphedTurns(self.model.encoder)} if self.can_be_graphed else {}
+
+    @property
+    def can_be_graphed(self) -> bool:
         encoder, compute = self.model.encoder, self.config.compute
         alone = self.device.type == "cuda" and self.world.size == 1 and compute.accumulate == 1
         plain = compute.precision == "float32" and not (compute.grad_checkpointing or compute.compile)
-        alike = encoder.turns > 1 and self.config.objective.gaussians_range is None
-        return {"encoder": GraphedTurns(encoder)} if alone and plain and alike else {}
+        return alone and plain and encoder.turns > 1 and self.config.objective.gaussians_range is None
 
     def make_objective(self) -> Objective:
         self.motion: GaussianMotion | None = None
