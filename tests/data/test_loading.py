@@ -68,6 +68,10 @@ def test_augmentation_and_noise_are_drawn_from_a_stream_each(source):
     # whatever number of Gaussians wants noise, images are augmented alike
     made.draw_noise = lambda: torch.randn(40, 9)
     assert torch.equal(made[(2, 5)].inputs, sample.inputs)
+    made.draw_noise = None
+    assert torch.equal(made[(2, 5)].inputs, sample.inputs)
+    batch = made.__getitems__([(2, 5), (2, 6)])
+    assert (len(batch.inputs), batch.noise) == (2, None)
     # the number that SeedSequence has always given for this key
     assert derive_seed(7, 2, 5) == 12774480154638343109
 

@@ -50,14 +50,16 @@ def test_anchors_are_spread_evenly_where_nothing_is_more_detailed(count, shape):
         assert 0.7 * spacing < nearest.min() <= nearest.max() < 1.3 * spacing
 
 
-def test_cells_fill_the_canvas_and_hold_equally_much_detail():
+@pytest.mark.parametrize("count", [64, 67])  # rows of 8; some of 9
+def test_cells_fill_the_canvas_and_hold_equally_much_detail(count):
     generator = torch.Generator().manual_seed(0)
     image = torch.full((1, 3, 64, 64), 0.5)
     image[..., :32, :32] = torch.rand(3, 32, 32, generator=generator)  # a quarter of it is busy
-    places, cells = anchors(image, 64, 0.7)
+    places, cells = anchors(image, count, 0.7)
+    assert places.shape == cells.shape == (1, count, 2)
     assert places.abs().max() < 1
     area = cells.prod(-1)  # in units of an even cell's
-    assert area.sum().item() == pytest.approx(64, rel=1e-3)
+    assert area.sum().item() == pytest.approx(count, rel=1e-3)
     busy = (places < 0).all(-1)
     # all of the detail, 0.7 of the weight, and a quarter of the area; bands are of the whole width
     assert busy.float().mean().item() == pytest.approx(0.7 + 0.3 / 4, abs=0.15)

@@ -182,6 +182,7 @@ def test_a_recipe_without_the_phases_that_differ_is_refused(tmp_path, monkeypatc
         (["table1a", "--epochs", "0"], "--epochs must be above 0 and finite, got 0"),
         (["table1a", "--epochs", "0.001"], "the phases are shorter than one step; raise --epochs"),
         (["table1a", "--epochs", "inf"], "--epochs must be above 0 and finite, got inf"),
+        (["table1a", "--eval-every", "0"], "--eval-every must be above 0 and finite, got 0"),
         (["table1a", "--jobs", "0"], "--jobs must be at least 1, got 0"),
         (["table2", "--transfer-dir", "nowhere"], "--transfer-dir nowhere: no such folder"),
         (["table1b", "--rows"], "--rows needs a value"),
