@@ -193,6 +193,15 @@ def test_what_the_page_says_of_gaussians_is_not_read_from_a_patch_vit(tmp_path):
     assert "scale factor" not in text
 
 
+def test_what_every_row_names_is_not_told_of_those_that_name_none(tmp_path):
+    raw, canonical = rows((0.5,), (0.5,))
+    raw["settings"] = settings("gvit_tiny", tokens="raw", scale_factor=3.0)
+    canonical["settings"] = settings("gvit_tiny", tokens="canonical", scale_factor=3.0)
+    text = page_of(tmp_path, [raw, canonical]).split("## r")[1]
+    assert "The scale factor is c = 3 " in text
+    assert "tokens where" not in text
+
+
 def test_the_page_says_with_which_settings_transfers_are_trained(tmp_path):
     first, then = rows((0.5,), (0.5,))
     first["settings"] = settings("gvit_tiny")

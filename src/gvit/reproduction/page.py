@@ -107,11 +107,15 @@ def _conditions(rows: Sequence[Mapping[str, Any]]) -> str:
     reading = [s for s in settings if s["model"].get("tokens") != "patches"]
     if not reading:
         return said
-    scale, tokens = (_common(_model_value(s, name) for s in reading) for name in ("scale_factor", "tokens"))
-    return (
-        f"{said} The scale factor is c = {scale:g} where a row names no other; the paper's is 1. "
-        f"Classifiers of Gaussians read {tokens} tokens where a row names no other."
-    )
+    sentences = {
+        "scale_factor": "The scale factor is c = {:g} where a row names no other; the paper's is 1.",
+        "tokens": "Classifiers of Gaussians read {} tokens where a row names no other.",
+    }
+    for name, sentence in sentences.items():
+        usual = statistics.multimode(_model_value(s, name) for s in reading)
+        if len(usual) == 1:  # else every row names its own
+            said += " " + sentence.format(*usual)
+    return said
 
 
 def _model_value(settings: Mapping[str, Any], name: str) -> Any:
