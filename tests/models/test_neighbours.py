@@ -96,6 +96,16 @@ def test_gradients_are_finite_where_gaussians_are_alike(tokens):
     assert raw.grad.isfinite().all()
 
 
+@pytest.mark.parametrize("field", range(9))
+def test_what_is_no_number_gives_no_numbers_and_its_gradient_ends_nothing(tokens, field):
+    raw = some(12, batch=1)
+    raw[0, 3, field] = math.nan
+    raw.requires_grad_()
+    found = tokens(raw)
+    assert found[0, 3].isnan().any()
+    found.sum().backward()
+
+
 def test_files_of_different_numbers_are_predicted_each_as_if_alone(tmp_path):
     model = gvit.create_model("gaussian_vit_tiny_any", num_classes=3).eval()
     files = []

@@ -117,7 +117,8 @@ def test_what_learns_nothing_draws_all_of_its_turns_by_one_recording(monkeypatch
     calls, images = GraphedTurns(encoder), torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         torch.testing.assert_close(calls(images), encoder(images))
-        torch.testing.assert_close(calls(images, turns=2), encoder(images, turns=2))
+        for turns in (0, 2):
+            torch.testing.assert_close(calls(images, turns=turns), encoder(images, turns=turns))
     assert len(calls.recorded) == 1
 
 
@@ -133,6 +134,15 @@ def test_a_run_that_graphs_would_make_faster_says_so(monkeypatch):
     monkeypatch.setattr(GuidedTask, "can_be_graphed", True)
     (note,) = (note for note in set_up(looking()).notes if "graphs" in note)
     assert note == "graphs=True is faster here: a look of the encoder becomes one CUDA graph"
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_encoder_that_stands_still_has_no_turns_to_record(frozen):
+    config, phases = looking(), {"reconstruct_epochs": 0.0, "perceptual_epochs": 0.0, "guide_epochs": 0.0}
+    schedule = replace(config.schedule, freeze_encoder=True, **phases if frozen else {})
+    made = set_up(replace(config, schedule=schedule)).task
+    made.device = torch.device("cuda")
+    assert made.can_be_graphed != frozen
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

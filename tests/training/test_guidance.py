@@ -258,6 +258,38 @@ def test_the_budget_counts_what_the_same_images_have_lost(kind):
     assert task.guidance.multiplier == pytest.approx(0.1 * min(0.5, left) if left > 0 else 0.5 * left)
 
 
+def test_what_cannot_be_drawn_is_told_of_with_a_budget_as_without(monkeypatch):
+    """A CUDA graph's replay tells nothing itself."""
+    for guidance in ({}, {"psnr_budget": 1.0}):
+        setup = set_up(with_(model=REFINING, guidance=guidance))
+        (parts,) = setup.feed.batches(GUIDE, GUIDE + 1, workers=0)
+        task, encoder = setup.task, setup.task.model.encoder
+        task.begin("guide")
+
+        def replayed(images, noise, state, task=task, encoder=encoder):
+            state = encoder(images, noise, state)
+            return state._replace(raw=state.raw * math.nan) if task.turns[0].is_last else state
+
+        monkeypatch.setattr(task.objective, "encoder", replayed)
+        with pytest.raises(FloatingPointError):
+            task.step(GUIDE, parts, setup.schedule.plan(GUIDE), setup.rates(GUIDE))
+
+
+def test_a_second_attempt_at_the_phase_knows_nothing_of_the_first():
+    setup = set_up(with_(guidance={"psnr_budget": 0.5, "guide_ema": 0.9}))
+    task = setup.task
+    before = task.state()
+    task.begin("guide")
+    task.guidance.settle(3.0)
+    assert task.guidance.factor < 0.1
+    task.begin("guide")
+    assert task.guidance.factor == 1
+    task.guidance.settle(3.0)
+    task.load_state(before)
+    assert task.guidance.factor == 1
+    assert task.state()["guidance"] == before["guidance"] == {}
+
+
 # Which steps are guided, and what learns in them.
 
 

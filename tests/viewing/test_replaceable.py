@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,21 @@ def is_kept(capsys, place: Path, *command: object) -> None:
 def test_drawings_and_tables(kind, gaussians, tmp_path, capsys):
     out = tmp_path / "out"
     is_kept(capsys, out / f"a.{kind}", "render", gaussians, "--out", out, "--format", kind)
+
+
+def test_notes_with_a_name_are_somebody_elses(gaussians, tmp_path, capsys):
+    place = tmp_path / "a.json"
+    place.write_text(json.dumps({"name": "my notes", "class": "of 1999", "gaussians": []}, indent=1))
+    assert main(["render", str(gaussians), "--out", str(tmp_path), "--format", "json"]) == 2
+    assert f"{place} is there and was not written by gvit" in capsys.readouterr().err
+
+
+def test_a_page_about_reports_is_somebody_elses(run, photo, tmp_path, capsys):
+    place = tmp_path / "page.html"
+    mark = '<meta name="generator" content="gvit report">'
+    place.write_text(f"<!doctype html>\n<html>\n<head>\n<title>How they begin</title>\n<!--\n{mark}\n-->\n")
+    assert main(["report", str(run), str(photo), "--out", str(place)]) == 2
+    assert f"{place} is there and was not written by gvit" in capsys.readouterr().err
 
 
 def test_a_picture_too_large_to_be_opened_is_somebody_elses(gaussians, tmp_path, capsys, monkeypatch):

@@ -113,7 +113,7 @@ def _conditions(rows: Sequence[Mapping[str, Any]]) -> str:
     }
     for name, sentence in sentences.items():
         usual = statistics.multimode(_model_value(s, name) for s in reading)
-        if len(usual) == 1:  # else every row names its own
+        if len(usual) == 1:  # else none is
             said += " " + sentence.format(*usual)
     return said
 
@@ -224,8 +224,8 @@ GPU stands in [gpu](gpu.md), and trials outside of these tables in [experiments]
 the seeds. There is no validation split, and no choice of the best epoch.
 
 **What the rows of a table share.** They have the same data, batch size, learning rate, weight decay and epochs.
-Their augmentation is drawn from the same distribution; with another number of Gaussians, or none, it is drawn
-anew. The rows of table2 that transfer to other data are an exception, and say so.
+Those of one seed see the same images, augmented in the same way; where a commit is older than 55d84f8, not those with
+another number of Gaussians, or none. The rows of table2 that transfer to other data are an exception, and say so.
 
 **What the networks learn.** The patch ViT is GViT's classifier over patches of pixels. It learns to classify in
 all epochs. GViT's classifier does so after the first two phases only, and stands still on guided steps.

@@ -42,7 +42,8 @@ class GraphedTurns(nn.Module):
         if not self.frozen:
             return self.encoder(images, noise, **drawing)
         state = self.encoder.begin(images, noise, drawing.get("num_gaussians"))
-        for _ in range(drawing.get("turns") or self.encoder.turns):
+        turns = drawing.get("turns")
+        for _ in range(self.encoder.turns if turns is None else turns):
             state = self._turn(images, noise, state)
         return state.raw
 

@@ -41,7 +41,8 @@ class Guidance:
 
     Args:
         config: which policy.
-        called: what an encoder is called as that draws and does not learn, a ``GraphedTurns`` for example.
+        called: what an encoder is called as that draws and does not learn, a ``GraphedTurns`` for example; None for
+            itself.
 
     Attributes:
         averaged: moving average of the classifier; None without, and before the guided phase.
@@ -52,10 +53,13 @@ class Guidance:
     """
 
     def __init__(
-        self, config: GuidanceConfig, called: Callable[[GaussianEncoder], nn.Module] = lambda encoder: encoder
+        self, config: GuidanceConfig, called: Callable[[GaussianEncoder], nn.Module] | None = None
     ) -> None:
         self.config = config
         self.called = called
+        self._forget()
+
+    def _forget(self) -> None:
         self.averaged: nn.Module | None = None
         self.start: GaussianEncoder | None = None
         self.draw_start: nn.Module | None = None
@@ -63,7 +67,8 @@ class Guidance:
         self.penalty: float = 0.0
 
     def begin(self, model: GViT) -> None:
-        """The guided phase begins."""
+        """The guided phase begins; nothing is left of an earlier attempt at it."""
+        self._forget()
         if self.config.guide_ema is not None:
             self.averaged = _copy(model.classifier)
         if self.config.psnr_budget is not None:
@@ -71,7 +76,7 @@ class Guidance:
 
     def _begin_from(self, encoder: GaussianEncoder) -> None:
         self.start = _copy(encoder)
-        self.draw_start = self.called(self.start)
+        self.draw_start = self.start if self.called is None else self.called(self.start)
 
     @property
     def factor(self) -> float:
@@ -137,6 +142,7 @@ class Guidance:
 
     def load_state(self, state: dict[str, Any], model: GViT) -> None:
         """Go back to what ``state`` gave, of a model of the same sizes."""
+        self._forget()
         if "averaged" in state:
             self.averaged = _copy(model.classifier)
             self.averaged.load_state_dict(state["averaged"])

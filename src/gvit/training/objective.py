@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, Protocol
 
@@ -215,10 +215,8 @@ class GuidedObjective:
             "class_change_predicted": (before.pull * (raw - before.raw)).sum(),
             "guidance_weight": before.weight,
         }
-        try:
+        with _drawing():
             pictures = [fidelity(self.model, batch.inputs, gaussians) for gaussians in (before.raw, raw)]
-        except ValueError as error:
-            raise FloatingPointError(f"the Gaussians cannot be drawn: {first_line(error)}") from error
         return measures | {"psnr_change": pictures[1] - pictures[0]}
 
     @property
@@ -234,9 +232,10 @@ class GuidedObjective:
         if draw is None:
             return {}
         number = {} if turn.num_gaussians is None else {"num_gaussians": turn.num_gaussians}
-        with self.autocast():
-            first = draw(batch.inputs, batch.noise, **number)
-        before, now = (fidelity(self.model, batch.inputs, gaussians) for gaussians in (first, raw))
+        with _drawing():
+            with self.autocast():
+                first = draw(batch.inputs, batch.noise, **number)
+            before, now = (fidelity(self.model, batch.inputs, gaussians) for gaussians in (first, raw))
         return {"psnr_spent": before - now}
 
     def _encode(self, batch: Batch, turn: Turn) -> Tensor:
@@ -246,12 +245,8 @@ class GuidedObjective:
         if turn.state is None:
             turn.state = self.model.encoder.begin(batch.inputs, batch.noise, turn.num_gaussians)
         turn.before = turn.state
-        try:
+        with _drawing():
             state = self.encoder(batch.inputs, batch.noise, turn.state)
-        except InputError:
-            raise
-        except ValueError as error:  # it draws, and what it draws is not finite
-            raise FloatingPointError(f"the Gaussians cannot be drawn: {first_line(error)}") from error
         turn.state = state._replace(raw=state.raw.detach())
         return state.raw
 
@@ -274,10 +269,8 @@ class GuidedObjective:
         self, raw: Tensor, images: Tensor, plan: StepPlan, turn: Turn
     ) -> tuple[Tensor, dict[str, Tensor]]:
         leaf = raw.detach().requires_grad_()
-        try:
+        with _drawing():
             rendered = render(self.model.encoder.gaussians(leaf), *images.shape[-2:])
-        except ValueError as error:
-            raise FloatingPointError(f"the Gaussians cannot be drawn: {first_line(error)}") from error
         loss = pixel = pixel_loss(rendered, images, self.config.pixel_loss)
         losses = {"pixel_loss": pixel.detach()}
         if plan.perceptual and self.config.perceptual_weight:
@@ -300,6 +293,17 @@ class GuidedObjective:
             return (torch.autograd.grad(loss, leaf)[0] if weight else None), measures
         (share * loss).backward()
         return (None if leaf.grad is None else leaf.grad / share), measures
+
+
+@contextmanager
+def _drawing() -> Iterator[None]:
+    """What the renderer says of numbers that are not finite is what a step says of them."""
+    try:
+        yield
+    except InputError:
+        raise
+    except ValueError as error:
+        raise FloatingPointError(f"the Gaussians cannot be drawn: {first_line(error)}") from error
 
 
 class ClassificationObjective:

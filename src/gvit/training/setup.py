@@ -167,7 +167,9 @@ def _left_out(setup: Setup) -> list[str]:
     if setup.config.schedule.guide_lr is not None and not setup.schedule.steps_of("guide"):
         notes.append(f"{option('guide_lr')} has no effect: there is no guided phase")
     if not setup.config.compute.graphs and setup.task.can_be_graphed:
-        notes.append(f"{wording('graphs=True', '--graphs')} is faster here: a look of the encoder becomes one CUDA graph")
+        notes.append(
+            f"{wording('graphs=True', '--graphs')} is faster here: a look of the encoder becomes one CUDA graph"
+        )
     if not setup.config.compute.graphs or setup.task.graphs:
         return notes
     return [

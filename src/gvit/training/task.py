@@ -304,6 +304,8 @@ class GuidedTask(Task):
     @property
     def can_be_graphed(self) -> bool:
         encoder, compute = self.model.encoder, self.config.compute
+        if self._stands_still:  # it is called without gradients, and for all of its turns at once
+            return False
         alone = self.device.type == "cuda" and self.world.size == 1 and compute.accumulate == 1
         plain = compute.precision == "float32" and not (compute.grad_checkpointing or compute.compile)
         return alone and plain and encoder.turns > 1 and self.config.objective.gaussians_range is None
@@ -322,12 +324,16 @@ class GuidedTask(Task):
     @property
     def keeps_gaussians(self) -> bool:
         """The encoder stands still from the first step to the last, and images come again: each is encoded once."""
-        schedule, encoder = self.config.schedule, self.model.encoder
-        *others, classify, guide = schedule.phase_epochs()
-        still = schedule.freeze_encoder and classify > 0 and not sum(others) + guide
+        encoder, still = self.model.encoder, self._stands_still
         alike = not encoder.noisy and self.config.objective.gaussians_range is None
         # a sharded encoder is called by all processes at once, or by none
         return still and alike and augmentation_of(self.config).repeats and not self.config.compute.fsdp
+
+    @property
+    def _stands_still(self) -> bool:
+        schedule = self.config.schedule
+        *others, classify, guide = schedule.phase_epochs()
+        return schedule.freeze_encoder and classify > 0 and not sum(others) + guide
 
     def fit_schedule(self, schedule: Schedule) -> Schedule:
         return schedule

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from gvit.errors import InputError, option
@@ -9,13 +10,14 @@ from gvit.viewing.ellipses import COLUMNS
 from gvit.viewing.figures import AUTHOR
 from gvit.viewing.svg import MARK
 
-# how gvit's files begin, or what stands in their first bytes
-_MARKS = {
-    ".csv": ",".join(COLUMNS),
-    ".json": '{\n "name": ',
-    ".svg": MARK,
-    ".html": '<meta name="generator" content="gvit report">',
-    ".htm": '<meta name="generator" content="gvit report">',
+_HTML = rb'\s*<!doctype html>\n(?:<(?:html|head|meta)\b.*>\n)*<meta name="generator" content="gvit report">\n'
+# how gvit's files begin
+_BEGINNINGS = {
+    ".csv": re.escape(",".join(COLUMNS)).encode() + rb"[,\n]",
+    ".json": rb'\{\n "name": .*,\n "class": .*,\n "width": \d+,\n "height": \d+,\n "gaussians": \[',
+    ".svg": rb"<svg [^>]*>\n" + re.escape(MARK).encode(),
+    ".html": _HTML,
+    ".htm": _HTML,
 }
 _FIRST = 4096  # bytes
 
@@ -23,10 +25,13 @@ _FIRST = 4096  # bytes
 def check_replaceable(file: Path) -> None:
     """A picture, table or page may be written where there is none, or one that gvit wrote.
 
+    Args:
+        file: ending with .png, .csv, .json, .svg, .html or .htm.
+
     Raises:
         InputError: it would take the place of somebody else's.
     """
-    if file.exists() and not (_drawn if file.suffix == ".png" else _written)(file):
+    if file.exists() and not (_drawn if file.suffix.lower() == ".png" else _written)(file):
         raise InputError(
             f"{file} is there and was not written by gvit; move it, or choose another {option('out')}"
         )
@@ -45,6 +50,6 @@ def _drawn(file: Path) -> bool:
 def _written(file: Path) -> bool:
     try:
         with file.open("rb") as there:
-            return _MARKS[file.suffix.lower()].encode() in there.read(_FIRST)
+            return re.match(_BEGINNINGS[file.suffix.lower()], there.read(_FIRST)) is not None
     except OSError:
         return False

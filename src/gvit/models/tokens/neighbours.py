@@ -89,7 +89,9 @@ class NeighbourTokens(Tokenizer):
         place = torch.cat((2 * centers, _waves(math.pi * centers, _FREQUENCIES)), -1) * visible
         tokens = self.proj(torch.cat((place, look, self._around(g, look, visible)), -1))
         grid = self.pos_embed.expand(centers.shape[0], -1, -1, -1)
-        found = F.grid_sample(grid, centers.unsqueeze(1), align_corners=False, padding_mode="border")
+        # at a place that is NaN, PyTorch's backward pass on the CPU ends the process
+        places = centers.nan_to_num().unsqueeze(1)
+        found = F.grid_sample(grid, places, align_corners=False, padding_mode="border")
         return tokens + found[:, :, 0].mT * visible
 
     def example(self) -> Tensor:
