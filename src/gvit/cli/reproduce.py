@@ -26,7 +26,9 @@ class Options:
 
     table4 (Gaussians or pictures), figure4, figure5 (pictures),
 
-    comparison (beside the patch ViT), guidance (ways to guide), tokens: not of the paper.
+    comparison (beside the patch ViT), guidance (ways to guide),
+
+    tokens (what the classifier reads): not of the paper.
 
     Writes RECIPE/WHAT.json, .csv and .png, and a page over all results.
 

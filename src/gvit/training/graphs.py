@@ -17,7 +17,8 @@ class GraphedTurns(nn.Module):
 
     The first sizes that come are recorded, and all others computed as ever. What comes without gradients is replayed
     where it has been recorded; only an encoder that learns nothing is recorded for that. A replay is not told of
-    numbers that can't be drawn: who calls it looks at the Gaussians.
+    numbers that can't be drawn: who calls it looks at the Gaussians. What a turn's backward pass needs lies where the
+    next turn of the same size writes, with gradients or without.
 
     Args:
         encoder: on a GPU, of a kind that draws in turns.

@@ -41,9 +41,7 @@ def anchors(
     within = _rows_between(above, bands).diff(dim=1)  # [B, rows, W]
     # as many cells in each row as in the longest; what is too many has no width, and is left out
     most = max(sizes)
-    ends = torch.arange(most + 1, device=images.device) / torch.tensor(sizes, device=images.device).unsqueeze(
-        1
-    )
+    ends = torch.arange(most + 1, device=images.device) / torch.tensor(sizes, device=images.device)[:, None]
     sides = _quantiles(within, ends.clamp(max=1))  # [B, rows, most + 1]
     middles, heights = (bands[:, :-1] + bands[:, 1:]) / 2, bands.diff()
     places = _pairs((sides[..., :-1] + sides[..., 1:]) / 2, middles)
