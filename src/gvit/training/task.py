@@ -289,9 +289,10 @@ class GuidedTask(Task):
         self, model: ImageClassifier, config: TrainConfig, device: torch.device, world: World
     ) -> None:
         assert model.encoder is not None
-        if model.encoder.noisy:
-            # processes that load images are given it: none of the weights, which may be on a GPU or sharded
-            self.draw_noise = without_weights(model.encoder).draw_noise
+        # processes that load images are given it: none of the weights, which may be on a GPU or sharded
+        self.draw_noise: Callable[[], Tensor] | None = (
+            without_weights(model.encoder).draw_noise if model.encoder.noisy else None
+        )
         super().__init__(model, config, device, world)
 
     def split(self, model: ImageClassifier) -> dict[str, nn.Module]:
