@@ -313,7 +313,7 @@ class GuidedTask(Task):
 
     def make_objective(self) -> Objective:
         self.motion: GaussianMotion | None = None
-        self.guidance: Guidance = Guidance(self.config.guidance, *([GraphedTurns] if self.graphs else []))
+        self.guidance: Guidance = Guidance(self.config.guidance, GraphedTurns if self.graphs else None)
         objective = GuidedObjective(
             *(self.model, self.config.objective, self.parallel, self.autocast, self.guidance),
             self.world.agreed,
