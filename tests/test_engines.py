@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import gvit
@@ -75,6 +76,72 @@ def test_columns_of_every_kind(model, files, column):
     assert np.isnan(columns["raw"][-1]).all()
     with pytest.raises(InputError, match="no images in the columns label"):
         encode({"label": [1]})
+
+
+@pytest.mark.parametrize("rows", [0, 1])
+def test_rows_hold_all_that_their_gaussians_need(files, rows):
+    columns = EncodeBatches("gvit_tiny.photos", num_gaussians=50, looks=4, max_side=64)(
+        {"path": files[:rows]}
+    )
+    assert columns["name"].dtype.kind == columns["error"].dtype.kind == "U"  # of no image, too
+    for row in range(rows):
+        raw, aspect = torch.from_numpy(columns["raw"][row]), columns["aspect"][row]
+        gaussians = gvit.Gaussians(
+            raw, columns["scale_factor"][row], int(columns["nominal_count"][row]), aspect
+        )
+        size = int(columns["height"][row]), int(columns["width"][row])
+        image = torch.from_numpy(np.array(Image.open(files[row]))).permute(2, 0, 1) / 255
+        drawn = gvit.render(gaussians[None], *size)[0].clamp(0, 1)
+        assert size == image.shape[1:]
+        assert gvit.losses.psnr(drawn[None], image[None]).item() == pytest.approx(
+            columns["psnr"][row], abs=1e-3
+        )
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        {"bytes": ["file", None, float("nan")]},
+        {"content": ["file", None, None], "path": ["a.png", None, None]},
+        {"image": [{"bytes": "file"}, None, {"bytes": None, "path": None}]},
+    ],
+)
+def test_what_is_null_costs_only_its_row(model, files, batch):
+    content = Path(files[0]).read_bytes()
+    batch = {
+        name: [content if value == "file" else value for value in column] for name, column in batch.items()
+    }
+    if "image" in batch:
+        batch["image"][0] = {"bytes": content}
+    columns = EncodeBatches(model)(batch)
+    assert columns["error"].tolist() == [
+        "",
+        *(f"image {row}: null, neither bytes nor a path" for row in (1, 2)),
+    ]
+    assert np.isfinite(columns["raw"][0]).all()
+    assert np.isnan(columns["raw"][1:]).all()
+    assert PredictBatches(model)(batch)["error"].tolist() == columns["error"].tolist()
+
+
+def test_bytes_that_are_null_are_read_from_the_path(model, files):
+    encode = EncodeBatches(model)
+    wanted = encode({"path": files[:1]})
+    for batch in ({"image": [{"bytes": None, "path": files[0]}]}, {"bytes": [None], "path": files[:1]}):
+        found = encode(batch)
+        assert found["error"].tolist() == [""]
+        np.testing.assert_array_equal(found["raw"], wanted["raw"])
+
+
+def test_weights_that_took_the_place_of_others_are_read(model, files, tmp_path):
+    path = tmp_path / "model.safetensors"
+    other = trained(img_size=24, num_gaussians=20, looks=2, num_classes=3)
+    with torch.no_grad():
+        other.classifier.head.bias += torch.tensor([0.0, 0.0, 100.0])
+    answers = []
+    for wanted in (gvit.load_model(model), other):
+        gvit.save_model(wanted, path)
+        answers.append(PredictBatches(str(path))({"path": files[:1]})["probability"][0])
+    assert answers[0] < 0.9 < answers[1]
 
 
 def test_classes_are_those_of_predict(model, files):

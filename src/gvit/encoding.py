@@ -125,6 +125,12 @@ class ImageEncoder:
             _whole if max_side is not None else eval_transform(model.card.preprocessing)
         )
 
+    @property
+    def no_gaussians(self) -> Gaussians:
+        """Those of no image, raw [0, K, 9]: K and the bounds that all images have, but for the aspect."""
+        encoder = self.model.encoder
+        return encoder.gaussians(torch.empty(0, self.num_gaussians or encoder.num_gaussians, NUM_FIELDS))
+
     @torch.no_grad()
     def __call__(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[EncodedImage]:
         """The Gaussians of images as ``transform`` gives them; those of one size go through the encoder together."""
@@ -238,7 +244,7 @@ def plan_set(
             digest.update(f"{part}\0{_utf8(key)}\0{label}\0".encode())
     return Manifest(
         origin=dict(origin),
-        num_gaussians=encoder.num_gaussians or encoder.model.encoder.num_gaussians,
+        num_gaussians=len(encoder.no_gaussians),
         dtype="float16" if encoder.half else "float32",
         format=format,
         shard_size=shard_size,
@@ -366,7 +372,7 @@ def encode_set(
         for part in manifest.parts
         for number, name in enumerate(manifest.files(part))
     ]
-    jobs = [job for job in jobs[rank::world_size] if not _is_whole(job)]
+    jobs = [job for job in jobs[rank::world_size] if not _is_whole(job, encoder.no_gaussians)]
     batches = [
         [(job.part, row) for row in job.rows[first : first + batch_size]]
         for job in jobs
@@ -395,14 +401,16 @@ def encode_set(
         yield job.file, shard
 
 
-def _is_whole(job: _Job) -> bool:
+def _is_whole(job: _Job, like: Gaussians) -> bool:
     if not job.file.is_file():
         return False
     try:
         shard = read_shard(job.file)
     except InputError:  # a damaged one is made again
         return False
-    return len(shard) + len(shard.failed) == len(job.rows)
+    # an older gvit wrote the model's own number, whatever number it drew
+    same = (shard.scale_factor, shard.nominal_count) == (like.scale_factor, like.nominal_count)
+    return same and len(shard) + len(shard.failed) == len(job.rows)
 
 
 def _collect(
@@ -412,9 +420,9 @@ def _collect(
     encoder: ImageEncoder,
     manifest: Manifest,
 ) -> Shard:
-    ours = encoder.model.encoder
+    none = encoder.no_gaussians
     good = [(row, image) for row, image in zip(rows, read, strict=True) if not isinstance(image, str)]
-    empty = torch.empty(0, manifest.num_gaussians, NUM_FIELDS, dtype=getattr(torch, manifest.dtype))
+    empty = none.raw.to(getattr(torch, manifest.dtype))
     return Shard(
         raw=torch.stack([image.gaussians.raw for _, image in good]) if good else empty,
         names=[_utf8(source.keys[row]) for row, _ in good],
@@ -422,8 +430,8 @@ def _collect(
         sizes=[image.size for _, image in good],
         psnr=[image.psnr for _, image in good],
         labels=[source.labels[row] for row, _ in good] if manifest.class_names else None,
-        scale_factor=ours.scale_factor,
-        nominal_count=ours.num_gaussians,
+        scale_factor=none.scale_factor,
+        nominal_count=none.nominal_count,
         failed={_utf8(source.keys[row]): e for row, e in zip(rows, read, strict=True) if isinstance(e, str)},
     )
 

@@ -4,6 +4,7 @@ import json
 import random
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,9 @@ from PIL import Image
 import gvit
 from forked import Forked, forked
 from gvit.cli import main
-from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard
+from gvit.data.images import open_image
+from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard, write_shard
+from gvit.losses import psnr
 from pretrained_models import trained
 
 
@@ -86,6 +89,26 @@ def test_names_labels_and_the_gaussians_of_the_evaluation(run, photos, whole):
         expected = model.encode(gvit.load_images([photos / name for name in shard.names], model))
         torch.testing.assert_close(torch.stack([shard[i].raw for i in range(len(shard))]), expected.raw)
         assert (shard[0].scale_factor, shard[0].nominal_count) == (expected.scale_factor, 20)
+
+
+def test_gaussians_of_another_number_are_those_that_were_measured_and_a_set_that_says_otherwise_is_made_again(
+    photos, tmp_path
+):
+    out = tmp_path / "set"
+    asked = ("--out", out, "--num-gaussians", 60, "--looks", 3, "--max-side", 32)
+    assert encode("gvit_tiny.photos", photos, "--dataset", "images", *asked) == 0
+    (file,) = read_set(out)[1]["images"]
+    shard = read_shard(file)
+    for row, (height, width) in enumerate(shard.sizes[:3]):
+        image = open_image(photos / shard.names[row])
+        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+        drawn = gvit.render(shard[row][None], height, width).clamp(0, 1)
+        assert psnr(drawn, pixels[None]).item() == pytest.approx(shard.psnr[row], abs=1e-3)
+    written = file.read_bytes()
+    # as gvit wrote it once
+    write_shard(file, replace(shard, raw=torch.stack([g.raw for g in shard]), nominal_count=128))
+    assert encode("gvit_tiny.photos", photos, "--dataset", "images", *asked) == 0
+    assert file.read_bytes() == written
 
 
 def test_killed_at_a_random_moment_and_started_again_the_shards_are_the_same_to_the_byte(
