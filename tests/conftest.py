@@ -4,6 +4,8 @@ import signal
 import sys
 from pathlib import Path
 
+import jaxtyping
+import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent))  # for pretrained_models, which tests of several rooms share
@@ -24,6 +26,12 @@ def pytest_collection_modifyitems(items):
         return _LONG.index(name) if name in _LONG else len(_LONG)
 
     items.sort(key=place)
+
+
+@pytest.fixture
+def unchecked(monkeypatch):
+    """Without the checks of annotations that all other tests run with, and users don't have."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 # where the tests run under nohup, it would be ignored by them and by what they start

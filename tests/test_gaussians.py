@@ -4,6 +4,7 @@ import os
 import re
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -127,6 +128,32 @@ def test_load_of_something_else_says_so(tmp_path):
         Gaussians.load(tmp_path / "missing")
 
 
+def test_numbers_of_numpy_are_saved(tmp_path, unchecked):
+    gaussians = Gaussians(torch.zeros(4, 9), np.float32(0.5), np.int64(8), np.float32(0.25))
+    gaussians.save(tmp_path / "g.safetensors")
+    loaded = Gaussians.load(tmp_path / "g.safetensors")
+    assert (loaded.scale_factor, loaded.nominal_count, loaded.aspect) == (0.5, 8, 0.25)
+
+
+def test_iteration_goes_over_images():
+    gaussians = Gaussians(random_raw(3, 5), 0.7, 32, 0.5)
+    images = list(gaussians)
+    assert len(images) == 3
+    assert all(torch.equal(one.raw, raw) for one, raw in zip(images, gaussians.raw, strict=True))
+    assert images[0].nominal_count == 32
+    with pytest.raises(TypeError, match="of one image: iterate over their values"):
+        list(images[0])
+    with pytest.raises(TypeError):
+        reversed(gaussians)
+
+
+def test_raw_numbers_are_floating_point(unchecked):
+    with pytest.raises(ValueError, match=r"a floating-point tensor, got torch.int64"):
+        Gaussians(torch.zeros(3, 9, dtype=torch.int64))
+    with pytest.raises(ValueError, match="a floating-point tensor, got ndarray"):
+        Gaussians(np.zeros((3, 9)))
+
+
 def test_wrong_shape_is_refused():
     with pytest.raises(ValueError, match=r"\[\.\.\., K, 9\]"):
         Gaussians(torch.zeros(3, 8))
@@ -230,6 +257,21 @@ def test_the_identity_leaves_raw_numbers_alone():
     same = transform_gaussians(gaussians, IDENTITY, NOWHERE)
     torch.testing.assert_close(same.raw, gaussians.raw, rtol=1e-5, atol=1e-5)
     assert (same.scale_factor, same.nominal_count, same.aspect) == (0.7, 50, 0.8)
+
+
+def test_round_gaussians_stay_where_they_are_and_have_gradients():
+    raw = random_raw(2, 20)
+    raw[..., 3] = raw[..., 2]
+    raw.requires_grad_()
+    gaussians = Gaussians(raw, 0.7, 50, 0.8)
+    same = transform_gaussians(gaussians, IDENTITY, NOWHERE)
+    torch.testing.assert_close(same.raw, raw, rtol=1e-5, atol=1e-5)
+    turn = torch.tensor([[0.8, -0.6], [0.6, 0.8]], dtype=raw.dtype)
+    turned = transform_gaussians(gaussians, turn, NOWHERE)
+    torch.testing.assert_close(turned.scales, gaussians.scales)
+    for moved in (same, turned):
+        (gradient,) = torch.autograd.grad(moved.raw.sum(), raw, retain_graph=True)
+        assert gradient.isfinite().all()
 
 
 def test_a_mirror_image_is_drawn_mirrored():

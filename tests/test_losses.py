@@ -1,3 +1,5 @@
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -105,6 +107,21 @@ def test_bce_takes_a_picture_that_rounding_leaves_above_one():
     pixel_loss(rendered, torch.zeros_like(rendered), "bce").backward()
     assert (rendered.grad > 0).all()
     assert rendered.grad.isfinite().all()
+
+
+def test_precision_is_not_the_callers(pair):
+    image, other = (
+        torch.nn.functional.avg_pool2d(x, 3, 1).float() for x in pair
+    )  # smooth: squares nearly cancel
+    measures = [ssim, psnr, *(partial(pixel_loss, kind=kind) for kind in ("bce", "mse", "psnr"))]
+    for measure in measures:
+        expected = measure(image, other)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(measure(image, other), expected)
+        for dtype in (torch.float16, torch.bfloat16):
+            of_few_bits = measure(image.to(dtype), other.to(dtype))
+            assert of_few_bits.dtype == torch.float32
+            assert torch.equal(of_few_bits, measure(image.to(dtype).float(), other.to(dtype).float()))
 
 
 def test_unknown_pixel_loss():

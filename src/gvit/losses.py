@@ -1,6 +1,7 @@
 """Reconstruction losses and the measures of fidelity that are reported: PSNR, SSIM and MS-SSIM.
 
-Images are float tensors [..., C, H, W] with values in [0, 1].
+Images are float tensors [..., C, H, W] with values in [0, 1]. What comes of them is float32 or more, also of images
+of fewer bits and under autocast.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
+
+from gvit.gaussians.precision import at_least_float32, full_precision
 
 PixelLoss = Literal["bce", "mse", "psnr"]
 
@@ -37,11 +40,13 @@ def pixel_loss(
     Raises:
         ValueError: an unknown ``kind``.
     """
+    rendered, target = at_least_float32(rendered), at_least_float32(target)
     if kind == "mse":
         return F.mse_loss(rendered, target)
     if kind == "bce":
         inside = rendered * (1 - 2 * _BCE_MARGIN) + _BCE_MARGIN
-        return F.binary_cross_entropy(inside, target)
+        with full_precision(rendered.device):  # autocast refuses it
+            return F.binary_cross_entropy(inside, target)
     if kind == "psnr":
         return psnr_loss((rendered - target).square().mean((-3, -2, -1)))
     raise ValueError(f"pixel loss must be 'bce', 'mse' or 'psnr', got {kind!r}")
@@ -78,6 +83,7 @@ def ssim(
     Raises:
         ValueError: an image side is shorter than 11 pixels.
     """
+    image, target = at_least_float32(image), at_least_float32(target)
     height, width = image.shape[-2:]
     if min(height, width) < _WINDOW:
         raise ValueError(f"SSIM needs images of at least {_WINDOW}x{_WINDOW} pixels, got {height}x{width}")
@@ -86,9 +92,10 @@ def ssim(
     def smooth(x: Tensor) -> Tensor:
         return rows @ (x @ columns)
 
-    mean_x, mean_y, square_x, square_y, product = smooth(
-        torch.stack((image, target, image * image, target * target, image * target))
-    )
+    with full_precision(image.device):
+        mean_x, mean_y, square_x, square_y, product = smooth(
+            torch.stack((image, target, image * image, target * target, image * target))
+        )
     variance_x = square_x - mean_x * mean_x
     variance_y = square_y - mean_y * mean_y
     covariance = product - mean_x * mean_y
@@ -109,6 +116,7 @@ def ms_ssim(
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # slow to import
 
     batch = image.shape[:-3]
+    image, target = at_least_float32(image), at_least_float32(target)
     found = multiscale_structural_similarity_index_measure(
         image.flatten(0, -4) if batch else image[None],
         target.flatten(0, -4) if batch else target[None],
@@ -122,4 +130,5 @@ def psnr(
     image: Float[Tensor, "*batch c h w"], target: Float[Tensor, "*batch c h w"]
 ) -> Float[Tensor, "*batch"]:
     """Peak signal-to-noise ratio in dB, one number per image, data range 1; infinite for equal images."""
+    image, target = at_least_float32(image), at_least_float32(target)
     return -10 * (image - target).square().mean((-3, -2, -1)).log10()

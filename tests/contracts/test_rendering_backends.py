@@ -131,6 +131,25 @@ def test_an_opacity_of_zero_has_no_gradient(backend):
 
 
 @pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_a_gradient_that_is_no_number_is_none(backend):
+    scene = [t.requires_grad_() for t in on_device(random_scene(1, 1, 4, 4), backend)[:4]]
+    image, _ = rasterize(*scene, 4, 4, backend=backend)
+    upstream = torch.zeros_like(image)
+    upstream[0, 0, 2, 2] = math.nan
+    image.backward(upstream)
+    assert all(tensor.grad.isnan().any() for tensor in scene)
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
+def test_precision_is_not_the_callers(backend):
+    scene = on_device(random_scene(2, 5, 6, 5), backend)
+    expected, _ = rasterize(*scene[:4], 6, 5, backend=backend)
+    with torch.autocast(expected.device.type, torch.bfloat16):
+        drawn, _ = rasterize(*scene[:4], 6, 5, backend=backend)
+    assert torch.equal(drawn, expected)
+
+
+@pytest.mark.parametrize("backend", ["reference", *BACKENDS])
 def test_an_infinite_variance_is_refused(backend):
     for variance in ([[math.inf, 0.0], [0.0, 1.0]], [[math.inf, 0.0], [0.0, math.inf]]):
         scene = random_scene(1, 3, 6, 5)

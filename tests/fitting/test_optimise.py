@@ -258,6 +258,9 @@ def test_progress_tells_each_step():
         (torch.full((1, 3, 8, 8), torch.nan), {}, r"values in \[0, 1\], got nan"),
         (torch.rand(1, 3, 8, 8), {"num_gaussians": 0}, "at least 1"),
         (torch.rand(1, 3, 8, 8), {"steps": -1}, "at least 0"),
+        (torch.rand(1, 3, 8, 8), {"seed": 1.5}, "seed must be a whole number, .* got 1.5"),
+        (torch.rand(1, 3, 8, 8), {"seed": None}, "seed must be a whole number, .* got None"),
+        (torch.rand(1, 3, 8, 8), {"bits": 6.5}, "bits must be a whole number, 2 to 12, got 6.5"),
         (torch.rand(1, 3, 8, 8), {"loss": "l1"}, "unknown loss 'l1'; there are: bce, mse"),
         (torch.rand(1, 3, 8, 8), {"ssim_weight": 0.1}, "at least 11x11 pixels, got 8x8"),
         (torch.rand(1, 3, 8, 8), {"ssim_weight": -1.0}, "ssim_weight must be"),
@@ -270,7 +273,7 @@ def test_progress_tells_each_step():
         (torch.rand(1, 3, 8, 8), {"init": _NONE.replace_raw(_NONE.raw / 0)}, "init must have finite raw"),
     ],
 )
-def test_errors_say_what_would_be_right(images, options, message):
+def test_errors_say_what_would_be_right(images, options, message, unchecked):
     with pytest.raises(InputError, match=message):
         gvit.fit(images, **options)
 
@@ -292,6 +295,8 @@ def test_every_form_of_an_image_is_fitted_alike(tmp_path):
     for form in forms:
         torch.testing.assert_close(gvit.fit(form, 8, 5).gaussians.raw, expected, rtol=1e-4, atol=1e-4)
     assert gvit.fit([array, str(tmp_path / "a.png")], 8, 5).gaussians.raw.shape == (2, 8, 9)
+    grey = pixels[:1, None] / 255
+    torch.testing.assert_close(gvit.fit(grey, 8, 5).gaussians.raw, gvit.fit(grey[0], 8, 5).gaussians.raw)
     with pytest.raises(InputError, match=r"images of different sizes \(12x16, 16x12\)"):
         gvit.fit([array, array.transpose(1, 0, 2)], 8, 5)
 
@@ -328,5 +333,5 @@ def test_colours_make_up_for_quantised_shapes():
     assert psnr(drawn, images[0]).item() == pytest.approx(rounded.psnr[0].item(), abs=0.01)
     at_the_end = gvit.fit(images, 30, 300).gaussians.quantised(5)
     assert rounded.psnr[0] > psnr(gvit.render(at_the_end, *images.shape[-2:]), images)[0] + 0.3
-    with pytest.raises(InputError, match="bits must be 2 to 12"):
+    with pytest.raises(InputError, match="bits must be a whole number, 2 to 12"):
         gvit.fit(images, 60, 60, bits=1)

@@ -168,7 +168,7 @@ def test_what_cannot_be_packed_is_refused():
     with pytest.raises(InputError, match="finite"):
         gaussians.replace_raw(gaussians.raw * math.nan).to_bytes(4)
     for bits in (1, 13):
-        with pytest.raises(InputError, match=f"bits must be 2 to 12, got {bits}"):
+        with pytest.raises(InputError, match=f"bits must be a whole number, 2 to 12, got {bits}"):
             gaussians.quantised(bits)
     with pytest.raises(InputError, match="1 to 16 bits"):
         BitDepths(17, 5, 5, 5, 5)

@@ -1,5 +1,7 @@
 """Names and flat arguments become complete arguments of parts."""
 
+import math
+
 import pytest
 import torch
 
@@ -87,8 +89,16 @@ def test_another_kind_keeps_the_arguments_that_it_has_too():
         (
             "gvit_tiny_denoising",
             {"num_gaussians": 0},
-            "num_gaussians must be a whole number, at least 1, got 0",
+            "num_gaussians must be a whole number, at least 1 and at most 10,000,000, got 0",
         ),
+        ("vit_tiny_patch8", {"embed_dim": -3}, "embed_dim must be a whole number, at least 1"),
+        ("vit_tiny_patch8", {"patch_size": -8}, "patch_size must be a whole number, at least 1"),
+        ("gvit_tiny", {"encoder_dim": -4}, "encoder_dim must be a whole number, at least 1"),
+        ("gvit_tiny", {"looks": 2.5}, "looks must be a whole number, at least 1 .*, got 2.5"),
+        ("gvit_tiny", {"depth": -1}, "depth must be a whole number, at least 0"),
+        ("gvit_tiny", {"mlp_ratio": -1}, "mlp_ratio must be a finite number above 0, got -1"),
+        ("gvit_tiny", {"scale_factor": math.nan}, "scale_factor must be a finite number above 0, got nan"),
+        ("gvit_tiny", {"drop_path_rate": 2}, "drop_path_rate must be 0 to 1, got 2"),
     ],
 )
 def test_bad_arguments_are_named(name, arguments, message):

@@ -160,6 +160,8 @@ def test_features_are_the_classifiers_tokens(name):
         model.forward_intermediates(images, output_fmt="NCHW")
     patches = gvit.create_model("vit_tiny_patch8").eval()
     assert patches.forward_intermediates(images, 1, intermediates_only=True)[0].shape == (2, 96, 4, 4)
+    (tokens,) = patches.get_intermediate_layers(images, n=1, norm=True)
+    assert torch.equal(tokens, patches.forward_intermediates(images, 1, norm=True, output_fmt="NLC")[1][0])
 
 
 def test_a_training_as_timms_script_does_it(tmp_path):

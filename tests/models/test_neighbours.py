@@ -24,7 +24,7 @@ def some(count, batch=2, seed=1) -> torch.Tensor:
     return torch.randn(batch, count, 9, generator=generator, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("count", [1, 2, 8, 9, 40])
+@pytest.mark.parametrize("count", [0, 1, 2, 8, 9, 40])
 def test_any_number_gives_as_many_tokens(tokens, count):
     found = tokens(some(count))
     assert found.shape == (2, count, 24)

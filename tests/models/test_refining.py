@@ -219,6 +219,33 @@ def test_numbers_that_cannot_be_are_refused_at_once(images, number):
         gvit.create_model("gvit_tiny").encode(images, **number)
 
 
+def test_images_are_floating_point(images, unchecked):
+    with pytest.raises(ValueError, match=r"floating point, values in \[0, 1\], got torch.uint8"):
+        gvit.create_model("gvit_tiny")((255 * images).byte())
+
+
+@pytest.mark.parametrize(
+    ("weights", "pictures"),
+    [
+        (torch.float32, torch.float64),
+        (torch.float64, torch.float32),
+        (torch.float16, torch.float16),
+        (torch.bfloat16, torch.float32),
+        (torch.bfloat16, torch.bfloat16),
+    ],
+)
+def test_weights_and_pictures_of_other_precision(images, weights, pictures):
+    model = gvit.load_model("digits")
+    with torch.no_grad():
+        expected = gvit.render(model.encode(images), 32, 32)
+        model = model.to(weights)
+        assert model(images.to(pictures)).dtype == weights
+        gaussians = model.encode(images.to(pictures))
+        drawn = gvit.render(gaussians, 32, 32)
+    assert gaussians.raw.dtype == weights
+    assert psnr(drawn.float(), expected).mean() > (25 if weights == torch.bfloat16 else 40)
+
+
 def test_an_image_that_is_not_finite_cannot_be_drawn(images):
     images[1, 0, 5, 5] = math.nan
     with pytest.raises(ValueError, match="must be finite"):

@@ -136,9 +136,68 @@ def test_a_file_of_a_newer_version_is_named(tmp_path):
 
 def test_weights_that_are_not_finite_are_refused(tmp_path):
     model, file = gvit.create_model("gvit_tiny", num_classes=3), tmp_path / "model.safetensors"
+    gvit.save_model(model, file)
+    metadata = {"gvit.model": json.dumps(described(file))}
     for value in (float("nan"), float("inf")):
         with torch.no_grad():
             model.classifier.norm.bias[1] = value
+        with pytest.raises(
+            ValueError, match=r"not saved: classifier.norm.bias is NaN or infinite somewhere$"
+        ):
+            gvit.save_model(model, file)
+        gvit.load_model(file)  # what was there before
+        save_file(model.state_dict(), tmp_path / "other.safetensors", metadata)
+        with pytest.raises(ValueError, match=r"other.safetensors: classifier.norm.bias is NaN or infinite"):
+            gvit.load_model(tmp_path / "other.safetensors")
+
+
+def _other_head(model):
+    model.classifier.head = torch.nn.Linear(96, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (_other_head, r"classifier.head.weight has shape \[7, 96\], in a model of its arguments \[3, 96\]"),
+        (lambda model: model.classifier.reset_classifier(7), "classifier.head.weight has shape"),
+        (
+            lambda model: setattr(model.classifier, "head", torch.nn.Identity()),
+            "it has no weight classifier.head",
+        ),
+        (
+            lambda model: model.prune_intermediate_layers([0], prune_head=False),
+            "it has no weight classifier.blocks",
+        ),
+        (lambda model: model.add_module("extra", torch.nn.Linear(1, 1)), "has no weight extra.weight"),
+    ],
+)
+def test_what_could_not_be_loaded_again_takes_no_file_s_place(tmp_path, change, reason):
+    model, file = gvit.create_model("gvit_tiny", num_classes=3), tmp_path / "model.safetensors"
+    gvit.save_model(model, file)
+    before = file.read_bytes()
+    change(model)
+    with pytest.raises(ValueError, match=f"model.safetensors: not saved: .*{reason}"):
         gvit.save_model(model, file)
-        with pytest.raises(ValueError, match=r"model.safetensors: classifier.norm.bias is NaN or infinite"):
-            gvit.load_model(file)
+    assert file.read_bytes() == before
+
+
+def test_a_file_of_other_weights_is_told_by_them(tmp_path):
+    model, file = gvit.create_model("gvit_tiny", num_classes=3), tmp_path / "model.safetensors"
+    gvit.save_model(model, file)
+    weights = model.state_dict() | {"more": torch.zeros(1)}
+    save_file(weights, file, {"gvit.model": json.dumps(described(file))})
+    with pytest.raises(
+        ValueError, match=r"not written by gvit \(a model of its arguments has no weight more\)"
+    ):
+        gvit.load_model(file)
+
+
+def test_a_compiled_model_is_saved_as_what_it_compiles(tmp_path):
+    model, file = gvit.create_model("gvit_tiny", num_classes=3), tmp_path / "model.safetensors"
+    model.encoder.blocks = torch.compile(model.encoder.blocks)
+    gvit.save_model(torch.compile(model), file)
+    random_state = torch.get_rng_state()
+    gvit.save_model(torch.compile(model), file)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    loaded = gvit.load_model(file).state_dict()
+    assert {name.replace("_orig_mod.", "") for name in model.state_dict()} == loaded.keys()

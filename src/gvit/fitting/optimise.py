@@ -204,7 +204,7 @@ def stack_pixels(images: ImageLike | Sequence[ImageLike]) -> Tensor:
     if (
         isinstance(images, Tensor)
         and (images.ndim == 4 and images.is_floating_point())
-        and (images.shape[1] in (3, 4) or images.shape[-1] not in (1, 3, 4))
+        and (images.shape[1] in (3, 4) or (images.shape[1] != 1 and images.shape[-1] not in (1, 3, 4)))
     ):
         return images
     pixels = [as_pixels(image) for image in list_images(images)]
@@ -251,8 +251,8 @@ def check_settings(
             f"{option('num_gaussians')} must be a whole number, at least 1, and {option('steps')} one of at least 0, "
             f"got {num_gaussians} and {steps}"
         )
-    if not 0 <= seed < 2**63:
-        raise InputError(f"{option('seed')} must be at least 0 and below 2**63, got {seed}")
+    if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
+        raise InputError(f"{option('seed')} must be a whole number, at least 0 and below 2**63, got {seed}")
     if init is not None and init not in INITIALISERS:
         raise unknown_name("initialiser", init, INITIALISERS)
     if loss not in get_args(PixelLoss):

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gvit.gaussians.batch import Gaussians
+from gvit.gaussians.precision import full_precision
 from gvit.gaussians.shapes import map_axes
 
 
@@ -26,7 +27,8 @@ def transform_gaussians(
     the border, where it never was. Such of it as lay inside is lost.
 
     The first axis stays the one nearest to where the map takes it, and the angle moves by no more than a quarter
-    turn (it has period pi), so that raw numbers, too, change as little as they can; the identity leaves them.
+    turn (it has period pi), so that raw numbers, too, change as little as they can. The identity leaves those that
+    lie well within their bounds.
 
     Args:
         gaussians: any number of batch dimensions.
@@ -42,7 +44,8 @@ def transform_gaussians(
     """
     matrix, shift = matrix.to(gaussians.raw), shift.to(gaussians.raw)
     bounds = gaussians._bounds.replace(scale_factor, nominal_count, aspect)
-    centers = gaussians.centers @ matrix.mT + shift.unsqueeze(-2)
+    with full_precision(matrix.device):
+        centers = gaussians.centers @ matrix.mT + shift.unsqueeze(-2)
     scales, angles = map_axes(gaussians.covariances, gaussians.scales, gaussians.angles, matrix)
     outside = (centers.abs() > centers.new_tensor(bounds.extent)).any(-1)
     opacities = gaussians.opacities.masked_fill(outside, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -28,7 +28,8 @@ from gvit.gaussians.storage import Origin, read_fields, write_fields, write_pack
 class Gaussians:
     """A batch of images, each as K two-dimensional Gaussians.
 
-    Index it like a tensor (``gaussians[0]``, ``gaussians[:, mask]``): what comes back is again ``Gaussians``.
+    Index it like a tensor (``gaussians[0]``, ``gaussians[:, mask]``): what comes back is again ``Gaussians``. Iteration
+    goes over the first dimension, too, as long as there is a batch; ``len`` is K.
 
     The bounded values (``centers``, ``scales``, ``angles``, ``colors``, ``opacities``) are computed from ``raw`` each
     time. To write into what was computed changes no Gaussian; ``replace`` makes others with the values changed:
@@ -66,6 +67,9 @@ class Gaussians:
     slots: Tensor | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.raw, Tensor) or not self.raw.is_floating_point():
+            got = self.raw.dtype if isinstance(self.raw, Tensor) else type(self.raw).__name__
+            raise InputError(f"raw must be a floating-point tensor, got {got}")
         if self.raw.ndim < 2 or self.raw.shape[-1] != NUM_FIELDS:
             raise InputError(f"raw must have shape [..., K, {NUM_FIELDS}], got {list(self.raw.shape)}")
         _ = self._bounds  # raises where one is not positive
@@ -156,6 +160,13 @@ class Gaussians:
 
     def __len__(self) -> int:
         return self.raw.shape[-2]
+
+    def __iter__(self) -> Iterator[Gaussians]:
+        if self.raw.ndim == 2:
+            raise TypeError("Gaussians of one image: iterate over their values, centers for example, or raw")
+        return (self[index] for index in range(self.raw.shape[0]))
+
+    __reversed__ = None  # len and iteration go over different things
 
     def __getitem__(self, index: Any) -> Gaussians:
         """``raw[index]`` as Gaussians. An index that reaches the K Gaussians gives them ``slots``."""
@@ -491,7 +502,12 @@ class Gaussians:
             write_packed(path, self.to_bytes(bits), origin, size)
             return
         tensors = {"raw": self.raw} | ({} if self.slots is None else {"slots": self.slots})
-        meta = {name: getattr(self, name) for name in ("scale_factor", "nominal_count", "aspect")}
+        # NumPy's numbers, too, which JSON doesn't know
+        meta = {
+            "scale_factor": float(self.scale_factor),
+            "nominal_count": int(self.nominal_count),
+            "aspect": float(self.aspect),
+        }
         write_fields(path, tensors, meta, origin, size)
 
     @classmethod

@@ -20,6 +20,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import astuple, dataclass
+from numbers import Integral
 
 import torch
 from jaxtyping import Float, Int
@@ -140,8 +141,8 @@ class Grid:
 
 def check_bits(bits: int) -> None:
     """Raise ``InputError`` where the one number that all depths follow from is out of its range."""
-    if not MIN_BITS <= bits <= MAX_BITS:
-        raise InputError(f"{option('bits')} must be {MIN_BITS} to {MAX_BITS}, got {bits}")
+    if not isinstance(bits, Integral) or not MIN_BITS <= bits <= MAX_BITS:
+        raise InputError(f"{option('bits')} must be a whole number, {MIN_BITS} to {MAX_BITS}, got {bits}")
 
 
 def quantise_raw(

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gvit.gaussians.precision import full_precision
+
 
 def build_covariances(
     scales: Float[Tensor, "*batch 2"], angles: Float[Tensor, "*batch"]
@@ -45,15 +47,21 @@ def map_axes(
 
     Returns:
         The first axis is the one nearest to where the map takes it, and its angle moves by no more than a quarter turn.
+        What becomes round keeps where the map takes it.
     """
     each = matrix.unsqueeze(-3)  # the same map for all Gaussians of an image
-    covariances = each @ covariances @ each.mT
+    with full_precision(covariances.device):
+        covariances = each @ covariances @ each.mT
+        first = torch.stack((angles.cos(), angles.sin()), -1) @ matrix.mT
     xx, xy, yy = covariances[..., 0, 0], covariances[..., 0, 1], covariances[..., 1, 1]
-    long = ((xx + yy) / 2 + torch.hypot((xx - yy) / 2, xy)).sqrt()
+    half = (xx - yy) / 2
+    # no axis is longer, and none has a direction: neither has a derivative
+    is_round = torch.hypot(half, xy).detach() <= 4 * torch.finfo(xx.dtype).eps * (xx + yy)
+    half = torch.where(is_round, 1, half)
+    long = ((xx + yy) / 2 + torch.where(is_round, 0, torch.hypot(half, xy))).sqrt()
     # from the determinant: in a difference of eigenvalues, the width of a thin Gaussian would drown
     short = scales.prod(-1) * torch.linalg.det(matrix).abs().unsqueeze(-1) / long
-    long_angle = torch.atan2(2 * xy, xx - yy) / 2
-    first = torch.stack((angles.cos(), angles.sin()), -1) @ matrix.mT
+    long_angle = torch.where(is_round, torch.atan2(first[..., 1], first[..., 0]), torch.atan2(xy, half) / 2)
     along = (first[..., 0] * long_angle.cos() + first[..., 1] * long_angle.sin()).square()
     stays_long = along >= first.square().sum(-1) / 2
     mapped = torch.where(stays_long, long_angle, long_angle + math.pi / 2)

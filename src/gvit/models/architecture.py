@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from numbers import Integral, Real
 from typing import Any
 
-from gvit.errors import InputError, unknown_name
+from gvit.errors import InputError, option, unknown_name
 from gvit.models.base import ImageClassifier
 from gvit.models.encoder import ENCODERS
 from gvit.models.gvit import GViT
@@ -23,6 +25,14 @@ _FLAT = {
     ("encoder", "depth"): "encoder_depth",
     ("encoder", "num_heads"): "encoder_heads",
 }
+# What can't be built, or would show only when it is used: least and largest of whole numbers, and of shares.
+_MOST = 10**7
+_WHOLE = {
+    **dict.fromkeys(("img_size", "in_chans", "num_gaussians", "patch_size"), 1),
+    **dict.fromkeys(("embed_dim", "num_heads", "looks"), 1),
+    **dict.fromkeys(("depth", "num_classes"), 0),
+}
+_POSITIVE, _SHARES = ("scale_factor", "mlp_ratio"), ("drop_rate", "drop_path_rate")
 
 
 @dataclass(frozen=True)
@@ -87,7 +97,8 @@ class Architecture:
         ``num_heads``.
 
         Raises:
-            InputError: no part has such an argument, a kind is unknown, or reads something else.
+            InputError: no part has such an argument, one is out of its range, a kind is unknown, or reads something
+                else.
         """
         changed, known = {}, set()
         for part, values in self._parts().items():
@@ -104,6 +115,7 @@ class Architecture:
                 flat = _flat_name(part, name)
                 known.add(flat)
                 if flat in arguments:
+                    _check_range(flat, name, arguments[flat])
                     values[name] = arguments[flat]
             changed[part] = values
         unknown = sorted(arguments.keys() - known)
@@ -146,6 +158,19 @@ def _check_class(part: str, module: Any) -> None:
         reason = f"it is not the class of {_CALLED[part]} {module.kind!r}"
     if module.built_as is not known:
         raise InputError(f"a file could not tell how to build {name} again: {reason}")
+
+
+def _check_range(called: str, name: str, value: Any) -> None:
+    if name in _WHOLE:
+        least = _WHOLE[name]
+        if not (isinstance(value, Integral) and least <= int(value) <= _MOST):
+            raise InputError(
+                f"{option(called)} must be a whole number, at least {least} and at most {_MOST:,}, got {value!r}"
+            )
+    elif name in _POSITIVE and not (isinstance(value, Real) and 0 < float(value) < math.inf):
+        raise InputError(f"{option(called)} must be a finite number above 0, got {value!r}")
+    elif name in _SHARES and not (isinstance(value, Real) and 0 <= float(value) <= 1):
+        raise InputError(f"{option(called)} must be 0 to 1, got {value!r}")
 
 
 def _flat_name(part: str, name: str) -> str:

@@ -72,6 +72,9 @@ class GViT(ImageClassifier):
     ) -> Gaussians:
         """Images [B, C, H, W] with values in [0, 1] as B x K Gaussians, of the images' aspect.
 
+        Gradients reach the weights. They reach the images by way of the denoising and the query encoder only: one that
+        looks at its own picture takes what it sees as given.
+
         Args:
             images: of the model's size, or of any where the encoder draws any number.
             noise: standard normal numbers for g0 of the denoising encoder; None takes the fixed draw kept with

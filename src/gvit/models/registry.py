@@ -113,12 +113,6 @@ def with_arguments(name: str, parts: Architecture, **kwargs: Any) -> Architectur
     Raises:
         InputError: unusable arguments.
     """
-    for size, least in (("img_size", 1), ("num_gaussians", 1), ("num_classes", 0)):
-        value = kwargs.get(size, least)
-        if not isinstance(value, int) or value < least:
-            raise InputError(
-                f"model {name}: {option(size)} must be a whole number, at least {least}, got {value!r}"
-            )
     try:
         return parts.with_arguments(**kwargs)
     except InputError as error:
@@ -217,7 +211,7 @@ def build(name: str, parts: Architecture) -> ImageClassifier:
         model = parts.build()
     except InputError:
         raise
-    except (TypeError, ValueError, AssertionError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, RuntimeError, AssertionError, ZeroDivisionError) as error:
         raise InputError(f"model {name}: {first_line(error)}") from error
     model.begin_card(name)
     return model

@@ -116,6 +116,7 @@ class ViT(ImageClassifier, VisionTransformer):
         stop_early: bool = False,
         output_fmt: str | None = None,
         intermediates_only: bool = False,
+        attn_mask: Tensor | None = None,
     ) -> Any:
         """Tokens after some of the blocks, as timm's models give them.
 
@@ -128,21 +129,26 @@ class ViT(ImageClassifier, VisionTransformer):
             output_fmt: ``NLC`` for tokens [B, N, D]; ``NCHW`` for a map [B, D, H, W], of patches alone, whose default
                 it is.
             intermediates_only: the list alone; otherwise the last block's normed tokens and the list.
+            attn_mask: of the attention, which tokens a token sees, as timm's blocks take it.
 
         Raises:
             InputError: a map of Gaussians, which lie on no grid.
         """
+        masked: dict[str, Any] = (
+            {} if attn_mask is None else {"attn_mask": attn_mask}
+        )  # which older timm doesn't know
         if self.patch_embed.grid_size is not None:
             return VisionTransformer.forward_intermediates(
                 *(self, inputs, _listed(indices), return_prefix_tokens, norm, stop_early),
                 *(output_fmt or "NCHW", intermediates_only),
+                **masked,
             )
         if output_fmt not in (None, "NLC"):
             raise InputError(f"Gaussians lie on no grid: output_fmt must be 'NLC', got {output_fmt!r}")
         wanted, last = feature_take_indices(len(self.blocks), _listed(indices))
         tokens, found = self._pos_embed(self.patch_embed(inputs)), []
         for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            tokens = block(tokens)
+            tokens = block(tokens, **masked)
             if index in wanted:
                 found.append(self.norm(tokens) if norm else tokens)
         prefix = self.num_prefix_tokens

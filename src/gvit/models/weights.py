@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,11 +25,12 @@ __all__ = ["FORMAT", "WEIGHTS_NAME", "load_model", "save_model"]
 
 FORMAT = 2
 _METADATA_KEY = "gvit.model"
+_COMPILED = "_orig_mod"  # what torch.compile calls the module that it wraps
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def save_model(
-    model: ImageClassifier,
+    model: ImageClassifier | torch.nn.Module,
     path: str | Path,
     weights: Mapping[str, Tensor] | None = None,
     *,
@@ -38,7 +39,7 @@ def save_model(
     """Write weights, all arguments and ``model.card`` to one safetensors file, whole or not at all.
 
     Args:
-        model: the model.
+        model: the model, or ``torch.compile``'s of it.
         path: of the file; ends in ``.safetensors``.
         weights: its state where that is not ``model.state_dict()``, a moving average for example. Of a model whose
             card says ``encoder_only`` the classifier may be left out.
@@ -46,25 +47,31 @@ def save_model(
             file. Whatever it is, ``load_model`` gives a float32 model.
 
     Raises:
-        InputError: another suffix or dtype, the file cannot be written, a part of the model has no registered kind, or
-            weights are too large for the dtype.
+        InputError: another suffix or dtype, the file cannot be written, a part of the model has no registered kind,
+            the weights are not those of the model's arguments (a layer was replaced by hand), are NaN or infinite, or
+            too large for the dtype. What was at ``path`` stays.
     """
     if dtype not in _DTYPES:
         raise InputError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
     if Path(path).suffix != ".safetensors":
         raise InputError(f"{path}: models are written as safetensors; name a file that ends in .safetensors")
+    model = cast(ImageClassifier, getattr(model, _COMPILED, model))
     state = model.state_dict() if weights is None else weights
+    state = {name.replace(f"{_COMPILED}.", ""): tensor for name, tensor in state.items()}
     # a run in double precision, too, leaves weights that load into a float32 model
     tensors = {name: tensor.detach().cpu().to(dtype).contiguous() for name, tensor in state.items()}
     if dtype == torch.float16:  # finite in float32 only
         large = [n for n, t in tensors.items() if t.isinf().any() and not state[n].isinf().any()]
         if large:
             raise InputError(f"{path}: {large[0]} holds numbers that {dtype} can't; save as torch.bfloat16")
-    described = {
-        "format": FORMAT,
-        "architecture": Architecture.of(model).to_dict(),
-        **asdict(model.card),
-    }
+    architecture = Architecture.of(model)
+    try:
+        _check_finite(state)
+        with torch.device("meta"):  # of no size
+            _check_names(tensors, architecture.build(), model.card.encoder_only)
+    except ValueError as error:
+        raise InputError(f"{path}: not saved: {error.args[0]}") from error
+    described = {"format": FORMAT, "architecture": architecture.to_dict(), **asdict(model.card)}
     with replacing(path) as partial:
         # safetensors' own file would be for its owner's eyes only, whatever the umask
         partial.write_bytes(save(tensors, {_METADATA_KEY: json.dumps(described)}))
@@ -91,10 +98,14 @@ def load_model(path: str | Path) -> ImageClassifier:
             described = json.loads(metadata[_METADATA_KEY])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
         model = _describe(described)
+        _check_names(tensors, model, model.card.encoder_only)
         if model.card.encoder_only:  # its classifier is what chance makes it
             tensors = model.state_dict() | tensors
         model.load_state_dict(tensors)
-        _check_finite(tensors)
+        try:
+            _check_finite(tensors)
+        except InputError as error:
+            raise InputError(f"{error.args[0]}; train again or restore the file") from error
     except InputError as error:
         raise InputError(f"{file}: {error.args[0]}") from error
     except (OSError, SafetensorError, KeyError, TypeError, RuntimeError, AttributeError, ValueError) as error:
@@ -112,7 +123,22 @@ def load_model(path: str | Path) -> ImageClassifier:
 def _check_finite(tensors: Mapping[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if not tensor.isfinite().all():
-            raise InputError(f"{name} is NaN or infinite somewhere; train again or restore the file")
+            raise InputError(f"{name} is NaN or infinite somewhere")
+
+
+def _check_names(tensors: Mapping[str, Tensor], model: ImageClassifier, encoder_only: bool) -> None:
+    """Raise a ValueError where these are not the weights of a model."""
+    wanted = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    for name, tensor in tensors.items():
+        if name not in wanted:
+            raise ValueError(f"a model of its arguments has no weight {name}")
+        if tensor.shape != wanted[name]:
+            raise ValueError(
+                f"{name} has shape {list(tensor.shape)}, in a model of its arguments {list(wanted[name])}"
+            )
+    for name in wanted:
+        if name not in tensors and not (encoder_only and name.startswith("classifier.")):
+            raise ValueError(f"it has no weight {name}, which a model of its arguments has")
 
 
 def _describe(described: dict[str, Any]) -> ImageClassifier:

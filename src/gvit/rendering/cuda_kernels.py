@@ -350,8 +350,9 @@ def backward(
 @triton.jit
 @no_type_check
 def _within(gradient):
-    """In float32, whose largest number stands for what lies beyond."""
-    return tl.minimum(tl.maximum(gradient, -3.4028234e38), 3.4028234e38).to(tl.float32)
+    """In float32, whose largest number stands for what lies beyond; what is no number stays none."""
+    within = tl.minimum(tl.maximum(gradient, -3.4028234e38), 3.4028234e38)
+    return tl.where(gradient == gradient, within, gradient).to(tl.float32)
 
 
 @triton.jit(do_not_specialize=["num_entries"])

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gvit.gaussians.precision import full_precision
 from gvit.rendering.memory import drawing, refuse_beyond_memory
 from gvit.rendering.operators import Constants, Gradients, Rendered, register
 from gvit.rendering.values import can_be_drawn
@@ -39,7 +40,8 @@ def composite(
         centers, covariances, opacities = centers.double(), covariances.double(), opacities.double()
     layers = Layers(centers, covariances, opacities, height, width, constants, dtype)
     transmittance = _running_product(layers.visible)[:, -1] if exporting else layers.visible.prod(1)
-    image = torch.einsum("bkp,bkc->bcp", layers.before * layers.alpha, colors)
+    with full_precision(colors.device):
+        image = torch.einsum("bkp,bkc->bcp", layers.before * layers.alpha, colors)
     image = image + background.unsqueeze(-1) * transmittance.unsqueeze(1)
     return image.unflatten(-1, (height, width)), transmittance.unflatten(-1, (height, width))
 

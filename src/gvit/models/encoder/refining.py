@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from jaxtyping import Float
@@ -13,6 +12,7 @@ from torch.nn import functional as F
 
 from gvit.gaussians import NUM_FIELDS, Gaussians
 from gvit.gaussians.fields import pair
+from gvit.gaussians.precision import full_precision
 from gvit.models.encoder.anchors import anchors, coarse, sample
 from gvit.models.encoder.base import Drawing, GaussianEncoder
 from gvit.models.init import init_linear
@@ -134,7 +134,7 @@ class RefiningEncoder(GaussianEncoder):
                 state = self._see(images, state)
             with torch.set_grad_enabled(torch.is_grad_enabled() and look == looks - 1):
                 state = self._correct(images, state)
-        return state.raw
+        return state.raw.to(self.embed.weight.dtype)
 
     @torch.no_grad()
     def begin(
@@ -146,7 +146,10 @@ class RefiningEncoder(GaussianEncoder):
         """g0, no gradient so far, no move; see ``GaussianEncoder``."""
         if images.ndim != 4 or images.shape[1] != 3:
             raise ValueError(f"images must have shape [B, 3, H, W], got {list(images.shape)}")
-        images = images.to(torch.promote_types(images.dtype, torch.float32))
+        if not images.is_floating_point():
+            raise ValueError(f"images must be floating point, values in [0, 1], got {images.dtype}")
+        # what is drawn and compared needs 32 bits, also where the network has fewer
+        images = images.to(torch.promote_types(self.embed.weight.dtype, torch.float32))
         count = self.num_gaussians if num_gaussians is None else num_gaussians
         places, cells = anchors(images, count, self.detail)
         raw = images.new_zeros(images.shape[0], count, NUM_FIELDS)
@@ -178,7 +181,7 @@ class RefiningEncoder(GaussianEncoder):
         self, images: Float[Tensor, "batch 3 h w"], raw: Float[Tensor, "batch k 9"]
     ) -> tuple[Float[Tensor, "batch 3 h w"], Float[Tensor, "batch k 9"]]:
         """The picture's error, and its gradient; also where nothing is to be recorded, as in prediction."""
-        with torch.inference_mode(False), torch.enable_grad(), _in_full_precision(images.device):
+        with torch.inference_mode(False), torch.enable_grad(), full_precision(images.device):
             leaf = raw.detach().clone().requires_grad_()
             drawn = render(self._placed(leaf, images), *images.shape[-2:])
             error = drawn.detach() - images.to(drawn.dtype)
@@ -187,15 +190,15 @@ class RefiningEncoder(GaussianEncoder):
 
     def _correct(self, images: Float[Tensor, "batch 3 h w"], drawing: Drawing) -> Drawing:
         raw, mean, moved, error, gradient = drawing
-        with torch.no_grad(), _in_full_precision(images.device):
+        with torch.no_grad(), full_precision(images.device):
             frame = _Frame(self._placed(raw, images))
             # per pixel that a Gaussian has to draw: alike for any number and any size
             gradient = frame.own(gradient * (1.5 * raw.shape[-2]))
             mean = _MEMORY * mean + (1 - _MEMORY) * gradient
             seen = self._seen(images.to(raw.dtype), raw, error, frame, (gradient, mean, moved))
-        tokens = self.embed(seen)
+        tokens = self.embed(seen.to(self.embed.weight.dtype))
         tokens = checkpoint_seq(self.blocks, tokens) if self.grad_checkpointing else self.blocks(tokens)
-        correction = self.head(self.norm(tokens))
+        correction = self.head(self.norm(tokens)).to(raw.dtype)
         return drawing._replace(raw=raw + frame.raw(correction), mean=mean, moved=correction.detach())
 
     def _placed(self, raw: Float[Tensor, "batch k 9"], images: Float[Tensor, "batch 3 h w"]) -> Gaussians:
@@ -228,13 +231,6 @@ class RefiningEncoder(GaussianEncoder):
             2 * samples,
         )
         return torch.cat(parts, -1)
-
-
-def _in_full_precision(device: torch.device) -> AbstractContextManager:
-    # where only shapes are computed, and where a graph is recorded
-    if not torch.amp.is_autocast_available(device.type) or torch.compiler.is_exporting():
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
 
 
 class _Frame:

@@ -82,7 +82,7 @@ class NeighbourTokens(Tokenizer):
         raw = inputs.raw if isinstance(inputs, Gaussians) else inputs
         if raw.ndim != 3 or raw.shape[2] != NUM_FIELDS:
             raise ValueError(f"raw Gaussians must have shape [B, K, {NUM_FIELDS}], got {list(raw.shape)}")
-        g = inputs if isinstance(inputs, Gaussians) else Gaussians(raw, self.scale_factor, raw.shape[1])
+        g = inputs if isinstance(inputs, Gaussians) else Gaussians(raw, self.scale_factor, max(1, raw.shape[1]))
         visible, centers = visibility(g).unsqueeze(-1), g.centers
         # canonical_features has the visibility as a factor
         look = (canonical_features(g, 0)[..., 2:] - self.means * visible) * self.factors
@@ -109,7 +109,7 @@ class NeighbourTokens(Tokenizer):
         """What is around each Gaussian; zeros for one that is alone."""
         centers = g.centers
         count = min(_NEAREST, centers.shape[1] - 1)
-        if not count:
+        if count < 1:
             return look.new_zeros(*look.shape[:2], 2 * _PAIR)
         far = torch.cdist(centers.detach(), centers.detach()) + 1e3 * (1 - visible.detach()).mT
         itself = torch.eye(centers.shape[1], dtype=torch.bool, device=centers.device)
