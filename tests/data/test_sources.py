@@ -6,6 +6,7 @@ import pytest
 import torchvision
 from PIL import Image
 
+from gvit.data.labelled import labelled_folder
 from gvit.data.sources import download, load_source
 from gvit.data.sources.base import Keys
 from gvit.errors import InputError
@@ -51,6 +52,23 @@ def test_train_and_val_folders(tmp_path):
     assert train.labels == [0, 0, 0, 1, 1, 1]
     assert pixels(train) == [(20, 0), (20, 1), (20, 2), (10, 0), (10, 1), (10, 2)]
     assert val.labels == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("training", "held_out"),
+    [("Train", "Test"), ("Training", "Testing"), ("TRAIN", "valid"), ("train", "Val")],
+)
+def test_folders_of_splits_are_no_classes_however_they_are_written(tmp_path, training, held_out):
+    for split, count in ((training, 3), (held_out, 2)):
+        write_class(tmp_path / split / "cat", 10, count)
+        write_class(tmp_path / split / "ant", 20, count)
+    train, val = (load_source("folder", split, tmp_path) for split in ("train", "test"))
+    assert list(train.class_names) == list(val.class_names) == ["ant", "cat"]
+    assert (train.labels, val.labels) == ([0, 0, 0, 1, 1, 1], [0, 0, 1, 1])
+    assert list(labelled_folder(tmp_path).keys) == list(val.keys)
+    write_class(tmp_path / held_out / "dog", 30, 1)
+    with pytest.raises(InputError, match=rf"classes that {training}/ does not have: dog"):
+        load_source("folder", "test", tmp_path)
 
 
 def test_class_folders_alone_are_split_by_class(tmp_path):

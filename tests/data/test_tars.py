@@ -126,6 +126,7 @@ def test_tars_that_cannot_be_used(tmp_path):
     write(tar, {"a.png": picture(1)})
     with pytest.raises(InputError, match=r"a has no class: no member a\.cls or a\.json, and no folder"):
         samples(tmp_path)
-    write(tar, {"a.png": picture(1), "a.json": "[]"})
-    with pytest.raises(InputError, match=r"a\.json has no label"):
-        samples(tmp_path)
+    for described in ("[]", '{"label": null}'):
+        write(tar, {"a.png": picture(1), "a.json": described})
+        with pytest.raises(InputError, match=r"a\.json has no label"):
+            samples(tmp_path)

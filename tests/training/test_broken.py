@@ -23,6 +23,7 @@ from gvit.training.config import (
     TrainConfig,
 )
 from gvit.training.dry_run import dry_run
+from gvit.training.loop import Loop
 from gvit.training.observers import BrokenImage, ConsoleObserver, Observer
 from gvit.training.report import assess, write_report
 from gvit.training.run import Run
@@ -64,6 +65,10 @@ def config(photographs) -> TrainConfig:
         optimizer=OptimizerConfig(base_lr=1e-2, warmup_epochs=0.5),
         broken=BrokenConfig(max_broken=0.1),
     )
+
+
+def write_image(path: Path) -> None:
+    Image.new("RGB", (24, 24)).save(path)
 
 
 class Recorder(Observer):
@@ -112,6 +117,32 @@ def test_broken_images_are_left_out_named_once_and_counted_whatever_reads_them(c
     assert_same_run(tmp_path / "run", tmp_path / "cut")
 
 
+def test_what_has_been_mended_is_no_longer_broken(config, photographs, tmp_path):
+    """Also where a file before it is gone, so that rows are others than they were."""
+    with pytest.raises(InputError, match="2 of 24 training images"):
+        train(replace(config, broken=BrokenConfig(max_broken=0.05)), tmp_path / "strict")
+    one = replace(config, broken=BrokenConfig(max_broken=0.05))
+    (photographs / "train" / DAMAGED[1]).unlink()
+    write_image(photographs / "train" / "b" / "12.png")
+    cut = Recorder()
+    with pytest.raises(Interrupted):
+        train(one, tmp_path / "run", [cut], stop=lambda: bool(cut.found))
+    assert [DAMAGED[0] in image.error for image in cut.found] == [True]
+    write_image(photographs / "train" / DAMAGED[0])
+    (photographs / "train" / "b" / "07.png").write_text("<html>")
+    rest = Recorder()
+    resume(tmp_path / "run", [rest])  # one of 24 is allowed, and no more is broken
+    assert [("b/07.png" in image.error, image.count) for image in rest.found] == [(True, 1)]
+    # told once, however often the run is resumed, and found again by its name
+    write_image(photographs / "train" / "a" / "000.png")
+    (photographs / "train" / "a" / "00.png").unlink()
+    loop = Loop(set_up(one), Run(tmp_path / "run"))
+    loop.load(Run(tmp_path / "run").load_checkpoint())
+    ((row, error),) = loop.broken.known["train"].items()
+    assert loop.setup.feed.train.keys[row].endswith("b/07.png")
+    assert "web page" in error
+
+
 def test_above_the_share_a_run_stops_and_its_checkpoint_stays(config, tmp_path):
     strict = replace(config, broken=BrokenConfig(max_broken=0.05))
     with pytest.raises(
@@ -138,7 +169,9 @@ def test_a_broken_test_image_fails_by_name_and_nothing_is_lost(config, photograp
     assert resume(tmp_path / "run").num_images == 8
 
 
-def test_an_evaluation_that_failed_is_done_when_the_image_is_there_again(config, photographs, tmp_path):
+def test_an_evaluation_that_failed_is_done_when_the_image_is_there_again(
+    config, photographs, tmp_path, capsys
+):
     """Told, and the best so far, as if nothing had happened; and what moves is compared with what there is."""
     config = replace(config, schedule=replace(config.schedule, eval_every=4))
     damaged = photographs / "test" / "a" / "00.png"
@@ -148,7 +181,10 @@ def test_an_evaluation_that_failed_is_done_when_the_image_is_there_again(config,
         train(config, tmp_path / "run")
     damaged.write_bytes(content)
     run = Run(tmp_path / "run")
-    result = resume(run.folder)
+    result = resume(run.folder, [ConsoleObserver()])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert "left" not in line  # no step has been taken, which would tell
+    assert "img/s" not in line
     told = [json.loads(line) for line in run.metrics_file.read_text().splitlines()]
     assert [line["step"] for line in told if line["kind"] == "evaluation"] == [12]
     assert run.best_file.exists()

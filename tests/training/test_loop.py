@@ -455,6 +455,20 @@ def test_guidance_of_no_step_is_pointed_out(unguided, setting):
     assert for_python(note) == f"{name} has no effect: no step is guided"
 
 
+def test_a_perceptual_phase_without_its_loss_is_pointed_out():
+    (note,) = set_up(with_(objective={"perceptual_weight": 0.0})).notes
+    assert note == "perceptual_epochs has no effect of its own: perceptual_weight is 0"
+
+
+def test_what_is_asked_of_a_classifier_that_is_not_trained_is_pointed_out():
+    alone = {"classify_epochs": 0.0, "guide_epochs": 0.0}
+    asked = with_(schedule={**alone, "freeze_encoder": True}, objective={"class_weights": "balanced"})
+    assert set_up(with_(schedule=alone)).notes == ()
+    assert set_up(asked).notes == tuple(
+        f"{name} has no effect: no classifier is trained" for name in ("class_weights", "freeze_encoder")
+    )
+
+
 def test_a_least_number_of_steps_beside_epochs_is_pointed_out():
     setup = set_up(with_(schedule={"epochs": 5.0, "min_steps": 600}))
     assert [for_python(note) for note in setup.notes] == ["min_steps has no effect beside epochs"]

@@ -11,6 +11,7 @@ from gvit.errors import InputError
 from gvit.models.gvit import GViT
 from gvit.recipes import debug
 from gvit.training.loop import Loop
+from gvit.training.objective import GuidedObjective
 from gvit.training.observers import Observer, Skipped, Start, Step
 from gvit.training.run import Run
 from gvit.training.setup import set_up
@@ -102,6 +103,24 @@ def test_a_gradient_that_is_not_finite_reaches_no_weight(tmp_path):
         [(5, "the gradient of the encoder has norm inf")],
     )
     assert all(p.isfinite().all() for p in loop.setup.task.model.parameters())
+
+
+def test_a_step_whose_effect_cannot_be_measured_is_taken(tmp_path, monkeypatch):
+    measured, times = GuidedObjective.effect, iter(range(100))
+
+    def effect(self, batch, turn):
+        if turn.steered is not None and next(times) == 0:
+            raise FloatingPointError("the Gaussians cannot be drawn")
+        return measured(self, batch, turn)
+
+    monkeypatch.setattr(GuidedObjective, "effect", effect)
+    loop, watch = begin(tmp_path)
+    loop.fit()
+    assert watch.skips == []
+    assert [step.number for step in watch.steps] == list(range(1, 21))
+    guided = ["class_change" in step.measures for step in watch.steps if step.plan.guided]
+    assert guided == [False] + [True] * (len(guided) - 1)
+    assert len(guided) > 1
 
 
 @pytest.mark.parametrize(("drawn", "said"), [(0, r"16 \(guide\)"), (1, r"20 \(evaluation\)")])

@@ -14,7 +14,7 @@ def find_device(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.empty(0, device=name)
-    except (RuntimeError, AssertionError):
+        torch.empty(0, device=name).tolist()  # which the device meta can't, either
+    except (RuntimeError, AssertionError, NotImplementedError):
         raise InputError(f"--device {name}: not available here; use cpu or auto") from None
     return name

@@ -92,7 +92,8 @@ def run(args: list[str]) -> int:
         return 0
     print(f"images  {result.num_images}")
     if (options.num_gaussians, options.looks) != (None, None):
-        print(f"of      {assessed.num_gaussians} Gaussians, {assessed.looks} looks")
+        looks = "" if assessed.looks is None else f", {assessed.looks} looks"
+        print(f"of      {assessed.num_gaussians} Gaussians{looks}")
     if result.top1 is not None:
         print(f"top-1   {100 * result.top1:.2f} %")
     if result.top5 is not None:

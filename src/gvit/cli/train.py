@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from gvit.cli.devices import find_device
@@ -164,7 +165,7 @@ def _watch(start: "Callable[..., Evaluation]", folder: Path, header: str, option
             stack.close()
             if world.is_main:
                 print(
-                    f"stopped at step {stopped.step}, saved; go on with: gvit train --resume {folder}",
+                    f"stopped at step {stopped.step}, saved; go on with: gvit train --resume {quote(str(folder))}",
                     file=sys.stderr,
                 )
             return stop.exit_code

@@ -11,7 +11,14 @@ from pathlib import Path
 from gvit.data.images import EXTENSIONS, open_image
 from gvit.data.sources import Source, load_source
 from gvit.data.sources.base import Keys, files_below
-from gvit.data.sources.class_folders import HELD_OUT, is_shown, shown_files, suffix_of
+from gvit.data.sources.class_folders import (
+    HELD_OUT,
+    TRAINING,
+    is_shown,
+    shown_files,
+    split_folder,
+    suffix_of,
+)
 from gvit.errors import InputError, option
 
 _SHOWN = 10
@@ -49,9 +56,7 @@ def labelled_folder(root: Path) -> Source:
     """
     if not root.is_dir():
         raise InputError(f"{option('data_dir', root)}: no such folder")
-    place = next((root / name for name in HELD_OUT if (root / name).is_dir()), root)
-    if place == root and (root / "train").is_dir():
-        place = root / "train"
+    place = split_folder(root, HELD_OUT) or split_folder(root, TRAINING) or root
     files: dict[str, list[str]] = {}
     for name in sorted(path.name for path in place.iterdir() if path.is_dir() and is_shown(path.name)):
         found = [file for file in shown_files(place / name) if suffix_of(file) in EXTENSIONS]

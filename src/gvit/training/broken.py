@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gvit.data.sources import Split
+from gvit.data.sources import Source, Split
 from gvit.errors import InputError, option
 from gvit.training.feed import Feed
 from gvit.training.observers.base import BrokenImage, Observer
@@ -34,6 +34,24 @@ class BrokenImages:
             for observer in listening:
                 observer.broken(BrokenImage(step, split, index, found[index], len(known), total))
 
+    @property
+    def _sources(self) -> dict[Split, Source]:
+        return {"train": self.feed.train, "test": self.feed.test}
+
+    def state(self) -> dict[Split, list[str]]:
+        """What they are called: after an interruption, the data may have other rows."""
+        return {
+            split: [of.keys[row] for row in sorted(self.known[split])] for split, of in self._sources.items()
+        }
+
+    def load_state(self, state: Mapping[Split, Collection[str]]) -> None:
+        """Those that are still there and still can't be read."""
+        for split, source in self._sources.items():
+            called = set(state.get(split, ()))
+            rows = [row for row, key in enumerate(source.keys) if key in called] if called else []
+            errors = {row: _unread(source, row) for row in rows}
+            self.known[split] = {row: error for row, error in errors.items() if error is not None}
+
     def check(self) -> None:
         """See to it that they are few.
 
@@ -47,3 +65,12 @@ class BrokenImages:
                 f"{option('max_broken', self.largest)} allows; 'gvit data check DIR' finds all of them. The last: "
                 f"{list(known.values())[-1]}"
             )
+
+
+def _unread(source: Source, row: int) -> str | None:
+    """What is wrong with an image; None where it can be read."""
+    try:
+        source.load(row)
+    except InputError as error:
+        return error.args[0]
+    return None

@@ -92,7 +92,7 @@ def _input_error(kind: Any, error: ValidationError) -> InputError:
     return InputError(f"{option(name)} must be {wanted}, got {shown}")
 
 
-_BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
+_BOUNDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
 def _bounds(of: FieldInfo) -> list[str]:
@@ -331,11 +331,11 @@ class OptimizerConfig:
     """
 
     base_lr: Annotated[float, Field(gt=0)] = 1e-4
-    warmup_epochs: Annotated[float | None, Field(ge=0)] = 10
+    warmup_epochs: Annotated[float | None, Field(ge=0, le=1e6)] = 10
     weight_decay: Annotated[float, Field(ge=0)] = 0.05
     layer_decay: Annotated[float | None, Field(gt=0, le=1)] = None
-    beta1: Annotated[float, Field(ge=0, le=1)] = 0.9
-    beta2: Annotated[float, Field(ge=0, le=1)] = 0.95
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95
     clip_grad: Annotated[float | None, Field(gt=0)] = None
     ema_decay: Annotated[float | None, Field(ge=0, le=1)] = None
     max_skipped: Annotated[int, Field(ge=0)] = 10
@@ -348,7 +348,8 @@ class ComputeConfig:
 
     Attributes:
         precision: bf16 is autocast: what places and draws the Gaussians, and the losses, stay in float32.
-        accumulate: parts into which each process splits its share of a batch, to save memory.
+        accumulate: parts into which each process splits its share of a batch, to save memory; each draws its own
+            stochastic depth, and gamma_unit batch is of each.
         grad_checkpointing: compute activations again in the backward pass, to save memory.
         compile: torch.compile the networks.
         graphs: on one GPU, start the kernels of an encoder's turn all at once, as a CUDA graph.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from shlex import quote
 from typing import Any
 
 from gvit.data.loading import Batch, Broken, LoadingError
@@ -78,7 +79,7 @@ class Loop:
             self.step = state["step"]
             # of an older gvit, or of a run that was copied without it
             self.best = state.get("best") if self.run.best_file.exists() else None
-            self.broken.known = state.get("broken", self.broken.known)
+            self.broken.load_state(state.get("broken", {}))
             self.unmeasured = state.get("unmeasured", False)
             self.stumbling.load_state(state.get("stumbling", {}))
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -108,7 +109,7 @@ class Loop:
                 if self.world.size > 1:  # the others wait for this one's next step
                     raise
                 self.save()
-                again = wording("resume", f"gvit train --resume {self.run.folder}")
+                again = wording("resume", f"gvit train --resume {quote(str(self.run.folder))}")
                 raise InputError(
                     f"{error.args[0]}. Saved at step {self.step}; go on with: {again}"
                 ) from error
@@ -235,7 +236,8 @@ class Loop:
         state = {
             "step": self.step,
             "best": self.best,
-            "broken": self.broken.known,
+            "images": len(self.setup.feed.train),
+            "broken": self.broken.state(),
             "unmeasured": self.unmeasured,
             "stumbling": self.stumbling.state(),
             **described,

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -144,7 +145,7 @@ class Run:
         files = run._files
         existing = [file for file in files if file.exists()] + run.measured_files
         if existing and not overwrite:
-            goes_on = wording(f"resume({str(folder)!r})", f"'gvit train --resume {folder}'")
+            goes_on = wording(f"resume({str(folder)!r})", f"'gvit train --resume {quote(str(folder))}'")
             replaces = wording("overwrite=True", "--overwrite")
             raise InputError(
                 f"{folder} already holds a run: {goes_on} goes on with it, {replaces} replaces it, "
@@ -152,11 +153,12 @@ class Run:
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            run.save_config(config)
+            # first what an old configuration goes on with: a new one would go on with it, too
+            for file in (run.checkpoint_file, *files):
+                file.unlink(missing_ok=True)
             run.forget_measured()
             run.forget_checkpoints()
-            for file in set(files) - {run.config_file}:
-                file.unlink(missing_ok=True)
+            run.save_config(config)
             run.metrics_file.touch()
         except OSError as error:
             raise InputError(f"{folder}: cannot write a run here ({error.strerror})") from error
@@ -278,7 +280,9 @@ class Run:
             instead = (
                 "restore it"
                 if earlier is None
-                else wording(f"resume({str(earlier)!r})", f"go on from 'gvit train --resume {earlier}'")
+                else wording(
+                    f"resume({str(earlier)!r})", f"go on from 'gvit train --resume {quote(str(earlier))}'"
+                )
             )
             raise InputError(
                 f"{file}: damaged ({first_line(error)}); {instead}, or train again with "

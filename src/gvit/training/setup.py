@@ -109,6 +109,7 @@ def set_up(
     setup = Setup(resolved(config, model), feed, task, task.fit_schedule(schedule), ())
     # from the start: an interrupted run, too, is only what it is going to be
     model.card = replace(model.card, encoder_only=setup.schedule.encoder_only)
+    _check_classes(setup)
     _check_best_measure(setup)
     if task.keeps_gaussians:
         of_model.append("the encoder stands still, and images come again as they are: each is encoded once")
@@ -145,6 +146,15 @@ def _check_range(config: TrainConfig, model: ImageClassifier) -> None:
             )
 
 
+def _check_classes(setup: Setup) -> None:
+    names = setup.feed.train.class_names
+    if len(names) == 1 and not setup.schedule.encoder_only:
+        raise InputError(
+            f"all images are of one class, {names[0]!r}: there is nothing to tell apart; an encoder alone is trained "
+            f"with {option('classify_epochs', 0)} {option('guide_epochs', 0)}"
+        )
+
+
 def _check_best_measure(setup: Setup) -> None:
     model, measure = setup.task.model, setup.best_measure
     if measure in ("psnr", "ssim"):
@@ -164,7 +174,19 @@ def _left_out(setup: Setup) -> list[str]:
         usual, given = GuidanceConfig(), setup.config.guidance
         names = [f.name for f in fields(given) if getattr(given, f.name) != getattr(usual, f.name)]
         notes += [f"{option(name)} has no effect: no step is guided" for name in names]
-    if setup.config.schedule.guide_lr is not None and not setup.schedule.steps_of("guide"):
+    objective, schedule = setup.config.objective, setup.config.schedule
+    if setup.schedule.steps_of("perceptual") and not objective.perceptual_weight:
+        notes.append(
+            f"{option('perceptual_epochs')} has no effect of its own: {option('perceptual_weight')} is 0"
+        )
+    if setup.schedule.encoder_only:
+        asked = {
+            "class_weights": objective.class_weights != "none",
+            "freeze_encoder": schedule.freeze_encoder,
+        }
+        names = [name for name, is_asked in asked.items() if is_asked]
+        notes += [f"{option(name)} has no effect: no classifier is trained" for name in names]
+    if schedule.guide_lr is not None and not setup.schedule.steps_of("guide"):
         notes.append(f"{option('guide_lr')} has no effect: there is no guided phase")
     if not setup.config.compute.graphs and setup.task.can_be_graphed:
         notes.append(

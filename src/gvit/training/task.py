@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -188,8 +189,7 @@ class Task:
     def effect(self, step: int, parts: Sequence[Batch]) -> dict[str, float]:
         """What the step that has just been taken did to its own batch; empty where there is nothing to tell.
 
-        Raises:
-            FloatingPointError: Gaussians are NaN or infinite.
+        Or where its Gaussians are NaN or infinite.
         """
         return {}
 
@@ -370,12 +370,13 @@ class GuidedTask(Task):
         if self.turns[0].steered is None:
             return {}
         measured = []
-        with self.world.agreed():
+        # the step is taken: what its Gaussians can't be measured for, the next one will find
+        with suppress(FloatingPointError), self.world.agreed():
             for index, (part, turn) in enumerate(zip(parts, self.turns, strict=True)):
                 self._seed(step, index, len(parts))
                 measures = self.objective.effect(self._on_device(part), turn)
                 measured.append({name: value.item() for name, value in measures.items()})
-        return _mean(measured)
+        return _mean(measured) if len(measured) == len(parts) else {}
 
     def _optimize(self, rates: dict[str, float], norms: dict[str, Tensor]) -> None:
         super()._optimize(rates, norms)

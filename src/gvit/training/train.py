@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gvit.errors import InputError, wording
+from gvit.errors import InputError, Note, wording
 from gvit.evaluation import Evaluation
 from gvit.models.architecture import Architecture
 from gvit.models.weights import load_model
@@ -121,6 +121,7 @@ def _resume(
     loop = Loop(setup, run, observers, world)
     if state is not None:
         loop.load(state)
+        loop.setup = replace(setup, notes=(*setup.notes, *_changes(loop, state)))
     world.barrier()
     if world.is_main:
         run.remove_partial()
@@ -132,6 +133,27 @@ def _resume(
     if behind:
         loop.save()
     return _fit(loop, stop, until)
+
+
+def _changes(loop: Loop, state: dict[str, Any]) -> list[Note]:
+    """A line where there are other numbers of training images than there were.
+
+    Raises:
+        InputError: there are so few that the run would be over.
+    """
+    before, now = state.get("images"), len(loop.setup.feed.train)
+    if loop.step > loop.setup.schedule.total:
+        raise InputError(
+            f"{loop.run.folder}: is at step {loop.step}, where its {now} training images make "
+            f"{loop.setup.schedule.total} steps in all; put those back that it began with ({before})"
+        )
+    if before in (None, now):
+        return []
+    return [
+        Note(
+            f"{now} training images, {before} when this was saved: from here on, phases are as long as {now} make them"
+        )
+    ]
 
 
 def _alone(run: Run, world: World) -> AbstractContextManager[None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -14,8 +14,9 @@ from gvit.data.unread import UNREAD, count_left_out
 from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
 
-# what the folder of a test split may be called
-HELD_OUT = ("val", "test", "validation")
+# what the folders of the splits may be called, in any case
+TRAINING = ("train", "training")
+HELD_OUT = ("val", "test", "validation", "valid", "testing")
 
 
 def class_folders(
@@ -27,10 +28,10 @@ def class_folders(
 ) -> Source:
     """The files of a split.
 
-    Either ``root/train/CLASS/`` and ``root/val/CLASS/`` (or ``test/``, ``validation/``), or ``root/CLASS/`` alone,
-    of which a fifth of each class, always the same files, is the test split. Classes are in alphabetical order, and
-    the files of a class are in that of their paths; folders inside of a class count as its. What is hidden, by a name
-    that begins with a dot, does not count.
+    Either ``root/train/CLASS/`` and ``root/val/CLASS/`` (or ``Training/``; ``test/``, ``validation/``, ... in any
+    case), or ``root/CLASS/`` alone, of which a fifth of each class, always the same files, is the test split.
+    Classes are in alphabetical order, and the files of a class are in that of their paths; folders inside of a
+    class count as its. What is hidden, by a name that begins with a dot, does not count.
 
     Args:
         split: which one.
@@ -42,16 +43,18 @@ def class_folders(
     Raises:
         InputError: there are no such folders, a class has no files, or one of the test split is not in training.
     """
-    held_out = next((root / name for name in HELD_OUT if (root / name).is_dir()), None)
+    training, held_out = split_folder(root, TRAINING), split_folder(root, HELD_OUT)
     need, place = "", root
-    if (root / "train").is_dir():
+    if training is not None:
         if held_out is None:
-            raise InputError(f"{root}: has train/ but no val/ or test/ beside it")
-        names = _class_names(root / "train")
-        place = root / "train" if split == "train" else held_out
+            raise InputError(f"{root}: has {training.name}/ but no val/ or test/ beside it")
+        names = _class_names(training)
+        place = training if split == "train" else held_out
         unknown = set(_class_names(place)) - set(names)
         if unknown:
-            raise InputError(f"{place}: classes that train/ does not have: {', '.join(sorted(unknown))}")
+            raise InputError(
+                f"{place}: classes that {training.name}/ does not have: {', '.join(sorted(unknown))}"
+            )
     else:
         names = _class_names(root)
         need = "; where there are no train/ and val/, a class needs at least 2: a fifth is kept for the test"
@@ -75,6 +78,15 @@ def class_folders(
             f"{', '.join(names[label] for label in sorted(empty))}{need}" + "".join(f"; {n}" for n in notes)
         )
     return source
+
+
+def split_folder(root: Path, words: Sequence[str]) -> Path | None:
+    """The folder in ``root`` that one of the words names, the first of them that does; as it is written, or else in
+    any case.
+    """
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    named = {path.name.lower(): path for path in folders} | {path.name: path for path in folders}
+    return next((named[word] for word in words if word in named), None)
 
 
 def _class_names(root: Path) -> list[str]:

@@ -23,8 +23,14 @@ def index_classes(
             names are in alphabetical order.
 
     Raises:
-        InputError: a label that is none of the classes, or a number without names that is a million or more.
+        InputError: a label that is missing (None) or none of the classes, or a number without names that is a million
+            or more.
     """
+    for labels_of in (values, known):
+        if None in labels_of:
+            raise InputError(
+                f"{labels_of.count(None)} of {len(labels_of)} images have no label, row {labels_of.index(None)} first"
+            )
     if all(isinstance(value, int) for value in (*values, *known)):
         labels = [int(value) for value in values]
         count = max(map(int, known), default=-1) + 1 if names is None else len(names)

@@ -238,6 +238,8 @@ def _label(file: tarfile.TarFile, members: dict[str, tarfile.TarInfo], tar: Path
     if member.name.endswith(".json"):
         try:
             label = json.loads(text)["label"]
+            if label is None:
+                raise ValueError("it is null")
             return label if isinstance(label, int) else str(label)
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{tar}: {member.name} has no label ({first_line(error)})") from error

@@ -82,7 +82,8 @@ class NeighbourTokens(Tokenizer):
         raw = inputs.raw if isinstance(inputs, Gaussians) else inputs
         if raw.ndim != 3 or raw.shape[2] != NUM_FIELDS:
             raise ValueError(f"raw Gaussians must have shape [B, K, {NUM_FIELDS}], got {list(raw.shape)}")
-        g = inputs if isinstance(inputs, Gaussians) else Gaussians(raw, self.scale_factor, max(1, raw.shape[1]))
+        count = max(1, raw.shape[1])
+        g = inputs if isinstance(inputs, Gaussians) else Gaussians(raw, self.scale_factor, count)
         visible, centers = visibility(g).unsqueeze(-1), g.centers
         # canonical_features has the visibility as a factor
         look = (canonical_features(g, 0)[..., 2:] - self.means * visible) * self.factors

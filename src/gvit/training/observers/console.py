@@ -72,7 +72,7 @@ class ConsoleObserver(Observer):
             self.bar.update(step.number, text, label=self.phase)
 
     def broken(self, image: BrokenImage) -> None:
-        what = "left out" if image.split == "train" else "not measured"
+        what = "left out" if image.split == "train" else "without an answer"
         error = printable(self.worded(image.error))
         self.console.print(f"{error}: {what}, {image.count} of {image.total} {image.split} images so far")
 
@@ -80,8 +80,6 @@ class ConsoleObserver(Observer):
         self.console.print(f"step {skipped.step} skipped: {skipped.reason}; {skipped.count} so far")
 
     def evaluation(self, evaluated: Evaluated) -> None:
-        elapsed = time.perf_counter() - self.begun
-        left = elapsed * (self.total - evaluated.step) / max(1, evaluated.step - self.first)
         result, motion = evaluated.result, evaluated.motion
         parts = [
             f"epoch {evaluated.epoch:5.1f}",
@@ -90,11 +88,18 @@ class ConsoleObserver(Observer):
             "" if result.psnr is None else f"PSNR {result.psnr:5.2f} dB  SSIM {result.ssim:.3f}",
             self.losses,
             "" if motion is None else f"moved {100 * motion.moved:.0f} %",
-            f"{self.speed:.0f} img/s",
-            f"{clock(elapsed)} gone, {clock(left)} left",
+            *self._pace(evaluated.step),
         ]
         self.console.print("  ".join(part for part in parts if part))
         # an encoder that is trained for itself classifies nothing
         if evaluated.step == self.total and self.classified:
             for concern in result.concerns(self.initialized):
                 self.console.print(self.worded(concern))
+
+    def _pace(self, done: int) -> list[str]:
+        """Nothing of an evaluation that was due when the run stopped: no step has been taken since."""
+        if done == self.first:
+            return []
+        elapsed = time.perf_counter() - self.begun
+        left = elapsed * (self.total - done) / (done - self.first)
+        return [f"{self.speed:.0f} img/s", f"{clock(elapsed)} gone, {clock(left)} left"]
