@@ -128,6 +128,13 @@ def test_load_of_something_else_says_so(tmp_path):
         Gaussians.load(tmp_path / "missing")
 
 
+def test_printed_they_are_a_line():
+    gaussians = Gaussians(torch.zeros(2, 5, 9), 0.5, 8, 0.75)
+    bounds = "scale_factor=0.5, nominal_count=8, aspect=0.75"
+    assert repr(gaussians) == f"Gaussians(raw=float32 [2, 5, 9], {bounds})"
+    assert repr(gaussians[:, :3]) == f"Gaussians(raw=float32 [2, 3, 9], {bounds}, with slots)"
+
+
 def test_numbers_of_numpy_are_saved(tmp_path, unchecked):
     gaussians = Gaussians(torch.zeros(4, 9), np.float32(0.5), np.int64(8), np.float32(0.25))
     gaussians.save(tmp_path / "g.safetensors")

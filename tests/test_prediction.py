@@ -43,11 +43,18 @@ def test_no_more_classes_than_there_are_and_none_without_a_head():
         gvit.predict(features, torch.rand(1, 3, 32, 32))
 
 
+def test_a_name_is_no_model(unchecked):
+    with pytest.raises(ValueError, match=r"as gvit.load_model\('digits'\) gives one, got str"):
+        gvit.predict("digits", torch.rand(1, 3, 32, 32))
+
+
 def test_a_classifier_that_has_learned_nothing_gives_no_answer():
     model = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=7)
     model.card = replace(model.card, encoder_only=True)
     with pytest.raises(ValueError, match="an encoder alone, without a classifier"):
         gvit.predict(model, torch.rand(1, 3, 32, 32))
+    with pytest.warns(UserWarning, match="is an encoder alone: its classifier has learned nothing"):
+        model(torch.rand(1, 3, 32, 32))
     result = evaluate(model, [(torch.rand(2, 3, 32, 32), torch.tensor([0, 1]))])
     assert result.top1 is result.top5 is None
     assert str(result).startswith("PSNR ")

@@ -25,7 +25,7 @@ from gvit.data.transforms import Transform, eval_transform
 from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.gaussians import NUM_FIELDS, Gaussians
-from gvit.gaussians.shards import MANIFEST_NAME, Manifest, Shard, read_shard, to_half, write_shard
+from gvit.gaussians.shards import MANIFEST_NAME, Manifest, Shard, is_shard, read_shard, to_half, write_shard
 from gvit.gaussians.storage import Origin
 from gvit.losses import psnr
 from gvit.models.base import evaluating
@@ -258,7 +258,8 @@ def begin_set(folder: Path, manifest: Manifest, overwrite: bool = False) -> None
     """Write the manifest into a folder that may hold a part of the same set already; one process does it for all.
 
     Raises:
-        InputError: the folder holds another set, unless ``overwrite``, or cannot be written.
+        InputError: the folder holds another set, unless ``overwrite``, or files of single images, or cannot be
+            written.
     """
     check_writable(folder)
     if (folder / MANIFEST_NAME).exists():
@@ -268,6 +269,11 @@ def begin_set(folder: Path, manifest: Manifest, overwrite: bool = False) -> None
         else:
             for name in [name for part in old.parts for name in old.files(part)]:
                 (folder / name).unlink(missing_ok=True)
+    single = next((file for file in folder.glob("*.safetensors") if not is_shard(file)), None)
+    if single is not None:
+        raise InputError(
+            f"{folder} holds files of single images, {single.name} for one: {option('out', 'FOLDER')} writes elsewhere"
+        )
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

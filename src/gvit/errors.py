@@ -29,6 +29,11 @@ def option(name: str, value: Any = None) -> str:
     return wording(f"{name}={value!r}" if isinstance(value, str) else f"{name}={shown}", f"{flag} {shown}")
 
 
+def counted(number: int, what: str) -> str:
+    """``1 image``, ``2 images``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 class InputError(ValueError):
     """What was wrong, where, and what would be right, in one line. The command line prints it and exits with 2.
 

@@ -82,8 +82,10 @@ def check_classifies(model: ImageClassifier) -> None:
     """Refuse a model whose answers would mean nothing.
 
     Raises:
-        InputError: it is an encoder alone, or has no classes (``num_classes=0``).
+        InputError: it is an encoder alone, has no classes (``num_classes=0``), or is a name.
     """
+    if isinstance(model, str):
+        raise InputError(f"model must be a model, as gvit.load_model({model!r}) gives one, got str")
     if model.num_classes and not model.card.encoder_only:
         return
     if model.encoder is None:

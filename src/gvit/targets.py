@@ -15,6 +15,7 @@ from gvit.data.images import EXTENSIONS, find_images
 from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.gaussians import Gaussians
+from gvit.gaussians.shards import MANIFEST_NAME
 from gvit.gaussians.storage import Origin, read_depths, read_origin
 from gvit.viewing.figures import save_figure, save_picture
 from gvit.viewing.replaceable import check_replaceable
@@ -73,7 +74,7 @@ def plan_targets(
 
     Raises:
         InputError: nothing is found, results would replace each other, an image, or a file that gvit did not write,
-            or cannot be written.
+            cannot be written, or would lie among the files of a set.
     """
     targets: dict[Path, Target] = {}
     for source in sources:
@@ -87,6 +88,10 @@ def plan_targets(
             place = file.relative_to(folder) if inside else Path(file.name)
             targets.setdefault(_real(file), Target(file, out / place.with_suffix(""), endings))
     check_writable(out)
+    if ".safetensors" in endings and (out / MANIFEST_NAME).exists():
+        raise InputError(
+            f"{out} holds a set of Gaussians ({MANIFEST_NAME}); choose another {option('out')} folder for single images"
+        )
     owners: dict[Path, Path] = {}
     for target in targets.values():
         for file in target.files:

@@ -291,6 +291,8 @@ def test_bad_runs(run, tmp_path, capsys):
         assert fails(capsys, "evaluate", name).startswith(
             f"{name}: pretrained weights, not a run with test images"
         )
+    assert "nearest: digits" in fails(capsys, "evaluate", "digit")
+    assert "'gvit faithfulness digits digits'" in fails(capsys, "faithfulness", "digits")
     damaged = tmp_path / "damaged"
     damaged.mkdir()
     for file in filter(Path.is_file, run.iterdir()):

@@ -211,6 +211,20 @@ def test_what_cannot_be_read_is_named_and_costs_nothing_else(run, photos, tmp_pa
     assert "1.png" in fails(capsys, run, folder, "--out", tmp_path / "set")  # told again
 
 
+def test_sets_and_single_images_have_folders_of_their_own(run, photos, whole, tmp_path, capsys):
+    image = photos / "cat" / "0.png"
+    before = contents(whole)
+    asked = ("--num-gaussians", 20, "--looks", 1)
+    error = fails(capsys, image, "--model", run, "--out", whole, *asked)
+    assert "holds a set of Gaussians (manifest.json)" in error
+    assert contents(whole) == before
+    assert encode(image, "--model", run, "--out", tmp_path, *asked) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("1 image by ")
+    error = fails(capsys, run, photos, "--out", tmp_path)
+    assert "holds files of single images, 0.safetensors for one" in error
+    assert not (tmp_path / MANIFEST_NAME).exists()
+
+
 def test_another_set_is_refused_and_replaced_only_when_told_so(run, photos, whole, tmp_path, capsys):
     out = tmp_path / "set"
     assert encode(run, photos, "--out", out, "--shard-size", 10) == 0

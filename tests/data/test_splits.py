@@ -29,14 +29,27 @@ def test_what_comes_later_is_left_out_and_told(photos):
     assert [list(source.keys) for source in again] == [list(train.keys), list(test.keys)]
     assert [source.labels for source in again] == [train.labels, test.labels]
     assert again[0].load(3).tobytes() == train.load(3).tobytes()
-    assert again[0].notes == ("30 images that came after the run had begun are left out",)
+    assert again[0].notes == ("30 images that came after the run had begun: left out",)
     assert list(load_test("folder", photos, recorded).keys) == list(test.keys)
 
 
 def test_what_is_gone_is_named(photos):
     recorded = record_splits(*load_splits("folder", photos))
-    (photos / "dog" / "055.png").unlink()
-    with pytest.raises(InputError, match=r"1 images that the run was split into are gone, .* dog/055\.png"):
+    first, *others = recorded["train"]
+    (photos / first).unlink()
+    write(photos / "cat", 1)
+    train, test = load_splits("folder", photos, recorded)
+    assert train.notes == (
+        f"1 training image gone, the first of them {first}",
+        "1 image that came after the run had begun: left out",
+    )
+    assert [list(source.keys) for source in (train, test)] == [others, recorded["test"]]
+    assert record_splits(train, test) == {**recorded, "train": others}
+    gone = recorded["test"][1]
+    (photos / gone).unlink()
+    with pytest.raises(
+        InputError, match=f"1 test image of the run cannot be found any more, .* {gone}: put back"
+    ):
         load_splits("folder", photos, recorded)
 
 
@@ -52,7 +65,7 @@ def test_a_split_that_came_later_does_not_take_the_place_of_the_recorded_one(pho
     for split in ("train", "val"):
         for name in ("cat", "dog"):
             write(photos / split / name, 2)
-    with pytest.raises(InputError, match="20 images that the run was split into are gone"):
+    with pytest.raises(InputError, match="4 test images of the run cannot be found any more"):
         load_splits("folder", photos, recorded)
     again = load_splits(
         "folder", photos, {**recorded, "train": ["train/cat/000.png"], "test": ["val/dog/001.png"]}

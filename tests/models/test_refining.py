@@ -199,9 +199,16 @@ def test_it_learns_to_draw(images):
     assert after > before + 2
 
 
-@pytest.mark.parametrize("arguments", [{"in_chans": 1}, {"looks": 0}, {"detail": 1.0}])
-def test_what_it_cannot_be_is_refused(arguments):
-    with pytest.raises(ValueError, match="in_chans must be 3, looks at least 1"):
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"in_chans": 1}, "in_chans must be 3, as Gaussians have three colours; got 1"),
+        ({"looks": 0}, "looks must be at least 1"),
+        ({"detail": 1.0}, r"detail in \[0, 1\)"),
+    ],
+)
+def test_what_it_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
         RefiningEncoder(**arguments)
 
 

@@ -1,6 +1,7 @@
 """Runs on folders in which files are really damaged."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -153,9 +154,34 @@ def test_above_the_share_a_run_stops_and_its_checkpoint_stays(config, tmp_path):
     assert (last["kind"], last["count"]) == ("broken", 2)
 
 
-def test_the_default_allows_one_in_a_hundred(config, tmp_path):
-    with pytest.raises(InputError, match=r"^[12] of 24 training images"):
-        train(replace(config, broken=BrokenConfig()), tmp_path / "run")
+def test_the_default_allows_one_of_few_and_zero_none(config, photographs, tmp_path):
+    with pytest.raises(InputError, match=r"^2 of 24 training images .* mended or removed"):
+        train(replace(config, broken=BrokenConfig()), tmp_path / "two")
+    (photographs / "train" / DAMAGED[1]).unlink()
+    train(replace(config, broken=BrokenConfig()), tmp_path / "one")
+    with pytest.raises(InputError, match=r"^1 of 23 training images"):
+        train(replace(config, broken=BrokenConfig(max_broken=0)), tmp_path / "none")
+
+
+def test_a_run_that_stopped_goes_on_when_broken_files_are_removed(config, photographs, tmp_path):
+    """Also where the data have no split of their own; and what it made can be measured without them."""
+    for name in ("a", "b"):
+        (photographs / name).mkdir()
+        for number in range(10):
+            write_image(photographs / name / f"{number}.png")
+    for split in ("train", "test"):
+        shutil.rmtree(photographs / split)
+    run = tmp_path / "run"
+    train(replace(config, schedule=replace(config.schedule, epochs=1.0)), run)
+    first, *_, last = Run(run).load_split()["train"]
+    for key in (first, last):
+        (photographs / key).write_text("<html>")
+    with pytest.raises(InputError, match=r"^2 of 16 training images"):
+        train(config, run, overwrite=True)
+    (photographs / first).unlink()
+    resume(run)
+    (photographs / last).unlink()
+    assert assess(run).evaluation.num_images == 4
 
 
 def test_a_broken_test_image_fails_by_name_and_nothing_is_lost(config, photographs, tmp_path):

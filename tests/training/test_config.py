@@ -11,6 +11,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from gvit.cli.messages import describe
 from gvit.errors import InputError
 from gvit.training.config import (
     BrokenConfig,
@@ -183,6 +184,12 @@ def test_what_is_no_configuration_is_refused(text, message):
         TrainConfig.from_json(text)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_printed_are_the_phases_that_are_run():
+    config = TrainConfig(schedule=ScheduleConfig(6.0, 1.0, 0.0, 24.0, 5.0))
+    (line,) = [line for line in describe(config).splitlines() if line.startswith("schedule")]
+    assert " reconstruct_epochs=0.2 perceptual_epochs=0.0 classify_epochs=4.8 guide_epochs=1.0 " in line
 
 
 def test_no_phase_at_all_is_refused():

@@ -10,7 +10,7 @@ from gvit.cli.devices import find_device
 from gvit.cli.encoders import left_to_do, load_encoder
 from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
-from gvit.errors import InputError
+from gvit.errors import InputError, counted
 
 if TYPE_CHECKING:
     from gvit.encoding import EncodedFile, ImageEncoder
@@ -171,8 +171,8 @@ def _encode_files(
         print(_line(answer), flush=True)
     if done:
         mean, least, most = sum(done) / len(done), min(done), max(done)
-        images = f"{len(done)} image{'s' * (len(done) > 1)}"
-        print(f"{images} by {place}, {number} Gaussians each: mean {mean:.2f} dB ({least:.2f} to {most:.2f})")
+        of = f"{counted(len(done), 'image')} by {place}, {number} Gaussians each"
+        print(f"{of}: mean {mean:.2f} dB ({least:.2f} to {most:.2f})")
     return 2 if failed else 0
 
 

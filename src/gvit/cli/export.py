@@ -47,7 +47,9 @@ def run(args: list[str]) -> int:
     marks = [mark for mark in (options.part, precision) if mark not in ("model", "float32")]
     name = "-".join([Path(options.run).resolve().name.removesuffix(".safetensors"), *marks])
     model = load_model(options.run)
-    print(f"exporting {options.run}, and comparing: an encoder that looks takes minutes", file=sys.stderr)
+    looks = options.part != "classifier" and model.encoder is not None and model.encoder.turns > 1
+    takes = ": an encoder that looks takes minutes" if looks else ""
+    print(f"exporting {options.run}, and comparing{takes}", file=sys.stderr)
     done = export(model, options.out or Path(f"{name}.{kind}"), options.part, kind, precision)
     shape = " x ".join(map(str, done.metadata["input"]["shape"]))
     print(f"{done.path}  {done.metadata['input']['name']} {shape} -> {done.metadata['output']['name']}")

@@ -83,6 +83,14 @@ def run(args: list[str]) -> int:
     if data_dir is not None:
         warn_of_left_out([data_dir])
 
+    from gvit.models.pretrained import is_pretrained_name
+
+    if not options.data and not options.run.exists() and is_pretrained_name(options.run.as_posix()):
+        raise InputError(
+            f"{options.run}: pretrained weights, without test images of their own; name labelled images, a data set "
+            f"('gvit faithfulness {options.run} digits') or a folder"
+        )
+
     from gvit.analysis.faithfulness_table import tables
     from gvit.files import check_writable, write_text
     from gvit.progress import ProgressBar

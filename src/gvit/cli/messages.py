@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from gvit.errors import InputError, printable
@@ -28,7 +28,11 @@ def warn_of_left_out(sources: Sequence[str | Path]) -> None:
 def describe(config: TrainConfig) -> str:
     """The resolved configuration, a line per group."""
     lines = []
-    for group, values in asdict(config).items():
+    # in proportion to their total, where that is given
+    phases = config.schedule.with_phases(
+        [float(f"{epochs:.6g}") for epochs in config.schedule.phase_epochs()]
+    )
+    for group, values in asdict(replace(config, schedule=phases)).items():
         if isinstance(values, dict):
             values = " ".join(f"{name}={value}" for name, value in values.items() if value is not None)
         lines.append(f"{group:<10}{values}")

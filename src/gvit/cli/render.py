@@ -12,7 +12,7 @@ import tyro
 
 from gvit.cli.messages import print_error
 from gvit.cli.parsing import parse
-from gvit.errors import InputError
+from gvit.errors import InputError, counted
 
 if TYPE_CHECKING:
     from gvit.data.collections import KeptImage
@@ -75,7 +75,7 @@ def run(args: list[str]) -> int:
         count += 1
         print(f"{file}  {width}x{height}  {len(image.gaussians)} Gaussians", flush=True)
     if count > 1:
-        print(f"{count} images in {options.out}")
+        print(f"{counted(count, 'image')} in {options.out}")
     return 2 if failed else 0
 
 

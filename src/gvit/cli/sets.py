@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gvit.cli.messages import print_error, warn_of_left_out
-from gvit.errors import InputError
+from gvit.errors import InputError, counted
 
 if TYPE_CHECKING:
     from gvit.data.sources import Source
@@ -112,7 +112,7 @@ def encode_whole_set(
             progress=bar.update,
         ):
             quality = f"{sum(shard.psnr) / len(shard):.2f} dB" if len(shard) else "-"
-            print(f"{file}  {len(shard)} images  {quality}", flush=True)
+            print(f"{file}  {counted(len(shard), 'image')}  {quality}", flush=True)
     return 2 if _conclude(options.out, place) else 0
 
 
@@ -132,8 +132,6 @@ def _conclude(folder: Path, place: str) -> bool:
         return bool(unreadable)
     quality = [value for shard in shards for value in shard.psnr]
     mean = f": mean {sum(quality) / len(quality):.2f} dB" if quality else ""
-    print(
-        f"{len(quality)} images in {len(files)} files by {place}, {manifest.num_gaussians} Gaussians each{mean}  "
-        f"{folder / 'manifest.json'}"
-    )
+    what = f"{counted(len(quality), 'image')} in {counted(len(files), 'file')}"
+    print(f"{what} by {place}, {manifest.num_gaussians} Gaussians each{mean}  {folder / 'manifest.json'}")
     return bool(unreadable)

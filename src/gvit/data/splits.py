@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from gvit.data.sources import Source, Split, load_source
-from gvit.errors import InputError
+from gvit.errors import InputError, counted
 
 # names of the classes, and the keys of each split's samples
 Record = Mapping[str, Sequence[str]]
@@ -25,26 +25,33 @@ def load_splits(
         name: as for ``load_source``.
         data_dir: as for ``load_source``.
         recorded: what ``record_splits`` gave before: the same images in the same order, whatever has come to the data
-            since then, be it a test split of their own. Where the data have other classes now, it is as if it weren't
-            there.
+            since then, be it a test split of their own; training images that are gone are left out, and a note says
+            so. Where the data have other classes now, it is as if it weren't there.
 
     Raises:
-        InputError: as ``load_source``; or a recorded image is gone.
+        InputError: as ``load_source``; or a recorded test image is gone.
     """
     train, test = (load_source(name, split, data_dir) for split in _SPLITS)
     if recorded is None or list(train.class_names) != list(recorded["class_names"]):
         return train, test
     both = _joined(train, test)
     row = {key: number for number, key in enumerate(both.keys)}
-    missing = [key for split in _SPLITS for key in recorded[split] if key not in row]
-    if missing:
+    gone = {split: [key for key in recorded[split] if key not in row] for split in _SPLITS}
+    if gone["test"]:
         raise InputError(
-            f"{len(missing)} images that the run was split into are gone, the first of them {missing[0]}: put them back"
+            f"{counted(len(gone['test']), 'test image')} of the run cannot be found any more, the first of them "
+            f"{gone['test'][0]}: put back what it is measured with"
         )
-    later = len(both) - sum(len(recorded[split]) for split in _SPLITS)
-    notes = (f"{later} images that came after the run had begun are left out",) if later else ()
-    both = replace(both, notes=both.notes + notes, own_split=False)
-    one, other = (both.take([row[key] for key in recorded[split]]) for split in _SPLITS)
+    notes = both.notes
+    if gone["train"]:
+        notes += (
+            f"{counted(len(gone['train']), 'training image')} gone, the first of them {gone['train'][0]}",
+        )
+    later = len(both) - sum(len(recorded[split]) - len(gone[split]) for split in _SPLITS)
+    if later:
+        notes += (f"{counted(later, 'image')} that came after the run had begun: left out",)
+    both = replace(both, notes=notes, own_split=False)
+    one, other = (both.take([row[key] for key in recorded[split] if key in row]) for split in _SPLITS)
     return one, other
 
 

@@ -161,6 +161,12 @@ class Gaussians:
     def __len__(self) -> int:
         return self.raw.shape[-2]
 
+    def __repr__(self) -> str:
+        bounds = f"scale_factor={self.scale_factor}, nominal_count={self.nominal_count}, aspect={self.aspect}"
+        slots = "" if self.slots is None else ", with slots"
+        kind = str(self.raw.dtype).removeprefix("torch.")
+        return f"Gaussians(raw={kind} {list(self.raw.shape)}, {bounds}{slots})"
+
     def __iter__(self) -> Iterator[Gaussians]:
         if self.raw.ndim == 2:
             raise TypeError("Gaussians of one image: iterate over their values, centers for example, or raw")

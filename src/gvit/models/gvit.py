@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from numbers import Integral
@@ -105,7 +106,18 @@ class GViT(ImageClassifier):
         return self.encoder.gaussians(raw, images.shape[-2] / images.shape[-1])
 
     def classify(self, gaussians: Gaussians) -> Float[Tensor, "batch classes"]:
-        """Logits from the Gaussians alone, the model's own or any others; see ``ViT.classify``."""
+        """Logits from the Gaussians alone, the model's own or any others; see ``ViT.classify``.
+
+        Warns:
+            UserWarning: the model is an encoder alone, whose classifier has learned nothing.
+        """
+        if self.card.encoder_only and not torch.compiler.is_compiling():
+            warnings.warn(
+                f"{self.card.name} is an encoder alone: its classifier has learned nothing, and is another each time "
+                "that it is loaded",
+                UserWarning,
+                stacklevel=2,
+            )
         return self.classifier.classify(gaussians)
 
     def forward(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch classes"]:
@@ -121,7 +133,7 @@ class GViT(ImageClassifier):
     ) -> tuple[Float[Tensor, "batch classes"], Gaussians]:
         """Logits and the Gaussians that they come from; arguments as of ``encode``."""
         gaussians = self.encode(inputs, num_gaussians=num_gaussians, looks=looks)
-        return self.classify(gaussians), gaussians
+        return self.classifier.classify(gaussians), gaussians
 
     # What follows is timm's contract for models, so that its tools take a GViT as they take its own.
 

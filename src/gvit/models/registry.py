@@ -153,7 +153,7 @@ def create_model(name: str, *, pretrained: object = False, **kwargs: Any) -> Ima
     except ValueError as error:
         if not pretrained:
             raise
-        raise _misfit(name, kwargs) from error
+        raise _misfit(name, kwargs, error.args[0].removeprefix(f"model {name}: ")) from error
     class_names = trained.card.class_names if model.num_classes == trained.num_classes else ()
     preprocessing = replace(trained.card.preprocessing, img_size=model.img_size)
     model.card = ModelCard(trained.card.name, preprocessing, class_names)
@@ -196,9 +196,10 @@ def _take_over(name: str, model: ImageClassifier, trained: ImageClassifier, give
     model.load_state_dict(ours | theirs)
 
 
-def _misfit(name: str, arguments: dict[str, Any]) -> InputError:
+def _misfit(name: str, arguments: dict[str, Any], reason: str = "") -> InputError:
     given = ", ".join(option(argument, value) for argument, value in arguments.items())
-    return InputError(f"model {name}: its pretrained weights don't go with {given}")
+    because = f" ({reason})" if reason else ""
+    return InputError(f"model {name}: its pretrained weights don't go with {given}{because}")
 
 
 def build(name: str, parts: Architecture) -> ImageClassifier:

@@ -53,17 +53,17 @@ class BrokenImages:
             self.known[split] = {row: error for row, error in errors.items() if error is not None}
 
     def check(self) -> None:
-        """See to it that they are few.
+        """See to it that they are few; one is, of any number, unless none is allowed.
 
         Raises:
             InputError: they are not.
         """
         known, total = self.known["train"], len(self.feed.train)
-        if len(known) > self.largest * total:
+        if len(known) > max(self.largest * total, self.largest > 0):
             raise InputError(
                 f"{len(known)} of {total} training images cannot be read so far, more than "
-                f"{option('max_broken', self.largest)} allows; 'gvit data check DIR' finds all of them. The last: "
-                f"{list(known.values())[-1]}"
+                f"{option('max_broken', self.largest)} allows; 'gvit data check DIR' finds all of them, and the run "
+                f"can be resumed when they are mended or removed. The last: {list(known.values())[-1]}"
             )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 import functools
 import json
 import reprlib
-from dataclasses import asdict, field, fields
+from collections.abc import Sequence
+from dataclasses import asdict, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -203,7 +204,8 @@ class BrokenConfig:
     """What happens where images cannot be read.
 
     Attributes:
-        max_broken: stop where a larger share of the training images cannot be read; up to there, they are left out.
+        max_broken: stop where a larger share of the training images, and more than one, cannot be read; up to there,
+            they are left out. 0 allows none.
         broken_test_images: fail: a test image that cannot be read stops the evaluation; wrong: it counts as a wrong
             answer.
     """
@@ -259,6 +261,17 @@ class ScheduleConfig:
         lengths = (self.reconstruct_epochs, self.perceptual_epochs, self.classify_epochs, self.guide_epochs)
         factor = 1.0 if self.epochs is None or not sum(lengths) else self.epochs / sum(lengths)
         return tuple(length * factor for length in lengths)  # type: ignore[return-value]
+
+    def with_phases(self, lengths: Sequence[float]) -> ScheduleConfig:
+        """The same with phases of so many epochs."""
+        reconstruct, perceptual, classify, guide = lengths
+        return replace(
+            self,
+            reconstruct_epochs=reconstruct,
+            perceptual_epochs=perceptual,
+            classify_epochs=classify,
+            guide_epochs=guide,
+        )
 
 
 @_raises_input_error

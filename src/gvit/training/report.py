@@ -24,7 +24,7 @@ from gvit.files import check_writable, write_text
 from gvit.gaussians import Gaussians
 from gvit.models.base import ImageClassifier
 from gvit.models.gvit import GViT
-from gvit.models.pretrained import holds_weights, is_pretrained_name
+from gvit.models.pretrained import holds_weights, is_pretrained_name, locate
 from gvit.models.weights import load_model
 from gvit.prediction import check_classifies, class_names
 from gvit.rendering import render
@@ -267,7 +267,7 @@ def load_with_images(
 def _own(place: Path, run: Run | None) -> tuple[ImageClassifier, EvaluationSamples]:
     if run is not None:
         return load_with_test_images(run, place)
-    others = f"{option('data_dir', 'FOLDER')} measures them on images of yours"
+    others = f"{option('data_dir', 'FOLDER')} or {option('dataset', 'NAME')} measures them on labelled images"
     if is_pretrained_name(place.as_posix()):
         raise InputError(
             f"{place}: pretrained weights, not a run with test images of its own: {others}, 'gvit train --init "
@@ -275,6 +275,7 @@ def _own(place: Path, run: Run | None) -> tuple[ImageClassifier, EvaluationSampl
         )
     if holds_weights(place):
         raise InputError(f"{place}: weights without a run, so without test images of their own: {others}")
+    locate(place)  # says what there is
     return load_with_test_images(Run.open(place))
 
 

@@ -84,13 +84,5 @@ def extended(schedule: ScheduleConfig, epochs: float) -> ScheduleConfig:
         )
     last = max(number for number, length in enumerate(lengths) if length)
     lengths[last] += epochs - usual
-    reconstruct, perceptual, classify, guide = lengths
-    return replace(
-        schedule,
-        epochs=None,  # the phases as they are, not stretched: the steps before have to be what they were
-        min_steps=None,
-        reconstruct_epochs=reconstruct,
-        perceptual_epochs=perceptual,
-        classify_epochs=classify,
-        guide_epochs=guide,
-    )
+    # the phases as they are, not stretched: the steps before have to be what they were
+    return replace(schedule.with_phases(lengths), epochs=None, min_steps=None)

@@ -82,10 +82,10 @@ class RefiningEncoder(GaussianEncoder):
         detail: float = 0.7,
     ) -> None:
         super().__init__()
-        if in_chans != 3 or looks < 1 or not 0 <= detail < 1:
-            raise ValueError(
-                f"in_chans must be 3, looks at least 1, detail in [0, 1), got {in_chans}, {looks}, {detail}"
-            )
+        if in_chans != 3:
+            raise ValueError(f"in_chans must be 3, as Gaussians have three colours; got {in_chans}")
+        if looks < 1 or not 0 <= detail < 1:
+            raise ValueError(f"looks must be at least 1, detail in [0, 1), got {looks}, {detail}")
         self.num_gaussians = num_gaussians
         self.scale_factor = scale_factor
         self.turns = looks
