@@ -97,7 +97,7 @@ def test_bad_input_is_named_in_one_line(patches, tmp_path, capsys):
     assert "--data-dir goes with the name of a data set" in fails(
         capsys, "digits", tmp_path, "--data-dir", tmp_path
     )
-    assert "not a run with test images" in fails(capsys, "digits")
+    assert "without test images of their own; name labelled images" in fails(capsys, "digits")
     assert "encoder alone" in fails(capsys, "gvit_tiny.photos", "digits")
     (tmp_path / "file").write_text("")
     assert "cannot write" in fails(capsys, "digits", "digits", "--out", tmp_path / "file" / "a.json")

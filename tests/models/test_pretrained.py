@@ -207,7 +207,9 @@ def test_arguments_that_the_weights_do_not_go_with(folder, name, kwargs, named):
 
 
 def test_a_width_that_the_heads_cannot_share_is_none_that_weights_go_with(folder):
-    with pytest.raises(ValueError, match=r"pretrained weights don't go with embed_dim=64 \(dim should be divisible"):
+    with pytest.raises(
+        ValueError, match=r"pretrained weights don't go with embed_dim=64 \(dim should be divisible"
+    ):
         gvit.create_model("gvit_tiny.photos", pretrained=True, embed_dim=64)
     with pytest.raises(ValueError, match="dim should be divisible"):
         gvit.create_model("gvit_tiny.photos", embed_dim=64)

@@ -81,9 +81,7 @@ def class_folders(
 
 
 def split_folder(root: Path, words: Sequence[str]) -> Path | None:
-    """The folder in ``root`` that one of the words names, the first of them that does; as it is written, or else in
-    any case.
-    """
+    """The folder in ``root`` that the first of the words names that any does: as it is written, or else in any case."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
     named = {path.name.lower(): path for path in folders} | {path.name: path for path in folders}
     return next((named[word] for word in words if word in named), None)
