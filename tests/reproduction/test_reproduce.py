@@ -2,15 +2,22 @@
 
 import csv
 import json
+import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
+import threading
 import time
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 from forked import Forked, context
 from gvit.cli import main
@@ -19,7 +26,7 @@ from gvit.recipes import RECIPES, load_recipe
 from gvit.reproduction import execute
 from gvit.reproduction import reproduce as module
 from gvit.reproduction.execute import unfinished
-from gvit.reproduction.jobs import Machine, Training, Trunk
+from gvit.reproduction.jobs import Job, Machine, Training, Trunk
 from gvit.reproduction.reproduce import TARGETS, check, plan, try_out
 from gvit.reproduction.study import Study, change
 from gvit.training.dry_run import DryRun, PhaseCost
@@ -240,25 +247,116 @@ def test_a_picture_is_drawn_of_runs_that_are_there(finished, tmp_path, monkeypat
         assert number["text"] in page
 
 
+def long_ones(folder: Path, seeds: int = 1) -> list[str]:
+    """Trainings side by side, one for each seed, that are not done before a test is."""
+    long = ["table1b", "--recipe", "debug", "--epochs", "99", "--eval-every", "99", "--seeds", str(seeds)]
+    long += ["--jobs", str(seeds)]
+    return [*long, "--out", str(folder / "results"), "--runs", str(folder / "runs")]
+
+
+def steps(run: Path) -> int:
+    """That it has logged so far."""
+    lines = (run / "metrics.jsonl").read_text().splitlines()
+    return max((json.loads(line)["step"] for line in lines), default=0)
+
+
+def wait_for(condition) -> None:
+    until = time.monotonic() + 120
+    while not condition() and time.monotonic() < until:
+        time.sleep(0.1)
+
+
 @pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["the command", "its workers, too"])
 def test_terminated_it_saves_and_says_how_to_go_on(kill, tmp_path):
-    long = ["table1b", "--recipe", "debug", "--epochs", "12", "--seeds", "1", "--jobs", "1"]
-    long += ["--out", str(tmp_path / "results"), "--runs", str(tmp_path / "runs")]
-    process = Forked("-m", "gvit", "reproduce", *long, new_session=True)
-
-    def steps() -> int:
-        """That a run has logged so far."""
-        lines = [line for file in tmp_path.rglob("metrics.jsonl") for line in file.read_text().splitlines()]
-        return max((json.loads(line)["step"] for line in lines), default=0)
-
-    until = time.monotonic() + 120
-    while steps() < 30 and time.monotonic() < until:
-        time.sleep(0.2)
-    kill(process.pid, signal.SIGTERM)  # taken for Ctrl-C
+    process = Forked("-m", "gvit", "reproduce", *long_ones(tmp_path), new_session=True)
+    wait_for(lambda: any(steps(file.parent) >= 30 for file in tmp_path.rglob("metrics.jsonl")))
+    kill(process.pid, signal.SIGTERM)
     status, _, said = process.communicate(timeout=60)
-    assert status == 130
+    assert status == 143
     assert said.endswith("stopped, saved; the same command goes on\n")
     assert "Traceback" not in said
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
     assert torch.load(checkpoint, weights_only=True)["step"] >= 30
     assert not (tmp_path / "results").exists()
+
+
+def test_a_closed_terminal_ends_it_saved(tmp_path):
+    """All of its processes are told, multiprocessing's own included."""
+    command = [sys.executable, "-m", "gvit", "reproduce", *long_ones(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    )
+    wait_for(lambda: any(steps(file.parent) >= 10 for file in tmp_path.rglob("metrics.jsonl")))
+    os.killpg(process.pid, signal.SIGHUP)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 129
+    assert said.splitlines()[1:] == ["stopped, saved; the same command goes on"]
+    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 10
+
+
+@dataclass(frozen=True)
+class Slow(Job):
+    """Takes its time to stop."""
+
+    def run(self, machine, progress, stop) -> None:
+        (self.folder / "begun").touch()
+        while not stop():
+            time.sleep(0.05)
+        time.sleep(1.5)
+        self.finish()
+
+
+def test_a_second_ctrl_c_does_not_end_it_before_all_is_saved(tmp_path):
+    slow = Slow(tmp_path, ())
+
+    def interrupt() -> None:
+        wait_for((tmp_path / "begun").exists)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.5)
+
+    threading.Thread(target=interrupt).start()
+    with small(), pytest.raises(KeyboardInterrupt):
+        execute.execute([slow], 1, Machine(), Console(quiet=True))
+    assert slow.done
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="tells of processes in another way")
+def test_ctrl_c_while_its_workers_start_is_answered_in_a_line(tmp_path):
+    process = Forked("-m", "gvit", "reproduce", *long_ones(tmp_path), new_session=True)
+
+    def begun() -> bool:
+        """That a worker runs Python and has not loaded everything yet."""
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        commands = [(Path("/proc") / child / "cmdline").read_text() for child in children]
+        return any("spawn_main" in command for command in commands)
+
+    wait_for(begun)
+    time.sleep(0.5)
+    os.killpg(process.pid, signal.SIGINT)
+    status, _, said = process.communicate(timeout=60)
+    assert status == 130
+    assert "Traceback" not in said
+    assert said.endswith("stopped, saved; the same command goes on\n")
+
+
+def test_a_killed_worker_is_told_in_a_line_and_the_others_save(tmp_path, capsys):
+    def kill_one() -> None:
+        wait_for(lambda: [steps(file.parent) >= 10 for file in tmp_path.rglob("metrics.jsonl")] == [True] * 2)
+        # the one that was started last, whose end the pool itself may miss
+        os.kill(max(child.pid for child in multiprocessing.active_children()), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with small():
+        assert main(["reproduce", *long_ones(tmp_path, seeds=2)]) == 2
+    killer.join()
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "gvit: error: a job's process was killed; where memory ran out, fewer --jobs need less. What was done is "
+        "saved; the same command goes on"
+    )
+    (checkpoint,) = tmp_path.rglob("checkpoint.pt")  # nothing has been evaluated yet
+    assert not list(tmp_path.rglob("result.json"))  # nor has it been waited for a job to be done
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 10

@@ -19,7 +19,14 @@ from gvit.evaluation import Evaluation
 from gvit.gaussians import Gaussians
 from gvit.models import registry
 from gvit.training import objective
-from gvit.training.config import DataConfig, ModelConfig, OptimizerConfig, ScheduleConfig, TrainConfig
+from gvit.training.config import (
+    DataConfig,
+    GuidanceConfig,
+    ModelConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from gvit.training.dry_run import dry_run
 from gvit.training.loop import Loop
 from gvit.training.motion import GaussianMotion, decision_distance
@@ -779,7 +786,16 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
     assert "guide" in str(plan)
 
 
-def test_a_dry_run_does_not_count_compiling_as_a_step(tmp_path, monkeypatch):
+def test_a_dry_run_pays_for_what_the_guided_phase_begins_with():
+    setup = set_up(replace(CONFIG, guidance=GuidanceConfig(guide_ema=0.9, psnr_budget=1.0)))
+    dry_run(setup)
+    guidance = setup.task.guidance
+    assert guidance.averaged is not None
+    assert guidance.multiplier > 0  # a guided step was measured against the encoder that the phase began with
+
+
+@pytest.mark.parametrize("once", ["compiling", "recording"])
+def test_a_dry_run_does_not_count_what_happens_once_as_a_step(once, monkeypatch):
     seen = set()
 
     def timed(trainer, step):
@@ -789,7 +805,10 @@ def test_a_dry_run_does_not_count_compiling_as_a_step(tmp_path, monkeypatch):
 
     monkeypatch.setattr("gvit.training.dry_run._timed_step", timed)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)  # which takes its time
-    plan = dry_run(set_up(with_(compute={"compile": True})))
+    setup = set_up(with_(compute={"compile": once == "compiling"}))
+    if once == "recording":  # as on a GPU
+        setup.task.graphs = {"encoder": setup.task.networks["encoder"]}
+    plan = dry_run(setup)
     assert [cost.step_seconds for cost in plan.phases] == [1.0] * 4
 
 

@@ -11,6 +11,7 @@ import tyro
 
 from gvit.cli.devices import find_device
 from gvit.cli.parsing import at_least_one, parse
+from gvit.cli.signals import interruptions
 from gvit.errors import InputError
 
 
@@ -92,7 +93,6 @@ def run(args: list[str]) -> int:
 
     from rich.console import Console
 
-    from gvit.reproduction.execute import terminable
     from gvit.reproduction.jobs import Machine
     from gvit.reproduction.reproduce import plan, reproduce
 
@@ -114,8 +114,8 @@ def run(args: list[str]) -> int:
         rows=options.rows,
         init=options.init,
     )
-    try:
-        with terminable():
+    with interruptions() as interruption:
+        try:
             answer = reproduce(
                 target,
                 options.recipe,
@@ -126,8 +126,8 @@ def run(args: list[str]) -> int:
                 dry_run=options.dry_run,
                 console=Console(file=sys.stderr, highlight=False, soft_wrap=True),
             )
-    except KeyboardInterrupt:
-        print("stopped, saved; the same command goes on", file=sys.stderr)
-        return 130
+        except KeyboardInterrupt:
+            print("stopped, saved; the same command goes on", file=sys.stderr)
+            return interruption.exit_code
     print(answer)
     return 0

@@ -5,16 +5,21 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
+from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from gvit.errors import InputError, wording
 from gvit.progress import ProgressBar
 from gvit.reproduction.jobs import Job, Machine, Training, share_trunks
 from gvit.training.train import Interrupted
@@ -59,14 +64,15 @@ def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Conso
         console: where progress is shown.
 
     Raises:
-        KeyboardInterrupt: by SIGINT or SIGTERM; running trainings are saved, and the same call goes on with them.
-        InputError: a job's.
+        KeyboardInterrupt: by Ctrl-C; running trainings are saved, and the same call goes on with them.
+        InputError: a job's, or a job's process was killed; the other trainings are saved.
     """
     waiting = unfinished(jobs)
     if not waiting:
         return
     context = multiprocessing.get_context("spawn")
-    stop, reports = context.Event(), context.Queue()
+    with _held_back():  # multiprocessing starts a process of its own for what is shared
+        stop, reports = context.Event(), context.Queue()
     threads = str(threads_per_job(parallel))
     shares = {job.folder.name: 0.0 for job in waiting}
     # read when a process loads its libraries
@@ -76,13 +82,18 @@ def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Conso
     ):
         pool = ProcessPoolExecutor(parallel, context, _start_worker, (stop, reports))
         running: dict[Future[None], Job] = {}
+        others, workers = {*active_children()}, set[BaseProcess]()
         try:
             while waiting or running:
                 for job in [job for job in waiting if all(need.done for need in job.needs)]:
                     if len(running) < parallel:
                         waiting.remove(job)
-                        running[pool.submit(_work, job, machine)] = job
+                        with _held_back():
+                            running[pool.submit(_work, job, machine)] = job
                 finished, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
+                workers |= {*active_children()} - others
+                if any(worker.exitcode is not None for worker in workers):
+                    raise BrokenProcessPool  # of the one that it started last, the pool may hear much later
                 while not reports.empty():
                     name, share = reports.get()
                     shares[name] = max(shares[name], share)
@@ -92,11 +103,16 @@ def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Conso
                     shares[job.folder.name] = 1.0
                     console.print(f"{_summary(job)}  {len(waiting) + len(running)} left")
                 bar.update(sum(shares.values()), f"{len(waiting) + len(running)} of {len(shares)} left")
-        except BaseException:
-            stop.set()
-            raise
+        except BrokenProcessPool as error:  # to the others the pool sends SIGTERM
+            advice = f"; where memory ran out, fewer {wording('parallel jobs', '--jobs')} need less"
+            raise InputError(
+                f"a job's process was killed{advice if parallel > 1 else ''}. What was done is saved; the same "
+                f"{wording('call', 'command')} goes on"
+            ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            with _held_back():  # asked once more, it is still not done before all is saved
+                stop.set()
+                pool.shutdown(cancel_futures=True)
 
 
 def threads_per_job(parallel: int) -> int:
@@ -129,19 +145,26 @@ def _environment(**values: str) -> Iterator[None]:
 
 
 @contextmanager
-def terminable() -> Iterator[None]:
-    """SIGTERM is an interruption, as SIGINT is."""
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+def _held_back() -> Iterator[None]:
+    """Signals to stop wait, here and in processes that are started meanwhile, where ``_start_worker`` lets them in."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker(stop: Event, reports: Any) -> None:
     global _stop, _reports
     _stop, _reports = stop, reports
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process tells when to stop
+    # a terminal sends these to all processes; the main one tells when to stop
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform != "win32":
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
 
 
 def _work(job: Job, machine: Machine) -> None:

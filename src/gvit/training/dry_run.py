@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -84,8 +86,11 @@ def dry_run(setup: Setup) -> DryRun:
         steps = schedule.steps_of(phase)
         if not steps:
             continue
+        with _diverging():
+            setup.task.begin(phase)
         pair = steps[0], min(steps[0] + 1, steps[-1])
-        if setup.config.compute.compile:  # which happens once, not in every step
+        # networks are compiled and recorded once, not in every step
+        if setup.config.compute.compile or setup.task.graphs:
             for step in pair:
                 _timed_step(setup, step)
         first, second = (_timed_step(setup, step) for step in pair)
@@ -106,13 +111,19 @@ def _timed_step(setup: Setup, step: int) -> float:
     (parts,) = setup.feed.batches(step, step + 1, workers=0)
     loading = time.perf_counter() - started
     started = time.perf_counter()
-    try:
+    with _diverging():
         setup.task.step(step, parts, setup.schedule.plan(step), setup.rates(step))
         setup.task.effect(step, parts)
-    except FloatingPointError as error:
-        raise InputError(f"training diverges at once: {first_line(error)}") from error
     computing = time.perf_counter() - started
     return max(computing, loading / workers) if workers else computing + loading
+
+
+@contextmanager
+def _diverging() -> Iterator[None]:
+    try:
+        yield
+    except FloatingPointError as error:
+        raise InputError(f"training diverges at once: {first_line(error)}") from error
 
 
 def _peak_memory(device: torch.device) -> int | None:
