@@ -11,13 +11,11 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
-from rich.console import Console
 
 from forked import Forked, context
 from gvit.cli import main
@@ -26,7 +24,7 @@ from gvit.recipes import RECIPES, load_recipe
 from gvit.reproduction import execute
 from gvit.reproduction import reproduce as module
 from gvit.reproduction.execute import unfinished
-from gvit.reproduction.jobs import Job, Machine, Training, Trunk
+from gvit.reproduction.jobs import Machine, Training, Trunk
 from gvit.reproduction.reproduce import TARGETS, check, plan, try_out
 from gvit.reproduction.study import Study, change
 from gvit.training.dry_run import DryRun, PhaseCost
@@ -296,31 +294,17 @@ def test_a_closed_terminal_ends_it_saved(tmp_path):
     assert torch.load(checkpoint, weights_only=True)["step"] >= 10
 
 
-@dataclass(frozen=True)
-class Slow(Job):
-    """Takes its time to stop."""
-
-    def run(self, machine, progress, stop) -> None:
-        (self.folder / "begun").touch()
-        while not stop():
-            time.sleep(0.05)
-        time.sleep(1.5)
-        self.finish()
-
-
 def test_a_second_ctrl_c_does_not_end_it_before_all_is_saved(tmp_path):
-    slow = Slow(tmp_path, ())
-
-    def interrupt() -> None:
-        wait_for((tmp_path / "begun").exists)
-        for _ in range(2):
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.5)
-
-    threading.Thread(target=interrupt).start()
-    with small(), pytest.raises(KeyboardInterrupt):
-        execute.execute([slow], 1, Machine(), Console(quiet=True))
-    assert slow.done
+    process = Forked("-m", "gvit", "reproduce", *long_ones(tmp_path), new_session=True)
+    wait_for(lambda: any(steps(file.parent) >= 10 for file in tmp_path.rglob("metrics.jsonl")))
+    for _ in range(2):
+        os.killpg(process.pid, signal.SIGINT)
+        time.sleep(0.1)
+    status, _, said = process.communicate(timeout=60)
+    assert status == 130
+    assert "Traceback" not in said
+    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 10
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="tells of processes in another way")
