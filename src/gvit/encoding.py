@@ -127,7 +127,7 @@ class ImageEncoder:
 
     @property
     def no_gaussians(self) -> Gaussians:
-        """Those of no image, raw [0, K, 9]: K and the bounds that all images have, but for the aspect."""
+        """Those of no image, raw [0, K, 9], with the bounds that all images have but for the aspect."""
         encoder = self.model.encoder
         return encoder.gaussians(torch.empty(0, self.num_gaussians or encoder.num_gaussians, NUM_FIELDS))
 
