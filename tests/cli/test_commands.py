@@ -326,6 +326,9 @@ def test_a_fit_that_could_not_be_written_is_not_begun(digit_files, tmp_path, cap
 
 
 def test_bad_arguments(run, tmp_path, capsys):
+    assert fails(capsys, "train", "digits", "--device", "meta").startswith(
+        "--device meta: not available here"
+    )
     assert fails(capsys, "train", "digit").startswith("unknown recipe 'digit'; nearest: digits")
     assert fails(capsys, "trian") == "unknown command 'trian'; nearest: train"
     assert fails(capsys, "train", "--model", "gvit_tinny").startswith(

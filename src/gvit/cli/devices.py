@@ -15,6 +15,6 @@ def find_device(name: str) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name).tolist()  # which the device meta can't, either
-    except (RuntimeError, AssertionError, NotImplementedError):
+    except (RuntimeError, AssertionError):
         raise InputError(f"--device {name}: not available here; use cpu or auto") from None
     return name

@@ -143,9 +143,10 @@ def _changes(loop: Loop, state: dict[str, Any]) -> list[Note]:
     """
     before, now = state.get("images"), len(loop.setup.feed.train)
     if loop.step > loop.setup.schedule.total:
+        number = "" if before is None else f" ({before})"  # an older gvit did not write it down
         raise InputError(
             f"{loop.run.folder}: is at step {loop.step}, where its {now} training images make "
-            f"{loop.setup.schedule.total} steps in all; put those back that it began with ({before})"
+            f"{loop.setup.schedule.total} steps in all; put those back that it began with{number}"
         )
     if before in (None, now):
         return []
