@@ -28,7 +28,7 @@ import torch
 from gvit.data.images import find_images, read_pixels
 from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples, evaluation_loader
-from gvit.data.sources import load_source
+from gvit.data.splits import load_test
 from gvit.errors import InputError
 from gvit.evaluation import evaluate
 from gvit.files import check_writable, replacing, write_text
@@ -58,8 +58,9 @@ def measured(model: ImageClassifier, options: argparse.Namespace) -> dict[str, f
                 drawn = model.encode(image, num_gaussians=options.num_gaussians, looks=options.looks)
                 errors.append(psnr(render(drawn, *image.shape[-2:]).clamp(0, 1), image).item())
         return {"images": len(errors), "psnr": sum(errors) / len(errors)}
-    data = Run.open(options.run).load_config().data
-    source = load_source(data.dataset, "test", data.data_dir)
+    run = Run.open(options.run)
+    data = run.load_config().data
+    source = load_test(data.dataset, data.data_dir, run.load_split())
     if options.encoder_only:  # any head will do: the classes are not looked at
         model.reset_classifier(len(source.class_names))
     result = evaluate(model, evaluation_loader(EvaluationSamples(source, eval_input(model, source)), 64))

@@ -1,5 +1,6 @@
 """Runs that are shared, resumed and found again."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,16 +9,20 @@ import torch
 
 import gvit
 from gvit.data.sources import SOURCES, Source, digits, load_source
+from gvit.data.sources.base import split_off
+from gvit.errors import InputError
 from gvit.gaussians import Gaussians
 from gvit.recipes import load_recipe
 from gvit.reproduction import execute, jobs
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Machine, Training, Trunk, share_trunks
+from gvit.reproduction.report import remarks
 from gvit.reproduction.reproduce import TARGETS
 from gvit.reproduction.study import Study, change
 from gvit.training.config import GuidanceConfig
 from gvit.training.run import Run
 from gvit.training.setup import set_up
+from gvit.training.stumbling import Stumbling
 from gvit.training.train import Interrupted, train
 
 DEBUG = change(load_recipe("debug"), model={"img_size": 16})  # 5 steps a phase
@@ -190,6 +195,77 @@ def test_a_later_training_that_begins_otherwise_has_no_trunk(other, tmp_path):
     assert job.trunk is None
 
 
+def test_a_beginning_whose_checkpoint_was_removed_is_trained_again(tmp_path):
+    study = Study(DEBUG, [0], tmp_path)
+    pair = [study.train(study.unguided, 0), study.train(study.guided, 0)]
+    (trunk, *_) = unfinished(pair)
+    trunk.run(Machine(), silent)
+    Run(trunk.folder).checkpoint_file.unlink()
+    (again, *branches) = unfinished(pair)
+    assert again == trunk
+    for job in (again, *branches):
+        job.run(Machine(), silent)
+    assert all(job.done for job in pair)
+
+
+def test_other_weights_to_start_from_are_another_run(tmp_path):
+    start = tmp_path / "start.safetensors"
+    folders = []
+    for seed in (0, 1):
+        gvit.save_model(set_up(replace(DEBUG, seed=seed)).task.model, start)
+        config = change(DEBUG, model={"init": start})
+        pair = [
+            Study(config, [0], tmp_path).train(c, 0)
+            for c in (config, change(config, schedule={"gamma": 0.05}))
+        ]
+        (trunk, *trainings) = unfinished(pair)
+        folders.append({job.folder for job in (trunk, *trainings)})
+        trunk.run(Machine(), silent)  # which the next ones can't branch off from
+    assert len(folders[0]) == len(folders[1]) == 3
+    assert not folders[0] & folders[1]
+
+
+def test_what_was_trained_with_other_images_is_refused(tmp_path, few, monkeypatch):
+    def grown(split, data_dir=None) -> Source:
+        return split_off(digits.source("train", classes=range(3)).take(range(count)), split)
+
+    monkeypatch.setitem(SOURCES, "few_digits", grown)
+    study, count = Study(few, [0], tmp_path), 30
+    (done,) = unfinished([study.train(study.guided, 0)])
+    begun = study.train(study.unguided, 0)
+    done.run(Machine(), silent)
+    with pytest.raises(Interrupted):
+        begun.run(Machine(), silent, lambda: True)
+    jobs.check_data([done, begun])
+
+    count = 40
+    jobs._data_now.cache_clear()
+    for job in (done, begun):
+        with pytest.raises(InputError, match=f"few_digits: other images than {re.escape(str(job.folder))}"):
+            jobs.check_data([study.collect(study.queries or study.guided, 0), job])
+    # a set of what the encoder was trained with has its test images, whatever came later
+    train, test = Collection.of(tmp_path, few, done).images()
+    assert (len(train), len(test)) == (25, 5)  # of 40, they would be 33 and 7
+    jobs._data_now.cache_clear()
+
+
+def test_what_did_not_go_as_planned_is_told(tmp_path, few, monkeypatch):
+    study = Study(few, [0], tmp_path)
+    training = study.train(study.guided, 0)
+    assert Stumbling.state(Stumbling(3, "")) == {"skipped": 0, "in_a_row": 0, "gamma": 1.0}
+    monkeypatch.setattr(Stumbling, "state", lambda self: {"skipped": 2, "in_a_row": 0, "gamma": 0.5})
+    training.run(Machine(), silent)
+    row = {"label": "gamma = 0.1", "seed": 0} | training.result
+    (said,) = remarks([row])
+    assert said.startswith("gamma = 0.1, seed 0: gamma was multiplied by 0.5 ")
+    assert "2 steps skipped" in said
+    assert remarks([row | {"stumbling": {}}]) == []
+    assert "1 image left out" in remarks([row | {"broken": 1}])[0]
+    assert said.removeprefix("gamma = 0.1, seed 0: ").rstrip(".").replace("; ", "  ") in execute._summary(
+        training
+    )
+
+
 def test_what_is_done_is_found_again_wherever_the_store_lies(tmp_path):
     def job(store: Path) -> Training:
         study = Study(DEBUG, [0], store)
@@ -233,9 +309,8 @@ def test_a_frozen_set_is_what_the_encoder_makes_of_every_image(few, tmp_path):
     for job in unfinished([collection]):
         job.run(Machine(), silent)
     model = gvit.load_model(collection.source.folder)
-    for split, count in (("train", 30), ("test", 12)):
+    for split, images, count in zip(("train", "test"), collection.images(), (30, 12), strict=True):
         frozen = load_source("gaussians", split, collection.data_dir)
-        images = collection.images(split)
         assert len(frozen) == count
         assert sorted(frozen.labels) == sorted(images.source.labels)
         files = sorted((collection.data_dir / split).rglob("*.safetensors"), key=lambda file: file.name)

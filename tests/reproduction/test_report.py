@@ -51,6 +51,15 @@ def test_one_image_more_with_every_seed_is_too_small_to_tell():
     assert verdict.judgement == "too small to tell"
 
 
+def test_many_seeds_on_the_same_images_are_no_other_images():
+    # 5 of 360 images, all one way: McNemar's exact test gives p = 0.06
+    verdict = judge(CLAIM, rows([0.9902] * 30, [0.9763] * 30, num_images=360))
+    assert verdict.judgement == "too small to tell"
+    # 1.96 standard deviations of what both differ by where chance alone decides about each image
+    chance = (0.9902 * 0.0098 + 0.9763 * 0.0237) / 360
+    assert verdict.margin == pytest.approx(196 * chance**0.5, rel=1e-3)
+
+
 def test_one_seed_tells_nothing():
     assert judge(CLAIM, rows([0.9], [0.1])).judgement.startswith("too small to tell")
 
@@ -213,6 +222,9 @@ def test_the_page_says_with_which_settings_transfers_are_trained(tmp_path):
     then["settings"]["optimizer"]["base_lr"] = 1e-3
     text = page_of(tmp_path / "own", [first, then]).replace("\n", " ")
     assert "The transfers have the settings of the paper's Table A.1b" in text
+    text = page_of(tmp_path / "alone", [then]).replace("\n", " ")  # of rows that were chosen
+    assert "The encoder stands still in the transfers" in text
+    assert "Table A.1b" not in text
 
 
 def test_the_page_names_the_trained_networks_that_all_rows_start_from(tmp_path):

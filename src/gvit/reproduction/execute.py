@@ -21,7 +21,7 @@ from rich.console import Console
 
 from gvit.errors import InputError, wording
 from gvit.progress import ProgressBar
-from gvit.reproduction.jobs import Job, Machine, Training, share_trunks
+from gvit.reproduction.jobs import Job, Machine, Training, share_trunks, unusual
 from gvit.training.train import Interrupted
 
 _POLL_SECONDS = 0.5
@@ -127,7 +127,7 @@ def _summary(job: Job) -> str:
         parts.append(f"top-1 {100 * result['top1']:.2f} %")
     if result.get("psnr") is not None:
         parts.append(f"{result['psnr']:.2f} dB")
-    return "  ".join(parts)
+    return "  ".join([*parts, *unusual(result)])
 
 
 @contextmanager

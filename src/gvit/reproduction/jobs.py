@@ -10,7 +10,7 @@ import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -20,8 +20,10 @@ from torch import Tensor
 from gvit.data.collections import encode_with, write_collection
 from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples, evaluation_loader
-from gvit.data.sources import Split, load_source
+from gvit.data.sources import load_source
+from gvit.data.splits import load_splits
 from gvit.data.transforms import eval_transform
+from gvit.errors import InputError, counted, wording
 from gvit.evaluation import evaluate
 from gvit.files import write_text
 from gvit.fitting.optimise import fit
@@ -30,6 +32,7 @@ from gvit.losses import psnr
 from gvit.models.architecture import Architecture
 from gvit.models.card import Preprocessing
 from gvit.models.gvit import GViT
+from gvit.models.pretrained import is_on_hub, locate
 from gvit.models.registry import architecture
 from gvit.models.weights import load_model
 from gvit.provenance import provenance
@@ -128,12 +131,25 @@ class Trunk(Job):
     config: TrainConfig
     steps: int
 
+    @property
+    def done(self) -> bool:
+        """Whether there is something to branch off from: large files may have been removed to have more room."""
+        run = Run(self.folder)
+        return super().done and run.checkpoint_file.is_file() and run.metrics_file.is_file()
+
     def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
+        if super().done:  # but nothing to branch off from
+            shutil.rmtree(self.folder)
         _begin(self.folder, machine.set_up(self.config))
         resume(
             self.folder, [_Share(progress, self.steps)], device=machine.device, stop=stop, until=self.steps
         )
-        self.finish(steps=self.steps, config=json.loads(self.config.to_json()))
+        self.finish(
+            steps=self.steps,
+            config=json.loads(self.config.to_json()),
+            begins=_identity(_begins(self.config)),
+            data=_images_of(self.config, self.folder),
+        )
 
 
 @dataclass(frozen=True)
@@ -151,14 +167,22 @@ class Training(Job):
     @classmethod
     def of(cls, store: Path, config: TrainConfig, *needs: Job) -> Training:
         name = config.model.model or "transfer"
-        return cls(_folder(store, f"{name}-seed{config.seed}", config.identity()), needs, config)
+        # a start that is made here is known by its folder, and is not there yet
+        identity = config.identity() if needs else _identity(config)
+        return cls(_folder(store, f"{name}-seed{config.seed}", identity), needs, config)
 
     def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
         _begin(self.folder, machine.set_up(self.config), self.trunk)
         resume(self.folder, [_Share(progress)], device=machine.device, stop=stop)
         lines = [json.loads(line) for line in Run(self.folder).metrics_file.read_text().splitlines()]
         last = next(line for line in reversed(lines) if line["kind"] == "evaluation")
-        self.finish(**{name: last.get(name) for name in _MEASURES}, epochs=last["epoch"])
+        self.finish(
+            **{name: last.get(name) for name in _MEASURES},
+            epochs=last["epoch"],
+            broken=sum(line["kind"] == "broken" for line in lines),
+            stumbling=cast(dict[str, Any], Run(self.folder).load_checkpoint()).get("stumbling", {}),
+            data=_images_of(self.config, self.folder),
+        )
 
 
 @dataclass(frozen=True)
@@ -186,16 +210,18 @@ class Collection(Job):
     def data_dir(self) -> Path:
         return self.folder / "images"
 
-    def images(self, split: Split) -> EvaluationSamples:
-        """The data set as the encoder, or the fit, wants it."""
+    def images(self) -> tuple[EvaluationSamples, EvaluationSamples]:
+        """The data set's splits, those of the encoder's training, as the encoder, or the fit, wants them."""
         data = self.config.data
         size = tokens(self.config)["img_size"]
-        source = load_source(data.dataset, split, data.data_dir)
-        return EvaluationSamples(source, eval_transform(Preprocessing(size, data.crop_mode, data.crop_pct)))
+        recorded = None if self.source is None else Run(self.source.folder).load_split()
+        prepare = eval_transform(Preprocessing(size, data.crop_mode, data.crop_pct))
+        train, test = load_splits(data.dataset, data.data_dir, recorded)
+        return EvaluationSamples(train, prepare), EvaluationSamples(test, prepare)
 
     def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
         encode = self._encoder(machine.device)
-        train, test = self.images("train"), self.images("test")
+        train, test = self.images()
         total = len(train) + len(test)
 
         def tell(done: int) -> None:
@@ -283,6 +309,14 @@ class _Share(Observer):
         self.progress((step.number - self.first) / (self.last - self.first))
 
 
+def _identity(config: TrainConfig) -> str:
+    """That of a configuration, with a checksum of weights to start from that their name does not tell apart."""
+    init = config.model.init
+    if init is None or not (init.is_absolute() or is_on_hub(init.as_posix())):  # a name, with its checksum
+        return config.identity()
+    return config.identity() + hashlib.sha256(locate(init).read_bytes()).hexdigest()
+
+
 def _folder(store: Path, name: str, identity: str) -> Path:
     # wherever the store lies, the same jobs have the same folders in it
     digest = hashlib.sha256(identity.replace(json.dumps(str(store))[1:-1], ".").encode()).hexdigest()[:12]
@@ -301,12 +335,72 @@ def _begin(folder: Path, config: TrainConfig, trunk: Trunk | None = None) -> Non
         start = Run(trunk.folder)
         shutil.copy(start.checkpoint_file, run.checkpoint_file)
         shutil.copy(start.metrics_file, run.metrics_file)
+        if start.split_file.exists():
+            shutil.copy(start.split_file, run.split_file)
     unfinished.rename(folder)
 
 
 @functools.cache
-def _steps_per_epoch(data: DataConfig) -> int:
-    return Feed(TrainConfig(data=data), ALONE).steps_per_epoch
+def _data_now(data: DataConfig) -> tuple[int, str]:
+    """Steps an epoch, and a checksum of the names and labels of both splits."""
+    feed = Feed(TrainConfig(data=data), ALONE)
+    return feed.steps_per_epoch, _checksum(feed)
+
+
+def _images_of(config: TrainConfig, folder: Path) -> str:
+    """The checksum of the images of a run, which may have begun with fewer than there are by now."""
+    return _checksum(Feed(config, ALONE, Run(folder).load_split()))
+
+
+def _checksum(feed: Feed) -> str:
+    digest = hashlib.sha256()
+    for source in (feed.train, feed.test):
+        for key, label in zip(source.keys, source.labels, strict=True):
+            digest.update(f"{key}\0{label}\n".encode("utf-8", "surrogateescape"))
+        digest.update(b"\0")
+    return digest.hexdigest()
+
+
+def check_data(jobs: Iterable[Job]) -> None:
+    """See to it that what is done or begun has the images that are there now.
+
+    Raises:
+        InputError: a training has others.
+    """
+    for job in jobs:
+        check_data(job.needs)
+        if not isinstance(job, Training | Trunk) or any(isinstance(need, Collection) for need in job.needs):
+            continue
+        data = job.config.data
+        try:
+            found, now = _data_then(job), _data_now(data)[1]
+        except InputError:  # what is done needs no data any more
+            continue
+        if found not in (None, now):
+            raise InputError(
+                f"{data.data_dir or data.dataset}: other images than {job.folder} was trained with; put those back, "
+                f"or begin anew with another {wording('store', '--runs')}"
+            )
+
+
+def _data_then(job: Training | Trunk) -> str | None:
+    """The checksum of the images that a job was begun with, where that was written down."""
+    if job.done:
+        return job.result.get("data")  # an older gvit did not
+    return _images_of(job.config, job.folder) if Run(job.folder).split_file.exists() else None
+
+
+def unusual(result: Mapping[str, Any]) -> list[str]:
+    """What was not as planned in a training that has a result."""
+    stumbling = result.get("stumbling", {})
+    said = []
+    if stumbling.get("gamma", 1) != 1:
+        said.append(f"gamma was multiplied by {stumbling['gamma']:g} after numbers that were not finite")
+    if stumbling.get("skipped"):
+        said.append(f"{counted(int(stumbling['skipped']), 'step')} skipped, whose numbers were not finite")
+    if result.get("broken"):
+        said.append(f"{counted(result['broken'], 'image')} left out, which could not be read")
+    return said
 
 
 def share_trunks(trainings: Sequence[Training]) -> list[Training]:
@@ -339,7 +433,7 @@ def _new_trunk(members: Sequence[Training]) -> Trunk | None:
         return None
     config, schedule = configs[0], _schedule(configs[0])
     plans = [asdict(schedule.plan(step)) for step in range(steps)]
-    identity = _begins(config).identity() + json.dumps([schedule.total, schedule.classify_start, plans])
+    identity = _identity(_begins(config)) + json.dumps([schedule.total, schedule.classify_start, plans])
     store = members[0].folder.parent
     return Trunk(_folder(store, f"trunk-seed{config.seed}", identity), (), config, steps)
 
@@ -354,8 +448,9 @@ def _finished_trunks(training: Training) -> list[Trunk]:
         # as asked for; that of the run is complete
         config = TrainConfig.from_json(json.dumps(result["config"]))
         trunk = Trunk(file.parent, (), config, result["steps"])
-        alike = _begins(config).identity() == _begins(training.config).identity()
-        if alike and trunk.steps <= _common_steps([training.config, config]):
+        alike = result.get("begins", _begins(config).identity()) == _identity(_begins(training.config))
+        same = alike and result.get("data") in (None, _data_now(config.data)[1])
+        if same and trunk.steps <= _common_steps([training.config, config]) and trunk.done:
             found.append(trunk)
     return found
 
@@ -366,7 +461,7 @@ def _begins(config: TrainConfig) -> TrainConfig:
 
 
 def _schedule(config: TrainConfig) -> Schedule:
-    return Schedule.from_config(config.schedule, _steps_per_epoch(config.data))
+    return Schedule.from_config(config.schedule, _data_now(config.data)[0])
 
 
 def _common_steps(configs: Sequence[TrainConfig]) -> int:

@@ -15,7 +15,7 @@ from gvit.analysis.faithfulness_table import tables
 from gvit.errors import InputError, first_line
 from gvit.files import write_text
 from gvit.provenance import describe
-from gvit.reproduction.report import difference, read_contents, spread, table
+from gvit.reproduction.report import difference, read_contents, remarks, spread, table
 from gvit.reproduction.study import Claim
 
 _NOTES_NAME = "notes.json"
@@ -149,6 +149,7 @@ def _section(content: Mapping[str, Any], folder: str) -> str:
     lines = [f"### {content['target']}: {content['title']}\n", _wrap(caption) + "\n"]
     lines += [_wrap(note) + "\n" for note in (_transfer_note(rows), _start_note(rows)) if note]
     lines.append(table(content))
+    lines += ["\n" + _wrap(remark) for remark in remarks(rows)]
     if content["claims"]:
         verdicts = [judge(Claim(**claim), rows) for claim in content["claims"]]
         lines += ["\n| claim | difference here, points | |", "| --- | --- | --- |"]
@@ -187,6 +188,9 @@ def _transfer_note(rows: Sequence[Mapping[str, Any]]) -> str:
     frozen = [s for s in settings if s["model"]["init"] is not None and s["schedule"]["freeze_encoder"]]
     if not frozen:
         return ""
+    still = "The encoder stands still in the transfers; a patch ViT, which has none, learns as a whole."
+    if not first:  # the rows that were chosen are transfers alone
+        return still
     same = all(
         s["optimizer"] == first[0]["optimizer"] and s["data"]["batch_size"] == first[0]["data"]["batch_size"]
         for s in frozen
@@ -196,7 +200,7 @@ def _transfer_note(rows: Sequence[Mapping[str, Any]]) -> str:
         if same
         else "The transfers have the settings of the paper's Table A.1b, not those of the first training."
     )
-    return f"{how} The encoder stands still in them; a patch ViT, which has none, learns as a whole."
+    return f"{how} {still}"
 
 
 def _start_note(rows: Sequence[Mapping[str, Any]]) -> str:
@@ -246,6 +250,7 @@ does not have, and for both networks where a classifier is only tested on other 
 
 **Claims.** Under each table stand the paper's claims about it. The difference is that of top-1 here, with its 95 %
 interval: Student's t over the seeds, paired, with a variance of at least what so many test images give by chance.
+All seeds have the same test images, so that this part does not shrink with their number.
 It agrees with the claim, disagrees, or is too small to tell. The paper's numbers are of other data and other sizes:
 only the order can be compared.
 

@@ -11,11 +11,12 @@ from torch import Tensor
 from gvit.analysis.attribution import cdam, determinant_relevance
 from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples, evaluation_loader
-from gvit.data.sources import load_source
+from gvit.data.splits import load_test
 from gvit.fitting.optimise import fit
 from gvit.models.gvit import GViT
 from gvit.reproduction.jobs import BATCH, Training, load_gvit
 from gvit.reproduction.study import Measured, Row, Study, Target
+from gvit.training.run import Run
 from gvit.viewing.paper import explain_figure, regimes_figure
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def _draw_explanations(rows: list[Row], device: str) -> tuple[Figure, list[Measu
 
 def _prepared(model: GViT, training: Training) -> EvaluationSamples:
     data = training.config.data
-    source = load_source(data.dataset, "test", data.data_dir)
+    source = load_test(data.dataset, data.data_dir, Run(training.folder).load_split())
     return EvaluationSamples(source, eval_input(model, source))
 
 

@@ -18,7 +18,7 @@ from gvit.files import write_text
 from gvit.models.complexity import Complexity, model_complexity
 from gvit.models.formats import first_arguments
 from gvit.models.registry import architecture, list_models
-from gvit.reproduction.jobs import Training
+from gvit.reproduction.jobs import Training, unusual
 from gvit.reproduction.plots import plot
 from gvit.reproduction.study import Target
 from gvit.training.run import Run
@@ -143,6 +143,12 @@ def table(content: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def remarks(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What did not go as planned in the trainings of a table, a sentence for each of these rows."""
+    found = [(row["label"], row["seed"], said) for row in rows if (said := unusual(row))]
+    return [f"{label}, seed {seed}: {'; '.join(said)}." for label, seed, said in found]
+
+
 def _percent(share: float | None) -> float | None:
     return None if share is None else 100 * share
 
@@ -167,6 +173,7 @@ def difference(
 
     The interval is Student's t. For the variance of top-1 the larger is taken of the differences' and of what so many
     test images would give by chance (binomial), so that three equal differences of one image don't count as certain.
+    More seeds on the same images don't make it narrower than these images allow.
 
     Returns:
         Mean, and half of the 95 % interval around it, in percentage points of top-1, or in the measure's own unit; the
@@ -181,14 +188,15 @@ def difference(
         return mean, None
     from scipy.stats import t
 
-    variance = statistics.variance(differences)
+    variance, chance = statistics.variance(differences), 0.0
     if measure == "top1":
         chance = statistics.mean(
             sum(1e4 * r["top1"] * (1 - r["top1"]) / r["num_images"] for r in (one[seed], other[seed]))
             for seed in seeds
         )
         variance = max(variance, chance)
-    return mean, float(t.ppf(0.975, len(seeds) - 1)) * math.sqrt(variance / len(seeds))
+    margin = float(t.ppf(0.975, len(seeds) - 1)) * math.sqrt(variance / len(seeds))
+    return mean, max(margin, 1.96 * math.sqrt(chance))
 
 
 def _costs(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

@@ -16,10 +16,10 @@ from gvit.models.registry import registered
 from gvit.progress import clock
 from gvit.recipes import load_recipe
 from gvit.reproduction.execute import execute, threads_per_job, unfinished
-from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk
+from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk, check_data
 from gvit.reproduction.page import write_page
 from gvit.reproduction.pictures import figure4, figure5
-from gvit.reproduction.report import collect, read_contents, table, write_target
+from gvit.reproduction.report import collect, read_contents, remarks, table, write_target
 from gvit.reproduction.study import Study, Target, change
 from gvit.reproduction.targets import (
     SLOWER,
@@ -225,9 +225,10 @@ def reproduce(
         KeyboardInterrupt: everything is saved, the same call goes on.
         InputError: the configuration, the data or the folder can't be used.
     """
-    jobs = unfinished(row.job for row in target.rows)
-    check(jobs)
     wanted = {row.job.folder: row.job for row in target.rows}
+    jobs = unfinished(wanted.values())
+    check_data([*wanted.values(), *jobs])
+    check(jobs)
     done = sum(job.done for job in wanted.values())
     state = (
         f"{target.name}, {target.title}: {len(wanted)} runs, {done} of them done; "
@@ -252,4 +253,5 @@ def reproduce(
         page = write_page(out, list(TARGETS))
     except OSError as error:
         raise InputError(f"{out}: cannot write results here ({error.strerror})") from error
-    return f"{table(content)}\n\n{name}.json, .csv, .png; {page}"
+    said = "".join(f"\n{remark}" for remark in remarks(content["rows"]))
+    return f"{table(content)}\n{said}\n{name}.json, .csv, .png; {page}"
