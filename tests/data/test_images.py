@@ -1,4 +1,5 @@
 import os
+import re
 import struct
 import zlib
 
@@ -6,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gvit.data.images import find_images, open_image
+from gvit.data.images import find_images, open_image, to_rgb
 from gvit.errors import InputError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -68,6 +69,23 @@ def test_an_image_that_is_no_file_of_its_own_is_named_as_it_is_called(tmp_path):
 def test_floats_are_scaled(tmp_path):
     path = write(tmp_path / "a.tiff", Image.fromarray((GREY / 255).astype(np.float32)))
     np.testing.assert_array_equal(grey_of(path), GREY)
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        (GREY.astype(np.float32), "numbers from 0 to 220, which are read from 0 to 1"),
+        (np.float32([[0.5, np.nan]]), "numbers from nan to nan, "),
+        (np.float32([[-0.5, 1]]), "numbers from -0.5 to 1, "),
+        (np.int32([[0, 70_000]]), "numbers from 0 to 70000, which are read from 0 to 65535"),
+    ],
+)
+def test_numbers_of_another_range_are_not_guessed_at(tmp_path, values, found):
+    path = write(tmp_path / "a.tiff", Image.fromarray(values))
+    with pytest.raises(InputError, match=rf"^{re.escape(str(path))}: has {re.escape(found)}"):
+        open_image(path)
+    with pytest.raises(InputError, match=re.escape(found)):
+        to_rgb(Image.fromarray(values))
 
 
 def test_one_bit(tmp_path):
@@ -223,7 +241,12 @@ def test_bytes_are_read_as_a_file_of_that_name_is(tmp_path):
 def test_hidden_files_are_not_looked_at(tmp_path):
     for name in ("a.png", "._a.png", ".hidden.png"):
         (tmp_path / name).touch()
+    for folder in (".thumbnails", "__MACOSX", "b/.ipynb_checkpoints"):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "c.png").touch()
     assert [file.name for file in find_images([tmp_path])] == ["a.png"]
+    hidden = tmp_path / ".thumbnails"  # where it is named, it is looked at
+    assert find_images([hidden]) == [hidden / "c.png"]
 
 
 def test_a_file_that_asks_for_gigabytes_is_damaged_and_a_large_image_is_not(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,32 @@ def test_folders_of_splits_are_no_classes_however_they_are_written(tmp_path, tra
     write_class(tmp_path / held_out / "dog", 30, 1)
     with pytest.raises(InputError, match=rf"classes that {training}/ does not have: dog"):
         load_source("folder", "test", tmp_path)
+
+
+def test_of_two_folders_that_are_held_out_test_is_for_the_test_and_the_other_is_named(tmp_path):
+    for split, count in (("train", 3), ("val", 2), ("test", 1)):
+        for name in ("ant", "cat"):
+            write_class(tmp_path / split / name, 10, count)
+    test = load_source("folder", "test", tmp_path)
+    assert len(test) == 2
+    assert test.notes == (f"{tmp_path}: tested with test/; val/ is not used",)
+    assert list(labelled_folder(tmp_path).keys) == list(test.keys)
+    # images of no class that anybody knows
+    shutil.rmtree(tmp_path / "test")
+    write_class(tmp_path / "test" / "unknown", 10, 5)
+    test = load_source("folder", "test", tmp_path)
+    assert len(test) == 4
+    assert test.notes == (f"{tmp_path}: tested with val/; test/ is not used",)
+
+
+def test_a_class_may_be_called_as_a_split_is(tmp_path):
+    for name in ("car", "train"):
+        write_class(tmp_path / "vehicles" / name, 10, 5)
+        write_class(tmp_path / "receipts" / {"car": "invalid", "train": "valid"}[name], 10, 5)
+    for folder, names in (("vehicles", ["car", "train"]), ("receipts", ["invalid", "valid"])):
+        source = load_source("folder", "train", tmp_path / folder)
+        assert (list(source.class_names), len(source)) == (names, 8)
+        assert list(labelled_folder(tmp_path / folder).class_names) == names
 
 
 def test_class_folders_alone_are_split_by_class(tmp_path):
@@ -144,6 +171,11 @@ def test_parquet(tmp_path):
     assert list(train.class_names) == ["a", "b"]
     assert [pixel[0] for pixel in pixels(train)] == [10, 0, 10]
     assert train.load(0).mode == "RGB"
+    write_parquet(tmp_path / "data" / "validation-00000-of-00001.parquet", [0, 1], ["a", "b"])
+    test = load_source("parquet", "test", tmp_path)
+    assert (test.labels, test.notes) == ([0], ("tested with test-*; validation-* is not used",))
+    (tmp_path / "data" / "test-00000-of-00001.parquet").unlink()
+    assert load_source("parquet", "test", tmp_path).labels == [0, 1]
 
 
 def test_parquet_that_cannot_be_used(tmp_path):
@@ -246,6 +278,27 @@ def test_data_sets_of_the_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(hf, "load_dataset", lambda *_, **__: numbers)
     with pytest.raises(InputError, match=r"^dataset='hfds/a': no column of images; there are: x"):
         load_source("hfds/a", "train")
+
+
+def test_the_test_split_of_the_hub_is_the_first_that_has_labels(monkeypatch):
+    hf = pytest.importorskip("datasets")
+
+    def part(labels, names=("label", "image")):
+        image = Image.new("L", (4, 4))
+        features = hf.Features({"label": hf.Value("string"), "image": hf.Image()})
+        return hf.Dataset.from_dict(
+            {"label": labels, "image": [image] * len(labels)}, features=features
+        ).select_columns(list(names))
+
+    for test in (part(["a"], ["image"]), part([None, None])):
+        splits = hf.DatasetDict({"train": part(["a", "b"]), "validation": part(["b"]), "test": test})
+        monkeypatch.setattr(hf, "load_dataset", lambda *_, splits=splits, **__: splits)
+        found = load_source("hfds/a", "test")
+        assert (found.labels, found.class_names, found.notes) == ([1], ["a", "b"], ())
+    splits = hf.DatasetDict({"train": part(["a", "b"]), "validation": part(["b"]), "test": part(["a", "a"])})
+    monkeypatch.setattr(hf, "load_dataset", lambda *_, **__: splits)
+    found = load_source("hfds/a", "test")
+    assert (found.labels, found.notes) == ([0, 0], ("tested with test; validation is not used",))
 
 
 def test_keys_are_a_compact_list():

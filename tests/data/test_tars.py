@@ -104,8 +104,35 @@ def test_headers_are_read_once_and_again_where_a_tar_has_changed(tmp_path, cache
     both(tmp_path, {"a/a.png": picture(1), "b/b.png": picture(2), "b/c.png": picture(3)})
     assert samples(tmp_path) == [*first, (3, "b")]
     for file in cache.iterdir():
-        file.write_bytes(b"damaged")
-    assert samples(tmp_path) == [*first, (3, "b")]
+        for damaged in (b"damaged", b"", file.read_bytes()[:100]):
+            file.write_bytes(damaged)
+            assert samples(tmp_path) == [*first, (3, "b")]
+
+
+def test_images_of_class_folders_may_have_dots_and_the_same_stem(tmp_path):
+    names = ("a/1.30.12.png", "a/1.30.15.PNG", "a/x.png", "a/x.bmp", "b/v.2.png")
+    both(tmp_path, {name: picture(number) for number, name in enumerate(names)})
+    assert samples(tmp_path) == [(number, name[0]) for number, name in enumerate(names)]
+
+
+def test_a_tar_is_of_one_split(tmp_path):
+    members = {"a/a.png": picture(1), "b/b.png": picture(2)}
+    tar = tmp_path / "x" / "train_val-0.tar"
+    write(tar, members)
+    with pytest.raises(
+        InputError, match=r"train_val-0\.tar: is called after train and validation, .*trainval-"
+    ):
+        samples(tmp_path)
+    # a name tells more than that of a folder
+    write(tmp_path / "all-test-and-more" / "trainval-0.tar", members | {"b/c.png": picture(3)})
+    tar.unlink()
+    write(tmp_path / "train" / "val-0.tar", members)
+    assert (len(samples(tmp_path)), len(samples(tmp_path, "test"))) == (3, 2)
+    assert load_source("wds", "test", tmp_path).notes == ()
+    write(tmp_path / "train" / "test-0.tar", {"a/t.png": picture(9)})
+    assert samples(tmp_path, "test") == [(9, "a")]
+    (told,) = load_source("wds", "test", tmp_path).notes
+    assert told == f"1 tar not used, the first of them {tmp_path / 'train' / 'val-0.tar'}"
 
 
 def test_tars_that_cannot_be_used(tmp_path):

@@ -1,6 +1,8 @@
 """Animations."""
 
 import itertools
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -64,6 +66,14 @@ def test_a_gaussian_keeps_its_index():
     assert min(fitted.psnr.item() for fitted in fits) > 30
 
 
+def test_a_photograph_with_a_preview_in_it_is_no_animation(tmp_path):
+    first, second = (frame.resize(size) for frame, size in zip(frames(2), ((32, 24), (16, 12)), strict=True))
+    first.save(tmp_path / "a.jpg", format="MPO", save_all=True, append_images=[second])
+    with Image.open(tmp_path / "a.jpg") as file:
+        assert file.n_frames == 2
+    assert count_frames(tmp_path / "a.jpg") == 1
+
+
 def run(*args) -> int:
     return main(["fit", *map(str, args), "--num-gaussians", str(NUM), "--steps", "20"])
 
@@ -80,8 +90,10 @@ def test_the_command_fits_frames_and_goes_on(tmp_path, capsys):
     assert run(path, "--out", cut, "--frames") == 0
     (cut / "a-frames" / "00002.safetensors").unlink()
     capsys.readouterr()
-    assert run(path, "--out", cut, "--frames") == 0
-    assert capsys.readouterr().out.count("skipped") == 3
+    assert run(path, "--out", cut, "--frames", "--json") == 0
+    told = capsys.readouterr()
+    assert [Path(json.loads(line)["gaussians"]).stem for line in told.out.splitlines()] == names[2:]
+    assert told.err.count("skipped") == 2  # the last frame comes from the one that was missing
     for name in names:
         expected = gvit.Gaussians.load(whole / "a-frames" / f"{name}.safetensors").raw
         torch.testing.assert_close(

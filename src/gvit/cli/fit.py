@@ -176,13 +176,16 @@ def _fit_animation(
     """Those frames that are not done, from the last one that is."""
     from gvit.fitting.frames import fit_animation, open_frames
     from gvit.fitting.optimise import stack_pixels
+    from gvit.targets import is_done
 
     try:
-        waiting = (
-            targets if options.overwrite else left_to_do(targets, options.num_gaussians, bits=options.bits)
-        )
+        there = [
+            not options.overwrite and is_done(target, options.num_gaussians, bits=options.bits)
+            for target in targets
+        ]
         # what comes after the first that is missing may have come from another one
-        done = targets.index(waiting[0]) if waiting else len(targets)
+        done = [*there, False].index(False)
+        _left(targets[:done], options)
         if done < len(targets):
             first = {} if done else start(stack_pixels(next(open_frames(targets[0].source))).to(device))
             yield from fit_animation(targets, done, device, **settings | first)

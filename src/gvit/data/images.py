@@ -39,6 +39,7 @@ EXTENSIONS = frozenset(
     | ({".avif"} if features.check("avif") else set())
 )
 
+_ROUNDING = 1e-3  # of floats from 0 to 1
 _SMALL = 2**22  # pixels, which the memory of any machine holds
 
 
@@ -54,7 +55,7 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     for source in sources:
         path = Path(source)
         if path.is_dir():
-            shown = (p for p in path.rglob("*") if not p.name.startswith("."))
+            shown = (p for p in path.rglob("*") if all(map(is_shown, p.relative_to(path).parts)))
             files: Iterable[Path] = sorted(p for p in shown if p.suffix.lower() in extensions)
             what = "images" if extensions == EXTENSIONS else "Gaussians"
             missing = f"{path}: no {what} in this folder (looked for {', '.join(sorted(extensions))})"
@@ -70,21 +71,31 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     return list(found)
 
 
+def is_shown(name: str) -> bool:
+    """Not hidden, nor what a Mac's archives add."""
+    return not name.startswith(".") and name != "__MACOSX"
+
+
 def open_image(path: str | Path, content: bytes | None = None, *, alpha: bool = False) -> Image.Image:
     """An image file as 8-bit RGB, upright; ``content``: its bytes, where ``path`` is only what it is called.
 
     With ``alpha``, as RGBA where it has transparency.
 
-    EXIF orientation is applied; 16-bit and float values are scaled to 8 bits; transparent pixels are laid over
-    black, the renderer's default background; of an animation, the first frame.
+    EXIF orientation is applied; 16-bit values and floats from 0 to 1 are scaled to 8 bits; transparent pixels are laid
+    over black, the renderer's default background; of an animation, the first frame.
 
     Raises:
-        InputError: the file is missing, is not an image, is damaged, or has too many pixels; see ``opened``.
+        InputError: the file is missing, is not an image, is damaged, holds other numbers, or has too many pixels; see
+            ``opened``.
     """
     with opened(path, content) as file:
         file.load()
         ImageOps.exif_transpose(file, in_place=True)  # which copies nothing that is upright
         return to_rgba(file) if alpha else to_rgb(file)
+
+
+class _OutOfRange(InputError):
+    """Numbers that nothing says the range of."""
 
 
 @contextmanager
@@ -110,6 +121,8 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
         small = file.width * file.height < _SMALL
         with file:
             yield file
+    except _OutOfRange as error:
+        raise InputError(f"{printable(str(path))}: {error.args[0]}") from error
     except InputError:
         raise
     except MemoryError as error:
@@ -150,18 +163,32 @@ def read_pixels(path: str | Path) -> Tensor:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB; see ``open_image``."""
+    """Any Pillow image as 8-bit RGB; see ``open_image``.
+
+    Raises:
+        InputError: integers above 65535, or floats that are not in [0, 1].
+    """
     if image.mode.startswith("I"):  # 16 bits, which some formats deliver as 32
-        values = np.asarray(image).astype(np.float64) / 257
-        image = Image.fromarray(values.round().clip(0, 255).astype(np.uint8))
+        values = np.asarray(image).astype(np.float64)
+        _check_range(values, 65535)
+        image = Image.fromarray((values / 257).round().astype(np.uint8))
     elif image.mode == "F":
-        values = np.nan_to_num(np.asarray(image))
+        values = np.asarray(image)
+        _check_range(values, 1)
         image = Image.fromarray((values * 255).round().clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _check_range(values: np.ndarray, most: int) -> None:
+    if not (values.min() >= -_ROUNDING and values.max() <= most + _ROUNDING):  # NaN is neither
+        raise _OutOfRange(
+            f"has numbers from {values.min():g} to {values.max():g}, which are read from 0 to {most}; scale them, or "
+            "save 8 bits"
+        )
 
 
 def to_rgba(image: Image.Image) -> Image.Image:

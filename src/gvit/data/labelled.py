@@ -8,17 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gvit.data.images import EXTENSIONS, open_image
+from gvit.data.images import EXTENSIONS, is_shown, open_image
 from gvit.data.sources import Source, load_source
 from gvit.data.sources.base import Keys, files_below
-from gvit.data.sources.class_folders import (
-    HELD_OUT,
-    TRAINING,
-    is_shown,
-    shown_files,
-    split_folder,
-    suffix_of,
-)
+from gvit.data.sources.class_folders import labelled_place, shown_files, suffix_of
 from gvit.errors import InputError, option
 
 _SHOWN = 10
@@ -46,7 +39,7 @@ def labelled_set(data_dir: Path | None, dataset: str | None = None) -> Source:
 
 
 def labelled_folder(root: Path) -> Source:
-    """Every image of every class folder in ``root``; of its ``val/`` (or ``test/``, ``validation/``) where it has one.
+    """Every image of every class folder in ``root``; of its ``test/`` (or ``val/``, ``validation/``) where it has one.
 
     One class, and one image of it, will do. A folder without images is no class; otherwise classes and files are those
     that ``class_folders`` finds.
@@ -56,7 +49,7 @@ def labelled_folder(root: Path) -> Source:
     """
     if not root.is_dir():
         raise InputError(f"{option('data_dir', root)}: no such folder")
-    place = split_folder(root, HELD_OUT) or split_folder(root, TRAINING) or root
+    place = labelled_place(root)
     files: dict[str, list[str]] = {}
     for name in sorted(path.name for path in place.iterdir() if path.is_dir() and is_shown(path.name)):
         found = [file for file in shown_files(place / name) if suffix_of(file) in EXTENSIONS]

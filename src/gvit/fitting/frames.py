@@ -20,13 +20,15 @@ from gvit.targets import Target
 
 # From the frame before there is little left to do: see docs/fitting.md.
 LATER_SHARE = 0.5
+_ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # Pillow's names
 
 
 def count_frames(path: str | Path) -> int:
-    """Frames of an animated GIF, PNG, WebP or TIFF file; 1 for any other file, readable or not."""
+    """Frames of an animated GIF, PNG, WebP, TIFF or AVIF file; 1 for any other file, readable or not."""
     try:
         with opened(path) as file:
-            return int(getattr(file, "n_frames", 1))
+            # a camera's JPEG (MPO) holds previews, which are no frames
+            return int(getattr(file, "n_frames", 1)) if file.format in _ANIMATED else 1
     except InputError:
         return 1
 

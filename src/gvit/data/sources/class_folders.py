@@ -9,14 +9,15 @@ from pathlib import Path
 
 from PIL import Image
 
+from gvit.data.images import is_shown
 from gvit.data.sources.base import Keys, Source, Split, files_below, split_off
 from gvit.data.unread import UNREAD, count_left_out
 from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
 
-# what the folders of the splits may be called, in any case
+# what the folders of the splits may be called, in any case; the first that is there counts
 TRAINING = ("train", "training")
-HELD_OUT = ("val", "test", "validation", "valid", "testing")
+HELD_OUT = ("test", "testing", "val", "validation", "valid")
 
 
 def class_folders(
@@ -28,8 +29,9 @@ def class_folders(
 ) -> Source:
     """The files of a split.
 
-    Either ``root/train/CLASS/`` and ``root/val/CLASS/`` (or ``Training/``; ``test/``, ``validation/``, ... in any
-    case), or ``root/CLASS/`` alone, of which a fifth of each class, always the same files, is the test split.
+    Either ``root/train/CLASS/`` and ``root/test/CLASS/`` (or ``Training/``; ``val/``, ``validation/``, ... in any
+    case), or ``root/CLASS/`` alone, of which a fifth of each class, always the same files, is the test split. Where
+    there are ``test/`` and ``val/``, ``val/`` is not used, unless ``test/`` has none of the classes.
     Classes are in alphabetical order, and the files of a class are in that of their paths; folders inside of a
     class count as its. What is hidden, by a name that begins with a dot, does not count.
 
@@ -43,13 +45,18 @@ def class_folders(
     Raises:
         InputError: there are no such folders, a class has no files, or one of the test split is not in training.
     """
-    training, held_out = split_folder(root, TRAINING), split_folder(root, HELD_OUT)
-    need, place = "", root
+    training, tests = next(iter(split_folders(root, TRAINING)), None), split_folders(root, HELD_OUT)
+    need, place, notes = "", root, []
+    if training is not None and not tests and not _holds_folders(training):
+        training = None  # a class is called so
     if training is not None:
-        if held_out is None:
+        if not tests:
             raise InputError(f"{root}: has {training.name}/ but no val/ or test/ beside it")
         names = _class_names(training)
+        held_out = next((test for test in tests if any((test / name).is_dir() for name in names)), tests[0])
         place = training if split == "train" else held_out
+        unused = [test for test in tests if test != held_out and _holds_folders(test)]
+        notes += [f"{root}: tested with {held_out.name}/; {test.name}/ is not used" for test in unused]
         unknown = set(_class_names(place)) - set(names)
         if unknown:
             raise InputError(
@@ -67,24 +74,37 @@ def class_folders(
         labels += [label] * len(found)
     compact = Keys(keys)
     told = count_left_out(unread) if what == "images" else None
-    notes = () if told is None else (f"{place}: {told}",)
-    source = Source(files_below(root, compact, open_file), labels, names, keys=compact, notes=notes)
+    left_out = [] if told is None else [f"{place}: {told}"]
+    source = Source(
+        files_below(root, compact, open_file), labels, names, keys=compact, notes=(*notes, *left_out)
+    )
     if need:
         source = split_off(source, split)
     empty = set(range(len(names))) - set(source.labels)
     if empty:
         raise InputError(
             f"{place}: class folders without {what} to {'train on' if split == 'train' else 'test with'}: "
-            f"{', '.join(names[label] for label in sorted(empty))}{need}" + "".join(f"; {n}" for n in notes)
+            f"{', '.join(names[label] for label in sorted(empty))}{need}"
+            + "".join(f"; {told}" for told in left_out)
         )
     return source
 
 
-def split_folder(root: Path, words: Sequence[str]) -> Path | None:
-    """The folder in ``root`` that the first of the words names that any does: as it is written, or else in any case."""
+def split_folders(root: Path, words: Sequence[str]) -> list[Path]:
+    """The folders in ``root`` that the words name, in their order: as they are written, or else in any case."""
     folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
     named = {path.name.lower(): path for path in folders} | {path.name: path for path in folders}
-    return next((named[word] for word in words if word in named), None)
+    return [named[word] for word in words if word in named]
+
+
+def labelled_place(root: Path) -> Path:
+    """Where the class folders for a test are: in the folder of a split, or in ``root`` itself."""
+    splits = split_folders(root, (*HELD_OUT, *TRAINING))
+    return next(filter(_holds_folders, splits), root)
+
+
+def _holds_folders(folder: Path) -> bool:
+    return any(path.is_dir() and is_shown(path.name) for path in folder.iterdir())
 
 
 def _class_names(root: Path) -> list[str]:
@@ -112,11 +132,6 @@ def shown_files(folder: Path) -> list[str]:
         below = os.path.relpath(place, folder)
         found += [os.path.normpath(os.path.join(below, name)) for name in files if is_shown(name)]
     return sorted(found, key=lambda path: path.split(os.sep))
-
-
-def is_shown(name: str) -> bool:
-    """Not hidden, nor what a Mac's archives add."""
-    return not name.startswith(".") and name != "__MACOSX"
 
 
 def suffix_of(file: str) -> str:

@@ -10,10 +10,11 @@ from gvit.data.sources.class_folders import class_folders
 
 
 def source(split: Split, data_dir: Path | None = None) -> Source:
-    """Photographs in class folders: ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg`` (or ``test/``, ``validation/``).
+    """Photographs in class folders: ``train/CLASS/*.jpg`` and ``test/CLASS/*.jpg`` (or ``val/``, ``validation/``).
 
-    Where there are class folders only, a fifth of each class, always the same images, is the test split. Classes are
-    the folders' names in alphabetical order; folders inside of them count as theirs.
+    Where there are ``test/`` and ``val/``, ``val/`` is not used. Where there are class folders only, a fifth of each
+    class, always the same images, is the test split. Classes are the folders' names in alphabetical order; folders
+    inside of them count as theirs.
 
     Raises:
         InputError: no folder is given, or it holds no such folders, or a class of the test split is not in training;

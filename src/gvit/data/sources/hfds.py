@@ -11,6 +11,7 @@ from gvit.data.sources.classes import index_classes
 from gvit.errors import InputError, first_line, option
 
 _TESTS = ("test", "validation", "val", "valid")
+_UNKNOWN = (None, -1)  # the Hub's competitions keep the labels of their tests for themselves
 
 
 def source(split: Split, data_dir: Path | None = None, name: str = "") -> Source:
@@ -70,14 +71,16 @@ def _source(split: Split, splits: dict[str, Any], name: str) -> Source:
     if label is None:
         raise InputError(f"no column {', '.join(LABELS)}; there are: {', '.join(features)}")
     names = features[label].names if label in classified else None
-    columns = {part: splits[part][label][:] for part in ("train", *_TESTS) if part in splits}
-    # the Hub's competitions keep the labels of their tests for themselves: -1
-    test = next((part for part in _TESTS if part in columns and any(v != -1 for v in columns[part])), None)
+    parts = [part for part in ("train", *_TESTS) if part in splits and label in splits[part].column_names]
+    columns = {part: splits[part][label][:] for part in parts}
+    labelled = [part for part in _TESTS if any(value not in _UNKNOWN for value in columns.get(part, ()))]
+    test = labelled[0] if labelled else None
     part = "train" if split == "train" or test is None else test
     rows = splits[part]
     if rows._indices is not None:  # a selection: the table below would be the whole
         rows = rows.flatten_indices()
     labels, names = index_classes(columns[part], columns["train"], names)
     keys = Keys(f"{part}/{row}" for row in range(len(labels)))
-    found = Source(image_loader(rows.data, image, keys), labels, names, keys=keys)
+    notes = tuple(f"tested with {test}; {part} is not used" for part in labelled[1:])
+    found = Source(image_loader(rows.data, image, keys), labels, names, keys=keys, notes=notes)
     return found if test else split_off(found, split)

@@ -10,16 +10,17 @@ from gvit.data.sources.base import Keys, Source, Split, existing_folder, split_o
 from gvit.data.sources.classes import index_classes
 from gvit.errors import InputError, first_line
 
-_PREFIXES = {"train": ("train",), "test": ("test", "validation", "val")}
+_TESTS = ("test", "validation", "val")
 
 
 def source(split: Split, data_dir: Path | None = None) -> Source:
     """Parquet files in the Hugging Face image convention: ``data/train-*.parquet`` and ``data/test-*.parquet``.
 
     Columns ``image`` (a struct with the encoded file in ``bytes``) and ``label`` (or ``fine_label``); class names
-    from the schema's ``huggingface`` metadata, where they are not there from the labels. Without files of a test split,
-    ``test-*``, ``validation-*`` or ``val-*``, a fifth of each class, always the same images, is kept for it. Encoded
-    images are held in memory; ``hfds`` reads the same files from the disk.
+    from the schema's ``huggingface`` metadata, where they are not there from the labels. The test split is
+    ``test-*``, ``validation-*`` or ``val-*``, the first that is there; where there is none, a fifth of each class,
+    always the same images, is kept for it. Encoded images are held in memory; ``hfds`` reads the same files from the
+    disk.
 
     Raises:
         InputError: no folder is given, files or columns are missing, or pyarrow is not installed; also on loading an
@@ -32,7 +33,8 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         import pyarrow.parquet as pq
     except ImportError:
         raise InputError("Parquet files need gvit's extra 'parquet': pip install pyarrow") from None
-    training, tests = _files(root, "train"), _files(root, "test")
+    training, held_out = _files(root, "train"), [part for part in _TESTS if _files(root, part)]
+    tests = _files(root, held_out[0]) if held_out else []
     files = training if split == "train" or not tests else tests
     if not training:
         raise InputError(f"{root}: no train-*.parquet here or in data/")
@@ -53,11 +55,12 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         ) from error
     rows = ((file.name, row) for file, part in zip(files, tables, strict=True) for row in range(len(part)))
     keys = Keys(f"{name}/{row}" for name, row in rows)
-    whole = Source(image_loader(pa.table({"image": encoded}), "image", keys), labels, names, keys=keys)
+    load = image_loader(pa.table({"image": encoded}), "image", keys)
+    notes = tuple(f"tested with {held_out[0]}-*; {part}-* is not used" for part in held_out[1:])
+    whole = Source(load, labels, names, keys=keys, notes=notes)
     return whole if tests else split_off(whole, split)
 
 
-def _files(root: Path, split: Split) -> list[Path]:
+def _files(root: Path, part: str) -> list[Path]:
     places = [place for place in (root / "data", root) if place.is_dir()]
-    prefixes = _PREFIXES[split]
-    return next((found for d in places for p in prefixes if (found := sorted(d.glob(f"{p}-*.parquet")))), [])
+    return next((found for place in places if (found := sorted(place.glob(f"{part}-*.parquet")))), [])

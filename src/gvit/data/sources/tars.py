@@ -15,6 +15,7 @@ import json
 import os
 import re
 import tarfile
+import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -27,41 +28,51 @@ from platformdirs import user_cache_path
 from gvit.data.images import EXTENSIONS, open_image
 from gvit.data.sources.base import Keys, Source, Split, existing_folder, split_off
 from gvit.data.sources.classes import index_classes
-from gvit.errors import InputError, first_line
+from gvit.errors import InputError, counted, first_line
 from gvit.files import replacing
 from gvit.progress import ProgressBar
 
-_WORDS = {"train": {"train", "training"}, "test": {"val", "test", "validation", "valid"}}
+_WORDS = {
+    "train": {"train", "training", "trainval"},
+    "test": {"test", "testing"},
+    "validation": {"validation", "val", "valid"},
+}
 _NAMES = ("classes.txt", "classnames.txt", "classes.json")
 _LABELS = ("cls", "cls.txt", "json")  # members with a sample's label
-_VERSION = 1  # of what is kept
+_VERSION = 2  # of what is kept
 
 
 def source(split: Split, data_dir: Path | None = None) -> Source:
     """WebDataset tars in a folder: ``train-000.tar``, ... and ``val-000.tar``, ... (or ``test``, ``validation``).
 
-    The word is anywhere in the file's name, between ``-``, ``_`` and ``.``, or is that of a folder ``train/``. Without
-    tars of both, a fifth of each class, always the same images, is kept for the test.
+    The word is anywhere in the file's name, between ``-``, ``_`` and ``.``, or else in that of a folder ``train/``.
+    Where there are tars of ``test``, those of ``validation`` are not used. Without any of both, or of ``train``, a
+    fifth of each class, always the same images, is kept for the test.
 
     A sample is an image, ``KEY.jpg`` or another of the usual endings, and what has the same key: ``KEY.cls`` with its
-    class, a number or a name; ``KEY.json`` with that as ``label``; without either, the class is the folder that the
-    image lies in. Names of numbered classes are the lines of ``classes.txt`` or ``classnames.txt``, or what
-    ``classes.json`` lists, beside the tars; else the numbers.
+    class, a number or a name; ``KEY.json`` with that as ``label``. Where no such file has its key, it is as in the tar
+    of class folders: every image is a sample, of the folder that it lies in; ``KEY.seg.png`` beside ``KEY.png`` is
+    none. Names of numbered classes are the lines of ``classes.txt`` or ``classnames.txt``, or what ``classes.json``
+    lists, beside the tars; else the numbers.
 
     Raises:
-        InputError: no folder is given, it has no tars, one of them is damaged or compressed, or an image has no class;
-            also on loading an image that can't be read.
+        InputError: no folder is given, it has no tars, one of them is damaged, compressed, or called after two splits,
+            or an image has no class; also on loading an image that can't be read.
     """
     root = existing_folder(data_dir, "wds")
     tars = sorted(path for path in root.rglob("*.tar") if path.is_file())
     if not tars:
         raise InputError(f"{root}: no .tar files here, nor in folders within")
-    of = {part: [tar for tar in tars if _words(tar, root) & words] for part, words in _WORDS.items()}
-    own = bool(of["train"] and of["test"])
+    of: dict[str | None, list[Path]] = {}
+    for tar in tars:
+        of.setdefault(_split_of(tar, root), []).append(tar)
+    held_out = next((part for part in ("test", "validation") if part in of), None)
+    own = "train" in of and held_out is not None
     training = _indices(of["train"] if own else tars)
     classes, names, place = _class_names(root)
-    read = _indices(of["test"]) if own and split == "test" else training
-    paths = of[split] if own else tars
+    read = _indices(of[held_out]) if own and split == "test" else training
+    paths = of["train" if split == "train" else held_out] if own else tars
+    unused = [tar for tar in tars if own and tar not in of["train"] + of[held_out]]
     values, known = ([label for shard in shards for label in shard.labels] for shards in (read, training))
     try:
         labels, found = index_classes(values, known, classes)
@@ -78,7 +89,8 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
     )
 
     members = _Members(f"{root}{os.sep}", keys, list(map(str, paths)), shards, offsets, sizes)
-    whole = Source(members.load, labels, names or found, keys=keys)
+    what = f"{counted(len(unused), 'tar')} not used, the first of them {unused[0]}" if unused else ""
+    whole = Source(members.load, labels, names or found, keys=keys, notes=(what,) if what else ())
     return whole if own else split_off(whole, split)
 
 
@@ -121,8 +133,19 @@ class _Members:
         return open_image(name, content)
 
 
-def _words(tar: Path, root: Path) -> set[str]:
-    return set(re.split(r"[-_./]", tar.relative_to(root).as_posix().lower()))
+def _split_of(tar: Path, root: Path) -> str | None:
+    """What a tar's name says, or else that of the folder closest to it; None where none of them says anything."""
+    for name in reversed(tar.relative_to(root).parts):
+        words = set(re.split(r"[-_.]", name.lower()))
+        found = [part for part, of in _WORDS.items() if words & of]
+        if len(found) > 1:
+            raise InputError(
+                f"{tar}: is called after {' and '.join(found)}, which are different splits; rename it, to "
+                "trainval-... where all of it is for training"
+            )
+        if found:
+            return found[0]
+    return None
 
 
 def _class_names(root: Path) -> tuple[list[str] | None, list[str] | None, Path | None]:
@@ -159,7 +182,8 @@ def _index(tar: Path) -> _Shard:
     known = f"{_VERSION} {tar.absolute()} {state.st_size} {state.st_mtime_ns}"
     name = hashlib.sha256(known.encode("utf-8", "surrogateescape")).hexdigest()[:32]
     kept = user_cache_path("gvit", appauthor=False) / "tars" / f"{name}.npz"
-    with suppress(OSError, ValueError, KeyError), np.load(kept) as arrays:
+    # whatever is there that isn't one is written anew
+    with suppress(OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile), np.load(kept) as arrays:
         keys, labels = (json.loads(bytes(arrays[name])) for name in ("keys", "labels"))
         return _Shard(keys, labels, arrays["offsets"], arrays["sizes"])
     shard = _read_headers(tar)
@@ -183,13 +207,10 @@ def _read_headers(tar: Path) -> _Shard:
     try:
         with tarfile.open(tar, "r:") as file:
             for key, members in _samples(file):
-                image = next((end for end in members if f".{end}" in EXTENSIONS), None)
-                if image is None:
-                    continue
-                member = members[image]
-                keys.append(member.name)
-                labels.append(_label(file, members, tar, key))
-                places.append((member.offset_data, member.size))
+                for member in _images(members):
+                    keys.append(member.name)
+                    labels.append(_label(file, members, tar, key))
+                    places.append((member.offset_data, member.size))
             file.fileobj.seek(file.offset)
             if any(file.fileobj.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"what is at byte {file.offset} is no header")
@@ -223,6 +244,15 @@ def _samples(file: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.Tar
         members[ending.lower()] = member
     if members:
         yield key, members
+
+
+def _images(members: dict[str, tarfile.TarInfo]) -> list[tarfile.TarInfo]:
+    """The image of a sample that says its class; else all that may be one."""
+    plain = [member for end, member in members.items() if f".{end}" in EXTENSIONS]
+    if any(name in members for name in _LABELS):
+        return plain[:1]
+    # a.seg.png beside a.png belongs to it; without that, the dot is one of a name
+    return plain or [m for m in members.values() if PurePosixPath(m.name).suffix.lower() in EXTENSIONS]
 
 
 def _label(file: tarfile.TarFile, members: dict[str, tarfile.TarInfo], tar: Path, key: str) -> int | str:
