@@ -151,6 +151,36 @@ def test_what_was_saved_opens_again(client, gaussians, tmp_path):
     assert opened["size"] == [48, 48]
 
 
+def test_a_selection_is_read_as_in_python(client, model, gaussians, tmp_path):
+    file = tmp_path / "some.safetensors"
+    gaussians[0][[9, 30, 4, 11]].save(file)
+    query = {"model": "gvit_tiny.digits", "name": file.name}
+    opened = read(client.post("/api/open", params=query, content=file.read_bytes(), headers=MESSAGE).content)
+    assert opened["bounds"]["nominal_count"] == 32
+    state = message(gaussians, opened["raw"].tobytes())
+    view = read(client.post("/api/state", content=state, headers=MESSAGE).content)
+    with torch.inference_mode():
+        expected = model.classify(gvit.Gaussians.load(file)[None])[0]
+    torch.testing.assert_close(torch.tensor(view["logits"]), expected, atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("slots", "count", "told"),
+    [
+        ([0, 2**40], 32, "holds some of 1,099,511,627,777 Gaussians"),
+        ([0, 1], 10**6, "holds some of 1,000,000 Gaussians"),
+        ([3, 3], 32, "slot 3 is taken twice"),
+        ([0, -1], 32, "there is no slot -1"),
+    ],
+)
+def test_selections_of_what_cannot_be_are_refused(client, gaussians, tmp_path, slots, count, told):
+    file = tmp_path / "some.safetensors"
+    gvit.Gaussians(gaussians.raw[0, :2], 3.0, count, slots=torch.tensor(slots)).save(file)
+    query = {"model": "gvit_tiny.digits", "name": file.name}
+    answer = client.post("/api/open", params=query, content=file.read_bytes(), headers=MESSAGE)
+    assert f"some.safetensors: {told}" in refused(answer, 422)
+
+
 def test_an_encoder_alone_draws_and_does_not_predict(client):
     told = client.get("/api/model", params={"name": "gvit_tiny.photos"}).json()
     assert told["classes"] == []

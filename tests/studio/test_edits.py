@@ -49,6 +49,14 @@ def test_scaling_and_turning_is_about_the_middle_of_what_is_chosen(gaussians):
     torch.testing.assert_close(after[1][CHOSEN], turn @ before[1][CHOSEN] @ turn.T, atol=1e-3, rtol=1e-3)
 
 
+def test_what_is_scaled_off_the_canvas_stays_at_its_border(gaussians, recwarn):
+    changed = edits.turn_and_scale(gaussians, CHOSEN, 100.0, 0.0)
+    torch.testing.assert_close(changed.opacities, gaussians.opacities)
+    centers = in_pixels(changed)[0][CHOSEN]
+    assert torch.minimum(centers, torch.tensor([WIDTH, HEIGHT]) - centers).abs().max() < 1e-3
+    assert not recwarn.list
+
+
 def test_one_gaussian_turns_in_its_place(gaussians):
     one = torch.arange(6) == 4
     changed = edits.turn_and_scale(gaussians, one, 1.0, 30.0)

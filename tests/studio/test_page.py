@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 import gvit
+from gvit.analysis.explanation import attribute
 from gvit.data.sources import digits
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
@@ -188,6 +189,33 @@ def test_the_best_by_a_score_are_kept(page, gaussians):
     off = torch.tensor(page.evaluate("Array.from(studio.doc.off)"), dtype=torch.bool)
     smallest = gaussians.determinants[0].argsort()[:8]
     assert sorted((~off).nonzero().flatten().tolist()) == sorted(smallest.tolist())
+
+
+def test_what_is_switched_at_once_is_switched_one_after_the_other(page):
+    page.evaluate("studio.switch([3]); studio.switch([9]); studio.switch([3])")
+    ready(page)
+    off = page.evaluate("Array.from(studio.doc.off)")
+    assert [index for index, value in enumerate(off) if value] == [9]
+
+
+def test_scores_for_the_prediction_are_for_the_class_on_the_page(page, model):
+    """An 8 that is read as a 9 without its lower left, as in docs/studio.md."""
+    page.click("[data-name='digit 8.png']")
+    ready(page)
+    source = digits.source("test")
+    with torch.inference_mode():
+        eight = model.encode(gvit.load_images([source.load(source.labels.index(8))], model))
+    x, y = eight.centers[0].unbind(-1)
+    page.select_option("#method", "ixg")
+    page.check("#by-score")
+    ready(page)
+    lower_left = ((x < 0) & (y > 0)).nonzero().flatten().tolist()
+    for predicted in (8, 9, 8):
+        assert page.locator("#answer").inner_text() == str(predicted)
+        scores = torch.tensor(page.evaluate("studio.scored().then((values) => Array.from(values))"))
+        torch.testing.assert_close(scores, attribute(model, eight, "ixg", predicted)[0], atol=1e-5, rtol=1e-4)
+        page.evaluate(f"studio.switch({lower_left})")
+        ready(page)
 
 
 def test_two_images_stand_side_by_side(page):

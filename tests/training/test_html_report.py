@@ -9,10 +9,12 @@ from PIL import Image
 
 import gvit
 from gvit.analysis.explanation import attribute
+from gvit.encoding import PHOTOGRAPH_SIDE, ImageEncoder
 from gvit.errors import InputError
 from gvit.losses import psnr
 from gvit.training.html_report import write_html_report
 from gvit.training.report_images import _good_and_poor, _right_and_wrong
+from gvit.viewing.ellipses import find_ellipses
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +31,8 @@ def write(tmp_path, model, images, **options) -> str:
 
 def test_the_numbers_are_those_of_the_library(tmp_path, photo):
     model = gvit.load_model("gvit_tiny.digits")
-    text = write(tmp_path, model, [photo], method=("occlusion", "det"))
+    methods = ("occlusion", "det", "edges")
+    text = write(tmp_path, model, [photo], method=methods)
     images = gvit.load_images([photo], model)
     with torch.no_grad():
         gaussians = model.encode(images)
@@ -38,12 +41,12 @@ def test_the_numbers_are_those_of_the_library(tmp_path, photo):
     (best, *_) = gvit.predict(model, images)[0]
     assert f"<b>{best.class_name}</b>" in text
     assert f"{100 * best.probability:.1f} %" in text
-    scores = [attribute(model, gaussians, method)[0].tolist() for method in ("occlusion", "det")]
+    scores = [attribute(model, images, method)[0].tolist() for method in methods]
     shown = {int(row.split()[0]): row.split()[4:] for row in re.findall(r'data-g="([^"]+)"', text)}
     drawn = (gaussians.opacities[0] >= 1 / 255).nonzero()[:, 0].tolist()
     assert sorted(shown) == drawn
     for k, row in shown.items():
-        assert list(map(float, row)) == pytest.approx([values[k] for values in scores], rel=1e-2, abs=1e-6)
+        assert list(map(float, row)) == pytest.approx([values[k] for values in scores], rel=1e-4, abs=1e-6)
 
 
 def test_an_encoder_alone_draws_whole_images_and_answers_nothing(tmp_path, photo):
@@ -55,6 +58,28 @@ def test_an_encoder_alone_draws_whole_images_and_answers_nothing(tmp_path, photo
     for method in ("cdam", "attention"):
         with pytest.raises(InputError, match="an encoder alone has det, opacity, random, edges"):
             write_html_report("gvit_tiny.photos", [photo], tmp_path / "b.html", method=(method,))
+
+
+def test_numbers_are_in_pixels_of_the_image_and_not_of_what_is_shown(tmp_path, photo):
+    large = photo.resize((600, 450))
+    text = write(tmp_path, "gvit_tiny.photos", [large], num_gaussians=9, looks=1)
+    assert "600 × 450 px" in text
+    assert "480 × 360 px" in text
+    assert text.count('viewBox="0 0 600 450"') == 2
+    encoder = ImageEncoder(gvit.load_model("gvit_tiny.photos"), 9, 1, PHOTOGRAPH_SIDE)
+    (encoded,) = encoder([encoder.transform(large)])
+    found = find_ellipses(encoded.gaussians, 450, 600)
+    for ellipse in re.findall(r"<ellipse (cx=.*?)/>", text.partition("<main>")[2]):
+        values = dict(re.findall(r'([\w-]+)="(.*?)"', ellipse))
+        number = int(values["data-g"].split()[0])
+        told = [float(values[name]) for name in ("cx", "cy", "rx", "ry")]
+        expected = [*found.centers[number].tolist(), *(2 * found.scales[number]).tolist()]
+        assert told == pytest.approx(expected, abs=0.05)
+
+
+def test_an_image_of_one_row_has_no_edges_and_is_shown(tmp_path):
+    line = Image.new("RGB", (5, 1), "orange")
+    assert "5 × 1 px" in write(tmp_path, "gvit_tiny.photos", [line], num_gaussians=5, looks=1, method="edges")
 
 
 def test_a_patch_vit_has_answers_and_no_gaussians(tmp_path, photo):

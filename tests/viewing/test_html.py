@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from gvit.analysis.scoremap import splat_scores
 from gvit.gaussians import Gaussians
 from gvit.rendering import render
 from gvit.viewing.html import Fact, Matrix, Method, Page, ShownImage, write_page
@@ -30,9 +31,19 @@ def shown(name: str, side: int, count: int, seed: int, answer: str) -> ShownImag
     gaussians = Gaussians(torch.randn(count, 9, generator=generator), 3.0, count)
     image = (render(gaussians, side, side) + 0.1 * torch.rand(3, side, side, generator=generator)).clamp(0, 1)
     scores = {method.name: torch.randn(count, generator=generator) for method in METHODS}
+    scores["occlusion"] = 1 + 1e-4 * scores["occlusion"]  # which three digits don't tell apart
     guesses = [(answer, 0.7), ("dog", 0.2), *((f"class {n}", 0.02) for n in range(4)), (HOSTILE, 0.01)]
     return ShownImage(
-        name, (side, side), image, gaussians, scores, guesses, HOSTILE, 21.5, [Fact("size", "128")]
+        name,
+        (side, side),
+        (side, side),
+        image,
+        gaussians,
+        scores,
+        guesses,
+        HOSTILE,
+        21.5,
+        [Fact("size", "128")],
     )
 
 
@@ -126,7 +137,7 @@ def two_apart() -> Gaussians:
 
 def test_score_maps_have_the_colour_of_the_sign_where_the_gaussian_is():
     drawn = score_map(torch.tensor([2.0, -1.0]), two_apart(), 64, 64, signed=True)
-    assert (drawn.low, drawn.high) == (-2.0, 2.0)
+    assert (drawn.low, drawn.high) == pytest.approx((-1.8, 1.8), rel=0.01)
     picture = decode(drawn.uri)
     (red, _, blue, opaque), (red2, _, blue2, half) = (
         picture.getpixel((round(x * picture.width), picture.height // 2)) for x in (0.25, 0.75)
@@ -140,11 +151,24 @@ def test_score_maps_have_the_colour_of_the_sign_where_the_gaussian_is():
 
 def test_scores_of_no_class_begin_at_the_smallest():
     drawn = score_map(torch.tensor([12.0, 10.0]), two_apart(), 64, 64, signed=False)
-    assert (drawn.low, drawn.high) == (10.0, 12.0)
+    assert (drawn.low, drawn.high) == pytest.approx((10.0, 11.8), rel=0.01)
     picture = decode(drawn.uri)
     left, right = (picture.getpixel((round(x * picture.width), picture.height // 2))[3] for x in (0.25, 0.75))
     assert left > 240
     assert right < 5
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_scale_under_a_map_says_what_its_colours_mean(signed):
+    """The highest score is that of a Gaussian that hardly shows."""
+    gaussians = two_apart().replace(opacities=torch.tensor([0.9, 0.05]))
+    scores = torch.tensor([1.5, 3.0])
+    drawn = score_map(scores, gaussians, 160, 160, signed)
+    assert drawn.high == pytest.approx(0.9 * 1.5 if signed else 1.5 + 0.05 * 1.5, rel=0.01)
+    clear = 0.0 if signed else drawn.low
+    told = clear + (drawn.high - clear) * np.asarray(decode(drawn.uri))[..., 3] / 255
+    expected = clear + splat_scores(scores[None] - clear, gaussians[None], 160, 160)[0].numpy()
+    np.testing.assert_allclose(told, expected, atol=drawn.high / 255)
 
 
 def test_small_pictures_are_kept_without_loss():
@@ -166,6 +190,8 @@ def test_outlines_are_those_of_what_is_drawn_and_small_ones_come_last():
     numbers = [float(text) for text in (large.cx, large.cy, large.rx, large.ry, large.turn)]
     assert numbers == pytest.approx([75, 62.5, 20, 10, 28.65], abs=0.4)
     assert (large.scores, large.opacity) == ("-2", "0.50")
+    again = find_outlines(gaussians, [torch.tensor([0.1234567, 0.1234568, 0.0])], 100, 100)
+    assert [outline.scores for outline in again] == ["0.1234568", "0.1234567"]
 
 
 def test_charts_hold_the_records():
@@ -269,7 +295,7 @@ def test_the_keyboard_reaches_methods_images_and_gaussians(opened):
         assert abs(float(occlusion)) == sorted(scores, reverse=True)[rank]
         readout = tab.locator("#image-1 .readout").inner_text()
         assert f"{number} of 128" in readout
-        assert f"(rank {rank + 1})" in readout
+        assert f"1 (rank {rank + 1})" in readout
         tab.keyboard.press("ArrowRight")
 
 

@@ -9,10 +9,10 @@ from gvit.analysis.attribution import cdam, project_on_grid
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
-from gvit.viewing.figures import determinant_map
+from gvit.viewing.figures import determinant_map, save_figure
 from gvit.viewing.paper import explain_figure, regimes_figure
 
-NAMES = ("cat", "dog", "owl")
+NAMES = ("cat", "dog", "$0_$10")  # the last is no formula
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +112,11 @@ def test_evidence_for_another_class_can_be_asked_for(model, images):
         np.testing.assert_allclose(
             heat[i].images[1].get_array(), expected[i] / expected[i].abs().max(), atol=1e-4
         )
+
+
+@pytest.mark.parametrize(("labels", "classes"), [([2, 2], [0, 0]), ([0, 0], [2, 2])])
+def test_a_class_may_be_called_what_would_be_a_formula(model, images, tmp_path, labels, classes):
+    save_figure(explain_figure(model, images, labels, classes), tmp_path / "a.png")
 
 
 def test_a_label_per_image_is_asked_for(model, images):

@@ -95,3 +95,12 @@ def test_numbers_in_pixels_say_what_is_drawn():
         rows[:, 5:], torch.cat((colors, opacities[:, None]), 1).double(), rtol=1e-4, atol=1e-6
     )
     assert (find_ellipses(gaussians, HEIGHT, WIDTH).scales.diff(dim=1) <= 0).all()
+
+
+def test_thin_gaussians_keep_their_widths_on_a_large_picture():
+    gaussians = Gaussians.from_values(
+        *(torch.zeros(1, 2), torch.tensor([[300.0, 0.05]]) / 1920, torch.tensor([0.6])),
+        *(torch.ones(1, 3), torch.tensor([0.9])),
+    )
+    scales = find_ellipses(gaussians, 3840, 3840).scales[0]
+    assert scales.tolist() == pytest.approx([300, 0.05], rel=1e-3)

@@ -8,7 +8,7 @@ import io
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +117,7 @@ class Bench:
             InputError: it is neither, is damaged or too large, or the encoder does not take these numbers.
         """
         if name.endswith(".safetensors"):
-            return _read_gaussians(name, content)
+            return self._in_places(name, _read_gaussians(name, content))
         whole = not self.classifies and self.model.encoder.any_number
         if num_gaussians is None and whole:
             num_gaussians = PHOTOGRAPH_COUNT
@@ -135,6 +135,24 @@ class Bench:
         (encoded,) = encoder([seen])
         height, width = encoded.picture.shape[-2:]
         return Opened(encoded.gaussians, (height, width), seen, min(encoded.psnr, MOST_PSNR))
+
+    def _in_places(self, name: str, opened: Opened) -> Opened:
+        """The same without slots, which the page does not know: what was removed is there and not drawn.
+
+        That is how the classifier reads it, in Python as well.
+        """
+        slots = opened.gaussians.slots
+        if slots is None or not self.classifies:
+            return opened
+        count = max(opened.gaussians.nominal_count, int(slots.max()) + 1)
+        if count > MAX_GAUSSIANS:
+            raise InputError(
+                f"{name}: holds some of {count:,} Gaussians; there must be at most {MAX_GAUSSIANS:,}"
+            )
+        try:
+            return replace(opened, gaussians=self.model.tokens.in_slots(opened.gaussians))
+        except InputError as error:
+            raise InputError(f"{name}: {error}") from None
 
     @torch.inference_mode()
     def draw(self, gaussians: Gaussians, height: int, width: int) -> Float[Tensor, "3 h w"]:

@@ -37,7 +37,7 @@ def move(gaussians: Gaussians, chosen: Chosen, dx: float, dy: float, height: int
 def turn_and_scale(gaussians: Gaussians, chosen: Chosen, factor: float, degrees: float) -> Gaussians:
     """Scaled and turned (clockwise) as one shape, about the mean of the chosen centres.
 
-    Standard deviations above the bound are cut to it; a centre that leaves the canvas takes its Gaussian with it.
+    Standard deviations above the bound are cut to it; a centre that is pushed off the canvas stays at its border.
     """
     if not chosen.any():
         return gaussians
@@ -45,7 +45,9 @@ def turn_and_scale(gaussians: Gaussians, chosen: Chosen, factor: float, degrees:
     cos, sin = factor * math.cos(angle), factor * math.sin(angle)
     matrix = gaussians.raw.new_tensor([[cos, -sin], [sin, cos]])
     middle = gaussians.centers[chosen].mean(0)
-    return _only(chosen, transform_gaussians(gaussians, matrix, middle - matrix @ middle), gaussians)
+    changed = transform_gaussians(gaussians, matrix, middle - matrix @ middle)
+    # whose centre was pushed off has it at the border now, but draws nothing any more
+    return _only(chosen, changed.replace(opacities=gaussians.opacities), gaussians)
 
 
 def paint(gaussians: Gaussians, chosen: Chosen, color: tuple[float, float, float]) -> Gaussians:

@@ -236,24 +236,29 @@ def _show(way: _Way, sample: Sample) -> ShownImage:
         guesses = [
             (names[i], shares[i].item()) for i in shares.argsort(descending=True, stable=True).tolist()
         ]
+    # a single row or column of pixels has no edges
+    whole = None if image is None or min(image.shape[-2:]) < 2 else image[None].to(device)
     scores = (
-        {name: attribute(model, batch, name)[0].cpu() for name in way.methods} if batch is not None else {}
+        {name: attribute(model, batch, name, image=whole)[0].cpu() for name in way.methods}
+        if batch is not None
+        else {}
     )
-    height, width = (side, side) if image is None else (image.shape[-2], image.shape[-1])
+    size = height, width = (side, side) if image is None else (image.shape[-2], image.shape[-1])
     facts = [Fact("size", f"{width} × {height} px")]
     if gaussians is not None:
         drawn = int((gaussians.opacities >= VISIBLE_OPACITY).sum())
         facts.append(Fact("Gaussians drawn", f"{drawn} of {len(gaussians)}"))
-    if encoded is not None and encoded.encoded_size != (height, width):
+    if encoded is not None and encoded.encoded_size != size:
         facts.append(Fact("encoder saw", f"{encoded.encoded_size[1]} × {encoded.encoded_size[0]} px"))
-    if max(height, width) > _SHOWN_SIDE:
-        factor = _SHOWN_SIDE / max(height, width)
-        height, width = (max(1, round(factor * length)) for length in (height, width))
+    shown_size = size
+    if max(size) > _SHOWN_SIDE:
+        factor = _SHOWN_SIDE / max(size)
+        shown_size = height, width = max(1, round(factor * height)), max(1, round(factor * width))
         facts.append(Fact("shown at", f"{width} × {height} px"))
         if image is not None:
             image = v2.functional.resize(image, [height, width], antialias=True)
     return ShownImage(
-        sample.name, (height, width), image, gaussians, scores, guesses, sample.label, quality, facts
+        sample.name, size, shown_size, image, gaussians, scores, guesses, sample.label, quality, facts
     )
 
 

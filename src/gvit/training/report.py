@@ -324,11 +324,13 @@ def _write(assessed: Assessment, samples: EvaluationSamples, model: ImageClassif
         raise InputError(f"{folder}: cannot write results here ({error.strerror})") from error
     for name in MEASURED:  # an encoder alone has one of them
         (folder / name).unlink(missing_ok=True)
+    # numbers first: whatever becomes of the figures, what was measured is there
+    write_text(folder / MEASURED[0], json.dumps(assessed.to_dict()) + "\n")
     if result.confusion:
+        write_text(folder / MEASURED[2], assessed.table())
         count, share = len(assessed.mistakes), 100 * cast(float, result.top1)
         title = f"{model.card.name} on {result.num_images} images: {share:.2f} % right"
         save_figure(confusion_figure(result.confusion, names, title), folder / MEASURED[1])
-        write_text(folder / MEASURED[2], assessed.table())
         shown = assessed.mistakes[:_SHOWN]
         pictures = [_picture(samples, wrong.index, model) for wrong in shown]
         captions = [
@@ -337,7 +339,6 @@ def _write(assessed: Assessment, samples: EvaluationSamples, model: ImageClassif
         ]
         title = f"{count} of {result.num_images} images taken for another class, the most confident first"
         save_figure(mistakes_figure(pictures, captions, title), folder / MEASURED[3])
-    write_text(folder / MEASURED[0], json.dumps(assessed.to_dict()) + "\n")
 
 
 def _picture(samples: EvaluationSamples, index: int, model: ImageClassifier) -> Tensor:

@@ -40,9 +40,11 @@ def find_ellipses(gaussians: Gaussians, height: int, width: int, blur: float = 0
         width: pixels.
         blur: added to the variances, square pixels.
     """
-    centers, covariances, colors, opacities = (
+    centers, _, colors, opacities = (
         tensor.detach().cpu().double() for tensor in gaussians.in_pixels(height, width)
     )
+    # in float64 from the start: in a covariance of float32, the width of a thin Gaussian drowns
+    _, covariances, _, _ = gaussians.detach().to("cpu", torch.float64).in_pixels(height, width)
     variances, axes = torch.linalg.eigh(covariances + blur * torch.eye(2, dtype=torch.float64))
     angles = torch.atan(axes[:, 1, 1] / axes[:, 0, 1])  # ascending: the last axis is the long one
     return Ellipses(centers, variances.flip(-1).clamp(min=0).sqrt(), angles, colors, opacities)

@@ -17,8 +17,10 @@ from gvit.losses import psnr
 from gvit.models.gvit import GViT
 from gvit.rendering import rasterize, render
 from gvit.viewing.curves import Span, find_panels, find_phases
+from gvit.viewing.ellipses import find_ellipses
 
 _PIXELS_AT_ONCE = 2**22
+_LARGEST = 40.0  # inches, of a figure that grows with the classes: of a thousand, each has some 4 pixels
 AUTHOR = {"Software": "gvit"}  # in each PNG file, by which it is known again
 
 if TYPE_CHECKING:
@@ -33,7 +35,9 @@ def determinant_map(gaussians: Gaussians, height: int, width: int) -> Float[Tens
     coverage. NaN where nothing is drawn. Small values mark where the model spends detail (GViT paper, Figure 5).
     """
     centers, covariances, _, opacities = gaussians.in_pixels(height, width)
-    log_det = torch.linalg.det(covariances.double()).clamp_min(1e-12).log10().to(centers.dtype)
+    # in float64 from the start: in a covariance of float32, the width of a thin Gaussian drowns
+    _, exact, _, _ = gaussians.to(torch.float64).in_pixels(height, width)
+    log_det = torch.linalg.det(exact).clamp_min(1e-12).log10().to(centers.dtype)
     values, alpha = rasterize(centers, covariances, log_det.unsqueeze(-1), opacities, height, width)
     return torch.where(alpha > VISIBLE_OPACITY, values[..., 0, :, :] / alpha, torch.nan)
 
@@ -50,20 +54,17 @@ def draw_ellipses(axes: Axes, gaussians: Gaussians, height: int, width: int, dev
     """
     from matplotlib.collections import EllipseCollection
 
-    centers, covariances, colors, opacities = (t.detach().cpu() for t in gaussians.in_pixels(height, width))
-    # ascending eigenvalues: the last axis is the long one
-    variances, directions = torch.linalg.eigh(covariances.double())
-    lengths = 2 * deviations * variances.clamp_min(0).sqrt()
-    angles = torch.rad2deg(torch.atan2(directions[:, 1, 1], directions[:, 0, 1]))
+    found = find_ellipses(gaussians, height, width)
+    lengths = 2 * deviations * found.scales
     # faint Gaussians stay faint; dark ones are lifted, or they vanish on a dark picture
-    rgba = torch.cat((0.25 + 0.75 * colors, opacities.clamp(0.15, 1).unsqueeze(-1)), -1)
+    rgba = torch.cat((0.25 + 0.75 * found.colors, found.opacities.clamp(0.15, 1).unsqueeze(-1)), -1)
     axes.add_collection(
         EllipseCollection(
-            lengths[:, 1].numpy(),
             lengths[:, 0].numpy(),
-            angles.numpy(),
+            lengths[:, 1].numpy(),
+            found.angles.rad2deg().numpy(),
             units="xy",
-            offsets=centers.numpy() - 0.5,  # imshow has the centre of the first pixel at 0
+            offsets=found.centers.numpy() - 0.5,  # imshow has the centre of the first pixel at 0
             offset_transform=axes.transData,
             facecolors="none",
             edgecolors=rgba.numpy(),
@@ -99,7 +100,8 @@ def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequenc
         shown = axes[3].imshow(determinants[column].cpu().numpy(), cmap="viridis", vmin=low, vmax=high)
         probability, predicted = probabilities[column].max(-1)
         wrong = int(predicted) != labels[column]
-        axes[0].set_title(f"is {class_names[labels[column]]}", fontsize=8)
+        # a class may be called $
+        axes[0].set_title(f"is {class_names[labels[column]]}", fontsize=8, parse_math=False)
         axes[1].set_title(f"{quality[column]:.1f} dB", fontsize=8)
         if model.card.encoder_only:  # nothing has learned to answer
             continue
@@ -107,6 +109,7 @@ def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequenc
             f"{class_names[int(predicted)]}: {100 * probability:.0f} %",
             fontsize=8,
             color="firebrick" if wrong else "black",
+            parse_math=False,
         )
     for row, name in enumerate(rows):
         grid[row, 0].set_ylabel(name, fontsize=8)
@@ -158,7 +161,7 @@ def confusion_figure(
 
     counts = np.asarray(confusion)
     shares = counts / counts.sum(1, keepdims=True).clip(1)
-    size = max(3.0, 0.42 * len(class_names) + 1.2)
+    size = min(_LARGEST, max(3.0, 0.42 * len(class_names) + 1.2))
     figure = Figure(figsize=(size, size), layout="constrained", dpi=110)
     axes: Any = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
@@ -167,8 +170,8 @@ def confusion_figure(
             if count:
                 shade = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=shade)
-        axes.set_xticks(range(len(class_names)), class_names, fontsize=7, rotation=90)
-        axes.set_yticks(range(len(class_names)), class_names, fontsize=7)
+        axes.set_xticks(range(len(class_names)), class_names, fontsize=7, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(class_names)), class_names, fontsize=7, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(title, fontsize=9, wrap=True, parse_math=False)
     return figure

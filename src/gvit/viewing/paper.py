@@ -121,7 +121,7 @@ def explain_figure(
     for column in range(count):
         axes = grid[:, column]
         axes[0].imshow(as_picture(images[column]))
-        axes[0].set_title(names[labels[column]], fontsize=9)
+        axes[0].set_title(names[labels[column]], fontsize=9, parse_math=False)  # a class may be called $
         sizes = axes[1].imshow(determinants[column].cpu().numpy(), cmap="viridis", vmin=low, vmax=high)
         greyed = images[column].mean(0, keepdim=True).expand(3, -1, -1) * 0.5 + 0.15
         axes[2].imshow(as_picture(greyed))
@@ -140,6 +140,7 @@ def explain_figure(
             f"for {names[chosen[column]]}, {100 * probabilities[column, chosen[column]]:.0f} %",
             fontsize=8,
             color="firebrick" if predicted and chosen[column] != labels[column] else "black",
+            parse_math=False,
         )
         axes[3].imshow(as_picture(drawn[column]))
         axes[3].set_title(f"{quality[column]:.1f} dB", fontsize=8)

@@ -60,7 +60,7 @@ export function bindControls(studio) {
   on("only", "click", () => {
     const mask = new Uint8Array(studio.doc.off.length).fill(1);
     for (const index of studio.chosen) mask[index] = 0;
-    studio.commit([], mask);
+    studio.commit([], () => mask);
   });
 
   const told = (work) => work().catch((error) => toast(error.message));
@@ -69,7 +69,10 @@ export function bindControls(studio) {
     find("keep-out").textContent = `${mask.reduce((sum, off) => sum + !off, 0)} of ${mask.length}`;
     await studio.preview([], mask);
   }));
-  on("keep", "change", () => told(async () => studio.commit([], await studio.keepBest(find("keep").value / 100))));
+  on("keep", "change", () => {
+    const share = find("keep").value / 100;
+    studio.commit([], () => studio.keepBest(share));
+  });
   for (const id of ["method", "target", "by-score"]) {
     on(id, "change", () => studio.run(async () => {
       studio.describeMethod();

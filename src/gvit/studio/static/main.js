@@ -16,7 +16,7 @@ class Studio {
   model = null; // what the server tells of it
   view = null; // the server's answer for the state that is shown
   kept = null; // a state and its view, to compare with
-  scores = null; // {values, raw, shades}
+  scores = null; // {values, raw, key, shades}
   asked = null; // {raw, key, answer, shade}: the scores that were asked for last
   files = new Map(); // on the shelf: name to {content, url}
   #queue = Promise.resolve();
@@ -155,14 +155,14 @@ class Studio {
     return this.#queue;
   }
 
-  /** Edits for good: the state after them follows the one that is shown. */
-  commit(edits, off = null) {
+  /** Edits for good: the state after them follows the one that is shown. What is off is a function of what was before. */
+  commit(edits, switched = (off) => off) {
     this.#preview = null;
     this.#generation += 1;
     const { source } = this.doc;
     return this.run(async () => {
       if (this.doc.source !== source) return; // another image was opened meanwhile
-      const before = { ...this.doc, off: off ?? this.doc.off };
+      const before = { ...this.doc, off: await switched(this.doc.off) };
       const view = await server.state(before, edits);
       const doc = edits.length ? { ...before, raw: view.raw } : before;
       this.history.push(doc);
@@ -207,7 +207,7 @@ class Studio {
     find("latency").textContent = `in ${view.milliseconds} ms`;
     if (view.probabilities) {
       const comparable = this.kept?.doc.model === doc.model ? this.kept.view.probabilities : null;
-      this.predicted = this.bars.show(view.probabilities, comparable);
+      this.bars.show(view.probabilities, comparable);
     }
     const on = doc.off.reduce((count, off) => count + !off, 0);
     find("facts").title = "Gaussians that are drawn, PSNR of the picture as it was encoded, file";
@@ -221,8 +221,8 @@ class Studio {
 
   caption(doc, view) {
     const classes = this.model.name === doc.model ? this.model.classes : [];
-    const best = view.probabilities?.indexOf(Math.max(...view.probabilities));
-    return best === undefined || !classes.length ? doc.name : `${classes[best]} · ${doc.name}`;
+    const best = mostProbable(view);
+    return best === null || !classes.length ? doc.name : `${classes[best]} · ${doc.name}`;
   }
 
   /** All that follows from a state that is there for good. */
@@ -243,7 +243,7 @@ class Studio {
     const on = doc.off.reduce((sum, off) => sum + !off, 0);
     find("keep").value = Math.round((100 * on) / count);
     find("keep-out").textContent = `${on} of ${count}`;
-    if (this.scores?.raw !== doc.raw) this.stage.shades = null;
+    if (!this.known) this.stage.shades = null;
     if (find("by-score").checked) this.scored().catch((error) => toast(error.message));
     const original = find("original");
     if (doc.seen) {
@@ -282,12 +282,14 @@ class Studio {
     if (this.stage.selected.size) this.commit([this.edit("transform", values)]);
   }
 
-  switch(indices, off = null) {
+  switch(indices) {
     if (!indices.length) return;
-    const to = off ?? !indices.every((index) => this.doc.off[index]);
-    const mask = this.doc.off.slice();
-    for (const index of indices) mask[index] = to;
-    this.commit([], mask);
+    this.commit([], (off) => {
+      const to = !indices.every((index) => off[index]);
+      const mask = off.slice();
+      for (const index of indices) mask[index] = to;
+      return mask;
+    });
   }
 
   describeSelection() {
@@ -300,8 +302,7 @@ class Studio {
     find("hint").hidden = size > 0 || shown >= 0;
     find("several").hidden = size < 2 || shown >= 0;
     if (shown >= 0) {
-      const values = this.scores?.raw === doc.raw ? this.scores.values[shown] : null;
-      showNumbers(stage.ellipse(shown), shown, doc.off[shown], values);
+      showNumbers(stage.ellipse(shown), shown, doc.off[shown], this.known?.values[shown] ?? null);
     } else {
       find("numbers").replaceChildren();
     }
@@ -326,13 +327,26 @@ class Studio {
     find("about").textContent = `${about[0].toUpperCase()}${about.slice(1)}.`;
   }
 
+  /** Index of the class that is explained: of the prediction, the one that stands on the page. */
+  get target() {
+    const { value } = find("target");
+    return value === "" ? mostProbable(this.view) : Number(value);
+  }
+
+  get question() {
+    return `${this.method.name} ${this.target}`;
+  }
+
+  /** Scores that are there already, of what would be asked for now. */
+  get known() {
+    return this.scores?.raw === this.doc.raw && this.scores.key === this.question ? this.scores : null;
+  }
+
   /** Of the state that is shown, all its Gaussians switched on; asked for once. */
   async scored() {
-    const { doc } = this;
-    const key = [this.method.name, find("target").value].join(" ");
+    const { doc, question: key } = this;
     if (this.asked?.raw !== doc.raw || this.asked.key !== key) {
-      const target = find("target").value === "" ? null : Number(find("target").value);
-      const answer = server.scores(doc, this.method.name, target);
+      const answer = server.scores(doc, this.method.name, this.target);
       this.asked = { raw: doc.raw, key, answer, shade: this.method.of_class ? signed : ranked };
       answer.catch(() => (this.asked = null));
     }
@@ -340,7 +354,7 @@ class Studio {
     const values = await asked.answer;
     // an answer that comes late says nothing of what is asked now
     if (this.asked === asked && this.doc.raw === doc.raw) {
-      if (this.scores?.values !== values) this.scores = { values, raw: doc.raw, shades: asked.shade(values) };
+      if (this.scores?.values !== values) this.scores = { values, raw: doc.raw, key, shades: asked.shade(values) };
       this.stage.shades = find("by-score").checked ? this.scores.shades : null;
     }
     return values;
@@ -393,6 +407,11 @@ class Studio {
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 10000);
   }
+}
+
+/** Index of a view's class; null of an encoder alone. */
+function mostProbable({ probabilities }) {
+  return probabilities && probabilities.indexOf(Math.max(...probabilities));
 }
 
 /** Scores that speak for a class and against it. */

@@ -52,7 +52,6 @@ export class Bars {
     }
     find("answer").textContent = this.#classes[order[0]];
     find("confidence").textContent = percent(probabilities[order[0]]);
-    return order[0];
   }
 
   #add(index) {

@@ -69,8 +69,9 @@ class ShownImage:
 
     Attributes:
         name: of the file, say.
-        size: height and width of the pictures, pixels.
-        image: in [0, 1]; None where there are only its Gaussians.
+        size: height and width of the image, pixels, in which its Gaussians are told.
+        shown_size: those of the pictures on the page.
+        image: in [0, 1], of ``shown_size``; None where there are only its Gaussians.
         gaussians: raw [K, 9]; None for a model without.
         scores: by method, one per Gaussian.
         guesses: classes with their probabilities, the most probable first.
@@ -81,6 +82,7 @@ class ShownImage:
 
     name: str
     size: tuple[int, int]
+    shown_size: tuple[int, int]
     image: Float[Tensor, "3 h w"] | None = None
     gaussians: Gaussians | None = None
     scores: Mapping[str, Tensor] = field(default_factory=dict)
@@ -201,7 +203,7 @@ def write_page(page: Page, path: str | Path) -> None:
 
 
 def _panels(shown: ShownImage, methods: Sequence[Method]) -> _Panels:
-    height, width = shown.size
+    height, width = shown.shown_size
     gaussians, drawn = shown.gaussians, None
     outlines: Sequence[Outline] = ()
     maps: Sequence[ScoreMap] = ()
@@ -209,7 +211,7 @@ def _panels(shown: ShownImage, methods: Sequence[Method]) -> _Panels:
         with torch.inference_mode():
             drawn = render(gaussians, height, width)
             scores = [shown.scores[method.name] for method in methods]
-            outlines = find_outlines(gaussians, scores, height, width)
+            outlines = find_outlines(gaussians, scores, *shown.size)
             maps = [
                 score_map(values, gaussians, height, width, method.signed)
                 for values, method in zip(scores, methods, strict=True)

@@ -51,9 +51,10 @@ class ScoreMap:
     """Scores as a transparent picture to lie over another.
 
     Attributes:
-        uri: the picture. It is as opaque as the score there is large.
-        low: score of what is drawn in full in the colour of the left end of the scale.
-        high: the same at the right end.
+        uri: the picture. It is as opaque as its value there is large.
+        low: value of what is drawn in full in the colour of the left end of the scale; where that is clear, of what
+            shows nothing.
+        high: value of what is drawn in full in the colour of the right end.
     """
 
     uri: str
@@ -64,7 +65,7 @@ class ScoreMap:
 def score_map(
     scores: Float[Tensor, " k"], gaussians: Gaussians, height: int, width: int, signed: bool
 ) -> ScoreMap:
-    """Scores of one image through the renderer, in units of the image's own range.
+    """Scores of one image through the renderer, in units of the map's own largest value.
 
     Args:
         scores: one per Gaussian.
@@ -74,20 +75,18 @@ def score_map(
         signed: two colours, which meet at 0; otherwise one, and the smallest score of what is drawn shows nothing.
     """
     scores = scores.detach().to(gaussians.raw)
-    drawn = scores[gaussians.opacities >= VISIBLE_OPACITY]
-    low, high = (drawn.min().item(), drawn.max().item()) if len(drawn) else (0.0, 0.0)
-    if signed:
-        high = max(abs(low), abs(high))
-        low = -high
-    else:
-        scores = (scores - low).clamp(min=0)
+    least = 0.0
+    if not signed:
+        drawn = scores[gaussians.opacities >= VISIBLE_OPACITY]
+        least = drawn.min().item() if len(drawn) else 0.0
+        scores = (scores - least).clamp(min=0)
     factor = max(1.0, _MAP_SIDE / max(height, width))
     values = splat_scores(scores[None], gaussians[None], round(factor * height), round(factor * width))[0]
-    top = values.abs().max().clamp(min=1e-12)
+    top = values.abs().max().item()
     color = torch.where((values < 0).unsqueeze(-1), torch.tensor(_AGAINST), torch.tensor(_FOR))
-    alpha = (255 * values.abs() / top).round().unsqueeze(-1)
+    alpha = (255 * values.abs() / (top or 1.0)).round().unsqueeze(-1)
     pixels = torch.cat((color.to(alpha), alpha), -1).byte().cpu().numpy()
-    return ScoreMap(_uri(Image.fromarray(pixels)), low, high)
+    return ScoreMap(_uri(Image.fromarray(pixels)), -top if signed else least, least + top)
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,8 @@ def find_outlines(
                 stroke=_code(0.25 + 0.75 * color),
                 opacity=f"{opacity:.2f}",
                 stroke_opacity=f"{max(0.15, opacity):.2g}",
-                scores=" ".join(f"{values[k]:.3g}" for values in per_method),
+                # seven digits are what float32 has: fewer would make ranks of the page's own
+                scores=" ".join(f"{values[k]:.7g}" for values in per_method),
             )
         )
     return outlines

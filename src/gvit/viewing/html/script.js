@@ -43,6 +43,7 @@
   const names = methods.map((input) => input.nextElementSibling.textContent);
   const signed = methods.map((input) => "signed" in input.dataset);
   const size = (scores, m) => (signed[m] ? Math.abs(scores[m]) : scores[m]);
+  const rounded = (score) => Number(score.toPrecision(3)); // to be read; ranks are of what there is
   const method = () => Math.max(0, methods.findIndex((input) => input.checked));
 
   // the numbers of a Gaussian; everything goes in as text
@@ -85,7 +86,7 @@
       list.append(row("Gaussian", `${g.number} of ${svg.dataset.total}`));
       g.scores.forEach((score, m) => {
         const rank = 1 + ellipses.filter((other) => size(read(other).scores, m) > size(g.scores, m)).length;
-        list.append(row(names[m], `${score} (rank ${rank})`));
+        list.append(row(names[m], `${rounded(score)} (rank ${rank})`));
       });
       list.append(
         row("centre", `${g.x.toFixed(1)}, ${g.y.toFixed(1)} px`),
@@ -95,7 +96,7 @@
         row("colour", g.color, g.color),
       );
       readout.replaceChildren(list);
-      short.textContent = `${g.number}: ${names.length ? `${names[method()]} ${g.scores[method()]}, ` : ""}${g.a.toFixed(1)} × ${g.b.toFixed(1)} px`;
+      short.textContent = `${g.number}: ${names.length ? `${names[method()]} ${rounded(g.scores[method()])}, ` : ""}${g.a.toFixed(1)} × ${g.b.toFixed(1)} px`;
       if (halo) {
         for (const name of ["cx", "cy", "rx", "ry", "transform"]) halo.setAttribute(name, ellipse.getAttribute(name));
         halo.removeAttribute("hidden");
@@ -105,7 +106,7 @@
     stage.addEventListener("click", (event) => { if (event.target.dataset.g) event.target.focus(); });
     stage.addEventListener("focusin", (event) => {
       const g = read(event.target);
-      event.target.setAttribute("aria-label", `Gaussian ${g.number}, ${names.map((name, m) => `${name} ${g.scores[m]}`).join(", ")}`);
+      event.target.setAttribute("aria-label", `Gaussian ${g.number}, ${names.map((name, m) => `${name} ${rounded(g.scores[m])}`).join(", ")}`);
       show(event.target);
     });
     stage.addEventListener("keydown", (event) => {
