@@ -203,8 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     gvit.fit(torch.rand(1, 3, 32, 32), 10, 2)  # compilation is nobody's time
     rows = _known(options.out / "fit_start.json", settings)
     for file in find_images([options.data_dir]):
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
         for count in options.counts:
-            if any((row["image"], row["count"]) == (file.name, count) for row in rows):
+            if any((row["sha256"], row["count"]) == (digest, count) for row in rows):
                 continue
             rows += measure(file, count, starts, model, options.steps, options.seed)
             write_results("fit_start", settings, rows, options.out)

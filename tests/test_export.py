@@ -4,6 +4,7 @@ import copy
 import json
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import onnx
 import onnxruntime
@@ -42,8 +43,9 @@ def test_a_refining_model_as_a_program_of_any_batch(tmp_path):
     done = export(model, tmp_path / "model.pt2")
     extra = {METADATA: ""}
     program = torch.export.load(tmp_path / "model.pt2", extra_files=extra)
-    images = torch.rand(7, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    torch.testing.assert_close(program.module()(images), model(images), rtol=1e-3, atol=1e-4)
+    for batch in (7, 1):
+        images = torch.rand(batch, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+        torch.testing.assert_close(program.module()(images), model(images), rtol=1e-3, atol=1e-4)
     assert not [n for n in program.graph.nodes if "gvit" in str(n.target)]
     assert json.loads(extra[METADATA]) == json.loads(json.dumps(done.metadata))
     with zipfile.ZipFile(done.path) as file:  # no paths of this machine
@@ -55,12 +57,13 @@ def test_onnx_of_any_batch(denoising, part, tmp_path):
     done = export(denoising, tmp_path / "model.onnx", part)
     assert done.difference < 1e-4
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
-    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
-    (found,) = session.run(None, {"images": images.numpy()})
-    with torch.no_grad():
-        gaussians = denoising.encode(images)
-        wanted = denoising(images) if part == "model" else gvit.render(gaussians, 32, 32)
-    torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0, atol=1e-4)
+    for batch in (3, 1):
+        images = torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+        (found,) = session.run(None, {"images": images.numpy()})
+        with torch.no_grad():
+            gaussians = denoising.encode(images)
+            wanted = denoising(images) if part == "model" else gvit.render(gaussians, 32, 32)
+        torch.testing.assert_close(torch.from_numpy(found), wanted, rtol=0, atol=1e-4)
     (prop,) = [p for p in onnx.load(tmp_path / "model.onnx").metadata_props if p.key == METADATA]
     told = json.loads(prop.value)
     assert told["input"] == {"name": "images", "shape": ["batch", 3, 32, 32]}
@@ -90,6 +93,33 @@ def test_what_is_wrong_is_refused_and_nothing_written(tmp_path, monkeypatch, cap
     assert main(["export", "gvit_tiny.photos", "--format", "pt2"]) == 2
     assert "--part must be encoder or picture" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_file_whose_program_is_off_is_not_written(denoising, tmp_path, monkeypatch):
+    """Of a pt2 file it is the program in the file that is looked at."""
+    load, runner = torch.export.load, gvit.export._onnx_runner
+
+    def off(run):
+        return lambda inputs: run(inputs) + 1e-3
+
+    monkeypatch.setattr(
+        torch.export, "load", lambda file: SimpleNamespace(module=lambda: off(load(file).module()))
+    )
+    monkeypatch.setattr("gvit.export._onnx_runner", lambda content: off(runner(content)))
+    for name in ("a.pt2", "a.onnx"):
+        with pytest.raises(InputError, match=r"is off by 1\.0e-03, not written"):
+            export(denoising, tmp_path / name, "classifier")
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_bounds_of_raw_gaussians_are_told(denoising, tmp_path):
+    """Above all where they are the input."""
+    bare = gvit.create_model("gaussian_vit_tiny", scale_factor=1.5, **TINY)
+    patches = gvit.create_model("vit_tiny_patch8", depth=1)
+    factor = denoising.encoder.scale_factor
+    for model, *bounds in ((bare, 1.5, 6), (denoising, factor, 6), (patches, None, None)):
+        told = export(model, tmp_path / "a.pt2").metadata
+        assert [told["scale_factor"], told["nominal_count"]] == bounds
 
 
 def test_the_command_line_says_what_it_has_verified(denoising, tmp_path, monkeypatch, capsys):

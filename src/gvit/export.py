@@ -47,7 +47,8 @@ class Exported:
         difference: largest difference to the model's own output.
         largest: of the model's own outputs, without sign.
         batch_size: of the images that this was measured on; another one than that of the recording.
-        metadata: what stands in the file: part, names and shapes of input and output, preprocessing, classes, commit.
+        metadata: what stands in the file: part, names and shapes of input and output, preprocessing, classes, bounds of
+            raw Gaussians, commit.
     """
 
     path: Path
@@ -126,7 +127,7 @@ def export(
 def _metadata(
     model: ImageClassifier, network: nn.Module, example: Tensor, part: Part, precision: Precision
 ) -> dict[str, Any]:
-    outputs = network(_inputs(example, _TRACED))
+    outputs, bounds = network(_inputs(example, _TRACED)), model.tokens.bounds
     name = "gaussians" if example.ndim == 3 else "images"
     return {
         "part": part,
@@ -136,7 +137,9 @@ def _metadata(
         "output": {"name": _OUTPUTS[part], "shape": ["batch", *outputs.shape[1:]]},
         "preprocessing": model.card.preprocessing.for_timm(),
         "class_names": list(model.card.class_names),
-        "scale_factor": None if model.encoder is None else model.encoder.scale_factor,
+        # what raw Gaussians mean, on a square canvas
+        "scale_factor": bounds.get("scale_factor"),
+        "nominal_count": bounds.get("nominal_count"),
         "provenance": provenance(),
     }
 
@@ -154,7 +157,8 @@ def _record(
         if kind == "pt2":
             file = io.BytesIO()
             torch.export.save(program, file, extra_files={METADATA: json.dumps(metadata)})
-            return file.getvalue(), program.module()
+            content = file.getvalue()
+            return content, torch.export.load(io.BytesIO(content)).module()
         content = _to_onnx(program, traced, metadata)
     return content, _onnx_runner(content)
 

@@ -15,9 +15,11 @@ from gvit.analysis.faithfulness import (
     compare_models,
     insertion_deletion,
     measure_faithfulness,
+    methods_of,
     rank_correlations,
     with_random_weights,
 )
+from gvit.analysis.faithfulness_table import tables
 from gvit.analysis.units import GaussianUnits, units_of
 from gvit.errors import InputError
 from gvit.models import registry
@@ -37,8 +39,9 @@ def test_areas_of_three_units_by_hand():
     torch.testing.assert_close(curves.deletion, torch.tensor([[1, 0.5, 0.2, 0]]))
     areas = {name: value.item() for name, value in curves.areas.items()}
     assert areas == pytest.approx({"insertion": 0.6, "deletion": 0.4, "gap": 0.2}, abs=1e-6)
-    # fewer steps than units: two and one of them at a time
-    assert insertion_deletion(linear(weights), weights, steps=2).fractions == pytest.approx((0, 2 / 3, 1))
+    # fewer steps than units: two of them at a time
+    weights = torch.tensor([[0.2, 0.5, 0.2, 0.1]])
+    assert insertion_deletion(linear(weights), weights, steps=2).fractions == pytest.approx((0, 1 / 2, 1))
 
 
 def test_no_order_beats_the_true_one_and_chance_is_between():
@@ -50,6 +53,19 @@ def test_no_order_beats_the_true_one_and_chance_is_between():
     assert max(gaps, key=gaps.get) == (3, 0, 2, 1)
     assert min(gaps, key=gaps.get) == (0, 3, 1, 2)
     assert sum(gaps.values()) == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize(("count", "steps"), [(9, 8), (9, 6), (7, 2), (3, 2)])
+def test_an_odd_number_of_units_in_random_order_has_no_gap(count, steps):
+    """Whatever the order, where the probability depends on their number alone."""
+    curves = insertion_deletion(lambda keep: keep.float().mean(1).pow(3), torch.zeros(1, count), steps)
+    assert curves.areas["gap"].item() == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("count", [16, 32, 64, 1024, 3072])
+def test_an_even_number_of_units_goes_in_equal_parts(count):
+    scores = torch.zeros(1, count)
+    assert insertion_deletion(linear(scores), scores).fractions == tuple(k / 8 for k in range(9))
 
 
 def test_equal_scores_are_chance():
@@ -170,15 +186,15 @@ def test_with_random_weights_scores_are_others_and_with_the_same_they_are_the_sa
 
 
 def test_models_are_compared_image_by_image():
-    def of(**measures):
+    def of(kind, **measures):
         images = {
             taken: {"methods": {"shap": {"images": {"insertion": i, "deletion": d}}}}
             for taken, (i, d) in measures.items()
         }
-        return {"measures": images}
+        return {"units": kind, "measures": images}
 
-    ours = of(units=([0.9, 0.8, 0.7], [0.2, 0.2, 0.2]), pixels=([0.5] * 3, [0.5] * 3))
-    theirs = of(units=([0.6, 0.5, 0.3], [0.2, 0.2, 0.2]))
+    ours = of("Gaussians", units=([0.9, 0.8, 0.7], [0.2, 0.2, 0.2]), pixels=([0.5] * 3, [0.5] * 3))
+    theirs = of("patches", units=([0.6, 0.5, 0.3], [0.2, 0.2, 0.2]))
     found = compare_models(ours, theirs)
     assert list(found) == ["units", "pixels"]
     # differences of 0.3, 0.3 and 0.4
@@ -187,6 +203,9 @@ def test_models_are_compared_image_by_image():
     assert found["units"]["shap"]["verdict"] == "better"
     # a model of patches is measured by pixels where it is by units
     assert found["pixels"]["shap"]["mean"] == pytest.approx(-0.8 / 3)
+    assert list(compare_models(theirs, theirs)) == ["units"]
+    # and one of Gaussians that were not measured by pixels is not compared by them
+    assert list(compare_models(ours, theirs | {"units": "Gaussians"})) == ["units"]
 
 
 def test_a_model_that_reads_gaussians_is_measured_by_them_alone():
@@ -199,11 +218,45 @@ def test_a_model_that_reads_gaussians_is_measured_by_them_alone():
     assert model.training
 
 
+def test_by_pixels_chance_is_zero_and_random_gaussians_are_another_control():
+    def method(gap, random, centre):
+        against = {"random": random, "centre": centre}
+        return {
+            name: {"mean": mean, "margin": 0.05}
+            for name, mean in {"insertion": 0.5, "deletion": 0.4, "gap": gap}.items()
+        } | {
+            "against": {
+                control: {"mean": mean, "margin": 0.05, "verdict": "better" if mean > 0 else "worse"}
+                for control, mean in against.items()
+                if mean is not None
+            }
+        }
+
+    methods = {
+        "cdam": method(-0.02, -0.3, -0.4),
+        "ixg": method(0.09, -0.2, -0.3),
+        "shap": method(0.4, 0.1, 0.1),
+        "random": method(0.3, None, -0.1),
+    }
+    result = {"model": "m", "units": "Gaussians", "measures": {"pixels": {"methods": methods}}}
+    text = tables({"results": [result]})
+    assert "| insertion - deletion, chance is 0 | against random Gaussians | against centre" in text
+    rows = {row.split("|")[1].strip(): row for row in text.splitlines() if row.startswith("|")}
+    assert "-0.020 ± 0.050, too small to tell | -0.300 ± 0.050, worse" in rows["cdam"]
+    assert "+0.090 ± 0.050, better" in rows["ixg"]
+    assert "+0.300 ± 0.050, better" in rows["random Gaussians"]
+    assert "Better than both chance and centre: shap. Worse than both chance and centre: none." in text
+
+
 def test_bad_input_is_named():
     model = gvit.create_model("vit_tiny_patch8", num_classes=3)
     images = torch.rand(1, 3, 32, 32)
     with pytest.raises(InputError, match="unknown method for patches 'det'"):
         measure_faithfulness(model, [images], ["det"])
+    ours = gvit.create_model("gaussian_vit_tiny", num_classes=3, num_gaussians=6)
+    assert methods_of([ours, model], ["det", "random", "ig"]) == [["det", "ig"], ["ig"]]
+    with pytest.raises(InputError, match="unknown method for Gaussians or patches 'dett'; nearest: det"):
+        methods_of([ours, model], ["dett"])
     with pytest.raises(InputError, match="no images"):
         measure_faithfulness(model, [])
 

@@ -25,6 +25,7 @@ from gvit.analysis.units import (
     GaussianUnits,
     PatchUnits,
     Units,
+    kind_of_units,
     pixel_nearness,
     pixel_probability,
     units_of,
@@ -112,13 +113,15 @@ def insertion_deletion(
             is chance.
 
     Returns:
-        Curves on the CPU, at fractions k / ``steps``, rounded to whole units.
+        Curves on the CPU, at fractions k / ``steps``, rounded to whole units: with n of them also without n, as chance
+        needs for a gap of 0.
     """
     count = scores.shape[1]
     shuffled = torch.rand(scores.shape, generator=generator).argsort(1).to(scores.device)
     order = shuffled.gather(1, scores.gather(1, shuffled).argsort(dim=1, descending=True, stable=True))
     rank = order.argsort(1)
-    numbers = sorted({round(step * count / steps) for step in range(steps + 1)})
+    half = {round(step * count / steps) for step in range(steps // 2 + 1)}
+    numbers = sorted(half | {count - number for number in half})
     # a whole image and an empty one are the ends of both
     inserted = [probability(rank < number) for number in numbers]
     deleted = [probability(rank >= number) for number in numbers[1:-1]]
@@ -235,17 +238,19 @@ def compare_models(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str
 
     Returns:
         By what was taken out, then by method, the difference with its margin and verdict. Where a model's units are
-        patches, its measure by units is that by pixels.
+        patches, its measure by units is that by pixels; nothing by pixels where a model has no such measure.
     """
     found: dict[str, dict[str, Any]] = {}
     for taken in one["measures"].keys() | other["measures"].keys():
         ours, theirs = (_gaps(model, taken) for model in (one, other))
         found[taken] = {name: _difference(ours[name], theirs[name]) for name in ours if name in theirs}
-    return {taken: found[taken] for taken in (UNITS, PIXELS) if taken in found}
+    return {taken: found[taken] for taken in (UNITS, PIXELS) if found.get(taken)}
 
 
 def _gaps(model: Mapping[str, Any], taken: str) -> dict[str, dict[str, Tensor]]:
-    methods = model["measures"].get(taken, model["measures"][UNITS])["methods"]
+    if model["units"] == PatchUnits.kind:
+        taken = UNITS
+    methods = model["measures"].get(taken, {}).get("methods", {})
     return {
         name: {"gap": torch.tensor(m["images"]["insertion"]) - torch.tensor(m["images"]["deletion"])}
         for name, m in methods.items()
@@ -269,9 +274,10 @@ def measure_faithfulness(
     The class is the one that the model finds most probable in the whole image. A Gaussian that is taken out is not
     drawn; a pixel that is has its image's mean colour, and the same model encodes the image anew. Pixels come in the
     order of the scores that the renderer draws there (``splat_scores``). Of methods whose zero says nothing (``signed``
-    is False, and random) it draws ranks, from 1 / N to 1, so that a pixel without a Gaussian comes last. Beside the
-    methods there is, by pixels, what patches instead of Gaussians would be as units: about as many squares as there
-    are Gaussians, each scored by what the logit loses without it.
+    is False, and random) it draws ranks, from 1 / N to 1, so that a pixel without a Gaussian comes last. So random, by
+    pixels, knows where there are Gaussians and is not chance, whose gap is 0. Beside the methods there is, by pixels,
+    what patches instead of Gaussians would be as units: about as many squares as there are Gaussians, each scored by
+    what the logit loses without it.
 
     Args:
         model: with classes.
@@ -287,12 +293,12 @@ def measure_faithfulness(
     Raises:
         InputError: there are no images; the model has neither Gaussians nor patches; an unknown method.
     """
+    (chosen,) = methods_of([model], methods)
     measured = _Measured(steps, draws, samples, seed, pixels)
     done, tell = 0, progress or (lambda done, text: None)
     with evaluating(model), torch.no_grad():
         for inputs in batches:
             units = units_of(model, inputs)
-            chosen = _chosen(units, methods)
             # a check that is dear for what it tells: on a part of the images
             part = units_of(model, inputs[: math.ceil(len(inputs) * _CHECKED)])
             for number, name in enumerate(measured.add(units, part, chosen)):
@@ -303,13 +309,24 @@ def measure_faithfulness(
     return measured.result(units)
 
 
-def _chosen(units: Units, methods: Sequence[str] | None) -> list[str]:
-    """Names of methods, without controls, which are always there."""
-    wanted = units.methods if methods is None else list(dict.fromkeys(methods))
+def methods_of(models: Sequence[ImageClassifier], methods: Sequence[str] | None) -> list[list[str]]:
+    """For each model those of the methods that its units have, without controls, which are always there.
+
+    Args:
+        models: with Gaussians or patches.
+        methods: names; all when None.
+
+    Raises:
+        InputError: no model has a method of such a name.
+    """
+    kinds = [kind_of_units(model) for model in models]
+    known = list(dict.fromkeys([*(name for kind in kinds for name in kind.methods), *CONTROLS]))
+    wanted = known if methods is None else list(dict.fromkeys(methods))
     for name in wanted:
-        if name not in (*units.methods, *CONTROLS):
-            raise unknown_name(f"method for {units.kind}", name, [*units.methods, *CONTROLS])
-    return [name for name in wanted if name not in CONTROLS]
+        if name not in known:
+            what = " or ".join(dict.fromkeys(kind.kind for kind in kinds))
+            raise unknown_name(f"method for {what}", name, known)
+    return [[name for name in wanted if name in kind.methods] for kind in kinds]
 
 
 class _Measured:

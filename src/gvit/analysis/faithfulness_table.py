@@ -5,12 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gvit.analysis.faithfulness import CONTROLS, PATCHES, UNITS
-from gvit.analysis.units import MODEL_FREE
+from gvit.analysis.faithfulness import CONTROLS, PATCHES, PIXELS, UNITS, Estimate
+from gvit.analysis.units import CENTER, MODEL_FREE, RANDOM
+
+_CHANCE = "chance"
 
 
 def tables(content: Mapping[str, Any]) -> str:
     """Of every model a table for each measure and, where there are two models, their differences.
+
+    By pixels a method is judged against 0, which is chance: the order of random Gaussians, in which a pixel without
+    any comes last, is not.
 
     Args:
         content: what ``gvit faithfulness`` writes.
@@ -31,40 +36,53 @@ def _title(result: Mapping[str, Any], taken: str) -> str:
 
 def _table(result: Mapping[str, Any], taken: str) -> str:
     methods = result["measures"][taken]["methods"]
-    head = ["", "insertion", "deletion", "insertion - deletion"]
-    head += [f"against {control}" for control in CONTROLS]
+    controls = [_label(control, taken) for control in CONTROLS]
+    head = ["", "insertion", "deletion", f"insertion - deletion{', chance is 0' if taken == PIXELS else ''}"]
+    head += [f"against {control}" for control in controls]
     head += ["random weights", "seconds an image"] if taken == UNITS else []
     rows = []
     for name, method in methods.items():
-        row = [name, *(_estimate(method[measure]) for measure in ("insertion", "deletion", "gap"))]
-        row += [
-            f"{_difference(method['against'][control])}" if control in method["against"] else "–"
-            for control in CONTROLS
-        ]
+        against = _against(method, taken)
+        gap = _difference(against[_CHANCE]) if taken == PIXELS else _estimate(method["gap"])
+        row = [_label(name, taken), _estimate(method["insertion"]), _estimate(method["deletion"]), gap]
+        row += [_difference(against[control]) if control in against else "–" for control in controls]
         if taken == UNITS:
             row += [_sanity(result, name), _seconds(result["seconds"].get(name))]
         rows.append(row)
     return markdown([head, *rows])
 
 
+def _label(name: str, taken: str) -> str:
+    return f"{RANDOM} Gaussians" if (name, taken) == (RANDOM, PIXELS) else name
+
+
+def _against(method: Mapping[str, Any], taken: str) -> dict[str, Mapping[str, Any]]:
+    """How far a method is ahead of the controls, and by pixels of chance: a random order of them has a gap of 0."""
+    gap = method["gap"]
+    chance = {_CHANCE: gap | {"verdict": Estimate(**gap).verdict}} if taken == PIXELS else {}
+    return chance | {_label(control, taken): of for control, of in method["against"].items()}
+
+
 def _told(result: Mapping[str, Any], taken: str) -> list[str]:
-    """In words: who beats both controls, and whether Gaussians order the pixels better than patches do."""
+    """In words: who beats chance and centre, and whether Gaussians order the pixels better than patches do."""
     measure = result["measures"][taken]
+    judges = (_CHANCE if taken == PIXELS else RANDOM, CENTER)
     by_verdict: dict[str, list[str]] = {}
     for name, method in measure["methods"].items():
         if name in CONTROLS:
             continue
-        verdicts = {method["against"][control]["verdict"] for control in CONTROLS}
+        against = _against(method, taken)
+        verdicts = {against[judge]["verdict"] for judge in judges}
         if len(verdicts) == 1:
             by_verdict.setdefault(verdicts.pop(), []).append(name)
     lines = [
-        f"{said} both {' and '.join(CONTROLS)}: {', '.join(by_verdict.get(verdict, [])) or 'none'}."
+        f"{said} both {' and '.join(judges)}: {', '.join(by_verdict.get(verdict, [])) or 'none'}."
         for verdict, said in (("better", "Better than"), ("worse", "Worse than"))
     ]
     told = [" ".join(lines)]
     if "det" in measure["methods"]:
-        against = measure["methods"]["det"]["against"]
-        said = "; ".join(f"{control} {_difference(against[control])}" for control in CONTROLS)
+        against = _against(measure["methods"]["det"], taken)
+        said = "; ".join(f"{name} {_difference(of)}" for name, of in against.items())
         told.append(f"det, small Gaussians first, against {said}.")
     if "gaussians_against_patches" in measure:
         told.append(

@@ -132,8 +132,13 @@ class PatchUnits(Units):
         return scores[:, self.patches]
 
 
+def kind_of_units(model: ImageClassifier) -> type[GaussianUnits | PatchUnits]:
+    """Gaussians where a model reads or makes any, else its patches."""
+    return GaussianUnits if model.tokens.reads == "gaussians" else PatchUnits
+
+
 def units_of(model: ImageClassifier, inputs: Tensor) -> Units:
-    """The units that a model has: Gaussians where it reads or makes any, else its patches.
+    """The units that a model has, see ``kind_of_units``.
 
     Args:
         model: in evaluation mode, with classes.
@@ -142,9 +147,7 @@ def units_of(model: ImageClassifier, inputs: Tensor) -> Units:
     Raises:
         InputError: it has neither.
     """
-    if model.tokens.reads == "gaussians":
-        return GaussianUnits(model, inputs)
-    return PatchUnits(model, inputs)
+    return kind_of_units(model)(model, inputs)
 
 
 def pixel_probability(units: Units, keep: Bool[Tensor, "batch h w"]) -> Float[Tensor, " batch"]:

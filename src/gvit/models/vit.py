@@ -98,7 +98,7 @@ class ViT(ImageClassifier, VisionTransformer):
 
         Others than the model's own are converted: the same picture in the model's bounds, stretched onto its square
         canvas as ``gvit.render`` does. A removed Gaussian (``gaussians[:, keep]``, ``gaussians.drop(mask)``) is read
-        as one that is not drawn.
+        as one that is not drawn; where any number is read, see ``Tokenizer.in_slots``.
 
         Raises:
             InputError: the model reads no Gaussians, or fewer than these.

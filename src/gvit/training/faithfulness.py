@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gvit.analysis.faithfulness import compare_models, measure_faithfulness
+from gvit.analysis.faithfulness import compare_models, measure_faithfulness, methods_of
 from gvit.data.loading import EvaluationSamples
 from gvit.errors import InputError, for_python, option
 from gvit.prediction import check_classifies
@@ -28,6 +28,7 @@ def assess_faithfulness(
     device: str = "cpu",
     seed: int = 0,
     progress: Callable[[float, float, str], object] | None = None,
+    methods: Sequence[str] | None = None,
     **measuring: Any,
 ) -> dict[str, Any]:
     """Insertion, deletion and the check with random weights for a model, and for another one on the same images.
@@ -42,7 +43,8 @@ def assess_faithfulness(
         device: where it is computed.
         seed: of all that is random.
         progress: is told how much is done, of how much, and what goes on.
-        **measuring: ``methods``, ``steps``, ``draws``, ``samples``, ``pixels`` of ``measure_faithfulness``.
+        methods: names; all when None. Of two models, each is measured by those that its units have.
+        **measuring: ``steps``, ``draws``, ``samples``, ``pixels`` of ``measure_faithfulness``.
 
     Returns:
         For JSON: ``results``, one for each model (``Faithfulness.to_dict``, with its name, and its top-1 on these
@@ -51,7 +53,7 @@ def assess_faithfulness(
 
     Raises:
         InputError: there is no model with classes, or there are no two images that can be read; the models have other
-            test images.
+            test images; no model has a method of such a name.
     """
     places = [place] if against is None else [place, against]
     loaded = [load_with_images(one, data_dir, dataset) for one in places]
@@ -62,9 +64,10 @@ def assess_faithfulness(
                 f"{against}: its test images are others than those of {place}; name images for both, by "
                 f"{option('data_dir', 'FOLDER')} or {option('dataset', 'NAME')}"
             )
+    chosen = methods_of([model for model, _ in loaded], methods)
     rows, broken = _readable_rows(loaded[0][1], num_images, seed)
     results: list[dict[str, Any]] = []
-    for number, (one, (model, samples)) in enumerate(zip(places, loaded, strict=True)):
+    for number, (one, (model, samples), named) in enumerate(zip(places, loaded, chosen, strict=True)):
         name = Path(one).name
 
         def tell(done: float, text: str, before: int = number * len(rows), name: str = name) -> None:
@@ -72,7 +75,7 @@ def assess_faithfulness(
                 progress(before + done, len(rows) * len(places), f"{name}: {text}")
 
         batches = _batches(samples, rows, batch_size, device)
-        found = measure_faithfulness(model.to(device), batches, seed=seed, progress=tell, **measuring)
+        found = measure_faithfulness(model.to(device), batches, named, seed=seed, progress=tell, **measuring)
         labels = torch.tensor([samples.source.labels[row] for row in rows])
         top1 = (found.classes == labels).double().mean().item()
         results.append({"model": name, "top1": top1} | found.to_dict())
@@ -81,7 +84,8 @@ def assess_faithfulness(
         "comparison": compare_models(*results) if len(results) > 1 else None,
         "rows": rows,
         "broken": broken,
-        "settings": {"seed": seed, "num_images": num_images, "batch_size": batch_size} | measuring,
+        "settings": {"seed": seed, "num_images": num_images, "batch_size": batch_size, "methods": methods}
+        | measuring,
         "provenance": provenance(),
     }
 

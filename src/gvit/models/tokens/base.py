@@ -72,7 +72,7 @@ class Tokenizer(Part, nn.Module):
         """What ``forward`` takes: the same picture in the bounds that raw Gaussians are read in, each in its slot.
 
         Another canvas is stretched onto the square one, as ``render`` does. A Gaussian that has been removed
-        (``gaussians[:, keep]``) is read as one that is not drawn.
+        (``gaussians[:, keep]``) is read as one that is not drawn; where any number is read, see ``in_slots``.
 
         Raises:
             InputError: images are read, or there are more Gaussians than tokens.
@@ -88,7 +88,12 @@ class Tokenizer(Part, nn.Module):
             raise InputError(f"there are {count} Gaussians, but the model reads at most {self.num_patches}")
 
     def in_slots(self, gaussians: Gaussians) -> Gaussians:
-        """As many as are read, each in its slot: where there can be any number, as many as there once were."""
+        """As many as are read, each in its slot.
+
+        Where there can be any number, ``gaussians[:, keep]`` comes back as long as ``gaussians.drop(~keep)`` if the
+        nominal count is the number that there once was: that number itself is not kept. After ``Gaussians.cat``, or
+        under another nominal count, there may be other numbers of Gaussians that are not drawn, and so other logits.
+        """
         if not self.any_number:
             return gaussians.in_slots(self.num_patches)
         slots = gaussians.slots

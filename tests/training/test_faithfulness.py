@@ -1,0 +1,39 @@
+"""Two models on the same images, each measured by the methods that it has."""
+
+import pytest
+import torch
+
+import gvit
+from gvit.errors import InputError
+from gvit.models.weights import save_model
+from gvit.training import faithfulness
+from gvit.training.faithfulness import assess_faithfulness
+
+
+def test_a_method_of_one_model_is_left_out_for_the_other_and_of_none_is_refused_first(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    patches = gvit.create_model("vit_tiny_patch8", num_classes=10, depth=1)
+    patches.card = gvit.load_model("digits").card
+    save_model(patches, tmp_path / "patches.safetensors")
+
+    def assess(methods):
+        return assess_faithfulness(
+            "digits",
+            dataset="digits",
+            against=tmp_path / "patches.safetensors",
+            num_images=2,
+            methods=methods,
+            steps=1,
+            draws=1,
+            pixels=False,
+        )
+
+    found = assess(["cdam", "det"])
+    ours, theirs = (list(result["measures"]["units"]["methods"]) for result in found["results"])
+    assert ours == ["cdam", "det", "centre", "random"]
+    assert theirs == ["cdam", "centre", "random"]
+    assert found["comparison"]["units"].keys() == set(theirs)
+
+    monkeypatch.setattr(faithfulness, "measure_faithfulness", lambda *args, **kwargs: pytest.fail("measured"))
+    with pytest.raises(InputError, match="unknown method for Gaussians or patches 'dett'; nearest: det"):
+        assess(["cdam", "dett"])
