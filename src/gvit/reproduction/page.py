@@ -257,5 +257,6 @@ only the order can be compared.
 **Explanations.** Tables called faithfulness tell, for the class that the model finds most probable, how soon its
 probability comes with the most relevant units alone (insertion), and how long it stays without them (deletion):
 areas under the curves, with their 95 % interval, Student's t over the images. Their difference is near 0 for units
-in random order, and 0 on average for pixels in random order. What the tables' columns and rows are tells [faithfulness](faithfulness.md).
+in random order, and 0 on average for pixels in random order. What the tables' columns and rows are tells
+[faithfulness](faithfulness.md).
 """
