@@ -675,6 +675,7 @@ def test_only_an_index_along_the_gaussians_gives_slots():
     gaussians = Gaussians(random_raw(2, 3, 6))
     plain = [0, (1, 2), slice(1), (slice(None), 1), None, ..., (0, ...), [1, 0], torch.tensor([1, 0])]
     plain += [torch.tensor([True, False]), torch.rand(2, 3) > 2, (None, 0), torch.tensor(1)]
+    plain += [np.int64(1), np.array([1, 0]), np.array([True, False]), [np.int64(1)]]
     for index in plain:
         assert gaussians[index].slots is None, index
         assert torch.equal(gaussians[index].raw, gaussians.raw[index])

@@ -92,14 +92,25 @@ def plan_targets(
         raise InputError(
             f"{out} holds a set of Gaussians ({MANIFEST_NAME}); choose another {option('out')} folder for single images"
         )
+    check_targets(list(targets.values()))
+    return list(targets.values())
+
+
+def check_targets(targets: Sequence[Target]) -> None:
+    """See to it that results replace neither each other, nor an image, nor a file that gvit did not write.
+
+    Raises:
+        InputError: they would.
+    """
     owners: dict[Path, Path] = {}
-    for target in targets.values():
+    images = {_real(target.source) for target in targets}
+    for target in targets:
         for file in target.files:
             if file.is_dir():
                 raise InputError(
                     f"{file} is a folder, where a result has to go; choose another {option('out')} folder"
                 )
-            if _real(file) in targets:
+            if _real(file) in images:
                 raise InputError(
                     f"{file} is an image and would be replaced; choose another {option('out')} folder"
                 )
@@ -109,9 +120,7 @@ def plan_targets(
                     f"{other} and {target.source} would both be written to {file}; "
                     f"give them two {option('out')} folders"
                 )
-            if file != target.gaussians_file:  # whose they are, ``is_done`` finds out
-                check_replaceable(file)
-    return list(targets.values())
+            check_replaceable(file)
 
 
 def _real(path: Path) -> Path:

@@ -62,6 +62,18 @@ def test_pictures_at_any_size(tmp_path, capsys):
     assert "give --size instead" in fails(capsys, file, "--out", out, "--scale", 2)
 
 
+def test_what_was_fitted_over_white_is_drawn_over_white(tmp_path, capsys):
+    file, out = tmp_path / "a.safetensors", tmp_path / "out"
+    few = some().replace(opacities=torch.zeros(6))
+    few.save(file, size=(20, 40))
+    assert render(file, "--out", out, "--background", "#ff8000") == 0
+    with Image.open(out / "a.png") as drawn:
+        assert drawn.getpixel((7, 9)) == (255, 128, 0)
+    assert render(file, "--out", out, "--background", "#ff8000", "--format", "svg") == 0
+    assert 'fill="#ff8000"/>' in (out / "a.svg").read_text()
+    assert "--background must be a colour's name" in fails(capsys, file, "--out", out, "--background", "whit")
+
+
 def test_numbers_for_people_who_look(tmp_path):
     some().save(tmp_path / "a.safetensors", size=(20, 40))
     for form in ("json", "csv", "svg"):

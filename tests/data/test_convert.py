@@ -31,6 +31,7 @@ def forms(tmp_path) -> dict[str, object]:
         "float64": RGB / 255,
         "float32": (RGB / 255).astype(np.float32),
         "tensor": tensor,
+        "uint16 tensor": torch.from_numpy(np.moveaxis(RGB, 2, 0).astype(np.uint16) * 257),
         "channels last": torch.from_numpy(RGB),
         "floats": tensor / 255,
         "opaque": np.dstack((RGB, np.full((7, 9), 255, np.uint8))),

@@ -74,6 +74,60 @@ def test_a_photograph_with_a_preview_in_it_is_no_animation(tmp_path):
     assert count_frames(tmp_path / "a.jpg") == 1
 
 
+def test_frames_replace_nothing_that_gvit_did_not_write(tmp_path, capsys):
+    path, folder = animate(tmp_path / "a.gif"), tmp_path / "a-frames"
+    folder.mkdir()
+    first, *_ = frames()
+    first.save(folder / "00002.png")  # as ffmpeg takes an animation apart
+    before = (folder / "00002.png").read_bytes()
+    assert run(path, "--frames", "--out", tmp_path) == 2
+    assert "a-frames/00002.png is there and was not written by gvit" in capsys.readouterr().err
+    assert [file.name for file in folder.iterdir()] == ["00002.png"]
+    assert (folder / "00002.png").read_bytes() == before
+    (folder / "00002.png").rename(folder / "00000.bmp")
+    assert (
+        run(tmp_path, "--frames", "--out", tmp_path / "out") == 2
+    )  # its first frame is what the other would be
+    assert "would both be written to" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_of_a_video_come_by_their_numbers_and_have_one_size(tmp_path, capsys):
+    folder = tmp_path / "video"
+    folder.mkdir()
+    for number in (1, 2, 10):
+        frames()[0].save(folder / f"f{number}.png")
+    assert run(folder, "--out", tmp_path / "out", "--sequence", "--json") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [Path(json.loads(line)["source"]).stem for line in lines] == ["f1", "f2", "f10"]
+    frames()[0].resize((16, 24)).save(folder / "f11.png")
+    assert run(folder, "--out", tmp_path / "out", "--sequence") == 2
+    assert "f11.png: is 16x24 pixels, but the frames before it are 32x24" in capsys.readouterr().err
+
+
+def test_frames_are_upright(tmp_path):
+    first, *others = frames()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned to the right
+    first.save(tmp_path / "a.webp", save_all=True, append_images=others, lossless=True, exif=exif)
+    shown = list(open_frames(tmp_path / "a.webp"))
+    assert [frame.size for frame in shown] == [(24, 32)] * 4
+    expected = first.transpose(Image.Transpose.ROTATE_270).convert("RGB")
+    assert np.array_equal(np.array(shown[0].convert("RGB")), np.array(expected))
+
+
+def test_an_animation_whose_fit_diverges_and_a_narrow_one(tmp_path, capsys):
+    path = animate(tmp_path / "a.gif")
+    assert (
+        main(["fit", str(path), "--frames", "--out", str(tmp_path), "--steps", "5", "--ssim-weight", "1e300"])
+        == 2
+    )
+    assert f"{path}: the fit diverged (" in capsys.readouterr().err
+    narrow = [frame.resize((3, 40)) for frame in frames(2)]
+    narrow[0].save(tmp_path / "b.gif", save_all=True, append_images=narrow[1:])
+    assert run(tmp_path / "b.gif", "--frames", "--out", tmp_path) == 0
+
+
 def run(*args) -> int:
     return main(["fit", *map(str, args), "--num-gaussians", str(NUM), "--steps", "20"])
 

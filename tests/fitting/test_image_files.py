@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 import gvit
 from gvit.cli import main
@@ -265,6 +266,19 @@ def test_a_fit_that_diverges_is_one_line(tmp_path, capsys):
     assert line.startswith(f"{file}: the fit diverged (")
     assert line.endswith("; lower --ssim-weight")
     assert not list((tmp_path / "out").glob("*"))
+
+
+def test_weights_are_not_replaced_by_gaussians(tmp_path, capsys):
+    file, weights = write(tmp_path / "a.png"), tmp_path / "out" / "a.safetensors"
+    weights.parent.mkdir()
+    save_file({"weight": torch.zeros(2)}, weights)
+    before = weights.read_bytes()
+    for flag in ([], ["--overwrite"]):
+        line = fails(capsys, file, "--out", weights.parent, *QUICK, *flag)
+        assert line == f"{weights} is there and was not written by gvit; move it, or choose another --out"
+    assert weights.read_bytes() == before
+    weights.write_bytes(b"damaged")
+    assert run(file, "--out", weights.parent, *QUICK, "--overwrite") == 0
 
 
 def test_no_image_is_replaced(tmp_path, capsys):

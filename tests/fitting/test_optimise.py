@@ -1,5 +1,6 @@
 """Fits whose outcome is known, or has to be the same however it is asked for."""
 
+import itertools
 import math
 
 import pytest
@@ -41,6 +42,18 @@ def test_a_picture_of_a_few_gaussians_is_found_again():
     assert result.gaussians.aspect == pytest.approx(40 / 56)
     drawn = gvit.render(result.gaussians, 40, 56)
     torch.testing.assert_close(psnr(drawn, image), result.psnr)
+
+
+def test_each_loss_goes_its_own_way():
+    image = known(12, 16)[None]
+    found = [gvit.fit(image, 6, steps=5, loss=loss).gaussians.raw for loss in ("mse", "bce", "psnr")]
+    for one, other in itertools.combinations(found, 2):
+        assert (one - other).abs().max() > 1e-3
+
+
+def test_raw_numbers_are_no_start(unchecked):
+    with pytest.raises(InputError, match=r"init must be a name or gvit\.Gaussians, got Tensor"):
+        gvit.fit(torch.rand(1, 3, 8, 8), init=torch.rand(1, 4, 9))
 
 
 def test_a_blob_is_found_with_its_covariance():

@@ -138,5 +138,19 @@ def test_an_image_beyond_the_memory_is_refused(backend, what, monkeypatch):
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nobody is asked")
+def test_files_that_a_container_has_read_are_free_memory(tmp_path, monkeypatch):
+    for name, text in (
+        ("max", "3000000"),
+        ("current", "2900000"),
+        ("stat", "anon 5\ninactive_file 200\nactive_file 50"),
+    ):
+        (tmp_path / f"memory.{name}").write_text(f"{text}\n")
+    files = ("inactive_file", "active_file")
+    monkeypatch.setattr(memory, "_LIMITS", [(tmp_path, "memory.max", "memory.current", files)])
+    assert memory.free_memory() == 100_250
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_memory() > 100_250
+
+
 def test_the_free_memory_is_some_of_the_machine_s():
     assert 0 < memory.free_memory() <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -83,6 +83,11 @@ def test_the_first_gaussian_lies_on_top_and_what_is_not_seen_is_left_out():
     assert [line.split('fill="')[1].split('"')[0] for line in drawn] == ["url(#g3)", "url(#g1)", "url(#g0)"]
 
 
+def test_what_is_below_is_a_rectangle_of_its_colour():
+    assert f'<rect width="{WIDTH}" height="{HEIGHT}" fill="#000000"/>' in to_svg(some(1), HEIGHT, WIDTH)
+    assert 'fill="#ff8000"/>' in to_svg(some(1), HEIGHT, WIDTH, (1.0, 128 / 255, 0.0))
+
+
 def test_numbers_in_pixels_say_what_is_drawn():
     """Gaussians put together again from the rows have the covariances that the renderer draws."""
     gaussians = some(20)

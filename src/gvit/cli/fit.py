@@ -92,11 +92,12 @@ def run(args: list[str]) -> int:
     import torch
 
     from gvit.data.convert import composite, parse_color
+    from gvit.fitting.frames import in_order
     from gvit.fitting.image_files import FIT_ENDINGS, fit_files, write_fit
     from gvit.fitting.optimise import FIRST_SHARE, check_settings, fit
     from gvit.gaussians.quantisation import check_bits
     from gvit.progress import ProgressBar
-    from gvit.targets import plan_targets
+    from gvit.targets import check_targets, plan_targets
 
     settings: dict[str, Any] = {
         name: getattr(options, name)
@@ -117,7 +118,8 @@ def run(args: list[str]) -> int:
     targets = plan_targets(options.images or [photograph()], options.out, FIT_ENDINGS)
     if options.frames and options.sequence:
         raise InputError("--frames and --sequence: give one of them")
-    targets, animations = ([], [targets]) if options.sequence else _split(targets, options.frames)
+    targets, animations = ([], [in_order(targets)]) if options.sequence else _split(targets, options.frames)
+    check_targets([*targets, *chain.from_iterable(animations)])
     waiting = _left(targets, options)
     settings |= {"bits": options.bits, "adaptive": options.adaptive, "background": options.background}
 
@@ -175,6 +177,7 @@ def _fit_animation(
 ) -> "Iterator[FittedFile | InputError]":
     """Those frames that are not done, from the last one that is."""
     from gvit.fitting.frames import fit_animation, open_frames
+    from gvit.fitting.image_files import diverged
     from gvit.fitting.optimise import stack_pixels
     from gvit.targets import is_done
 
@@ -191,3 +194,5 @@ def _fit_animation(
             yield from fit_animation(targets, done, device, **settings | first)
     except InputError as error:
         yield error
+    except ValueError as error:
+        yield diverged(targets[0], error)

@@ -35,6 +35,7 @@ class Options:
             degrees clockwise, colours and opacity from 0 to 1, front to back.
         size: pixels of the longer side, or WIDTHxHEIGHT; where not given, that of the image.
         scale: so many times the size of the image.
+        background: colour below the Gaussians in pictures: a name or a code; that of 'gvit fit --background'.
     """
 
     files: Annotated[
@@ -46,6 +47,7 @@ class Options:
     format: Literal["png", "svg", "json", "csv"] = "png"
     size: str | None = None
     scale: float | None = None
+    background: str = "black"
 
 
 def run(args: list[str]) -> int:
@@ -60,8 +62,10 @@ def run(args: list[str]) -> int:
     sides = None if options.size is None else _read_size(options.size)
 
     from gvit.data.collections import find_kept
+    from gvit.data.convert import parse_color
     from gvit.files import check_writable
 
+    background = parse_color(options.background)
     check_writable(options.out)
     failed, count, taken = False, 0, set[str]()
     for image in find_kept(options.files):
@@ -71,7 +75,7 @@ def run(args: list[str]) -> int:
             continue
         height, width = _choose_size(image, sides, options.scale)
         file = options.out / _free_name(image.name, options.format, taken)
-        _write(image, file, height, width)
+        _write(image, file, height, width, background)
         count += 1
         print(f"{file}  {width}x{height}  {len(image.gaussians)} Gaussians", flush=True)
     if count > 1:
@@ -125,7 +129,9 @@ def _stems(whole: Path) -> Iterator[Path]:
         yield stem.with_name(f"{stem.name}-{number}")
 
 
-def _write(image: "KeptImage", file: Path, height: int, width: int) -> None:
+def _write(
+    image: "KeptImage", file: Path, height: int, width: int, background: tuple[float, float, float]
+) -> None:
     from gvit.files import write_text
     from gvit.viewing.replaceable import check_replaceable
 
@@ -135,14 +141,16 @@ def _write(image: "KeptImage", file: Path, height: int, width: int) -> None:
     except OSError as error:
         raise InputError(f"{file.parent}: cannot write results here ({error.strerror})") from error
     if file.suffix == ".png":
+        import torch
+
         from gvit.rendering import render
         from gvit.viewing.figures import save_picture
 
-        save_picture(render(image.gaussians, height, width), file)
+        save_picture(render(image.gaussians, height, width, background=torch.tensor(background)), file)
     elif file.suffix == ".svg":
         from gvit.viewing.svg import to_svg
 
-        write_text(file, to_svg(image.gaussians, height, width))
+        write_text(file, to_svg(image.gaussians, height, width, background))
     else:
         write_text(file, _table(image, file.suffix == ".json", height, width))
 

@@ -130,6 +130,8 @@ def _in_range(values: np.ndarray | Tensor) -> Tensor:
             raise InputError(_not_a_type(values.dtype))
     if values.dtype == torch.bool:
         return values.float()
+    if values.dtype == torch.uint16:
+        return values.float() / 65535
     if values.dtype == torch.uint8:
         return values.float() / 255
     if not values.dtype.is_floating_point:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from gvit.data.convert import Color, ImageLike, as_pixels, composite
 from gvit.data.images import opened
@@ -16,6 +17,7 @@ from gvit.errors import InputError, first_line, printable
 from gvit.fitting.image_files import FittedFile
 from gvit.fitting.optimise import Fit, fit
 from gvit.gaussians import Gaussians
+from gvit.gaussians.storage import read_size
 from gvit.targets import Target
 
 # From the frame before there is little left to do: see docs/fitting.md.
@@ -47,7 +49,7 @@ def open_frames(path: str | Path, first: int = 0) -> Iterator[Image.Image]:
         for number in range(first, int(getattr(file, "n_frames", 1))):
             try:
                 file.seek(number)
-                frame = file.copy()
+                frame = ImageOps.exif_transpose(file)
             except Exception as error:  # as in ``opened``
                 reason = first_line(error)
                 raise InputError(
@@ -95,6 +97,17 @@ def fit_frames(
         yield found
 
 
+def in_order(targets: Iterable[Target]) -> list[Target]:
+    """Frames by the numbers in the names of their files: 2 before 10."""
+    return sorted(
+        targets,
+        key=lambda target: [
+            (part.isdecimal(), int(part) if part.isdecimal() else 0, part)
+            for part in re.split(r"(\d+)", target.source.as_posix())
+        ],
+    )
+
+
 def frame_targets(target: Target, count: int) -> list[Target]:
     """Files for each frame of an animation: ``NAME-frames/00000.safetensors`` and so on."""
     folder = target.name.with_name(f"{target.name.name}-frames")
@@ -114,21 +127,30 @@ def fit_animation(
         settings: other arguments of ``fit_frames``.
 
     Raises:
-        InputError: a frame can't be read or fitted.
+        InputError: a frame can't be read or fitted, or has another size than the first one.
     """
-    previous = None
+    previous, size = None, None
     if done:
+        size = read_size(targets[done - 1].gaussians_file)
         last = Gaussians.load(targets[done - 1].gaussians_file).to(device)
         previous = last.replace_raw(last.raw[None])
     shown: list[Any] = []
 
     def frames() -> Iterator[ImageLike]:
+        nonlocal size
         sources = [target.source for target in targets]
         one_file = len(set(sources)) == 1
         images: Iterable[ImageLike] = open_frames(sources[0], done) if one_file else sources[done:]
-        for image in images:
+        for target, image in zip(targets[done:], images, strict=False):
             shown[:] = [as_pixels(image)]
-            yield shown[0].to(device)
+            found = (shown[0].shape[-2], shown[0].shape[-1])
+            size = size or found
+            if found != size:
+                raise InputError(
+                    f"{printable(str(target.source))}: is {found[1]}x{found[0]} pixels, but the frames before it are "
+                    f"{size[1]}x{size[0]}"
+                )
+            yield shown[0][None].to(device)
 
     begun = time.perf_counter()
     fits = fit_frames(frames(), previous=previous, background=background, **settings)

@@ -167,6 +167,13 @@ def _fit_group(
         yield from _fit_batch(same, fit_images, device, background)
 
 
+def diverged(target: Target, error: ValueError) -> InputError:
+    """What there is to say of a fit whose numbers are not finite."""
+    return InputError(
+        f"{target.source}: the fit diverged ({first_line(error)}); lower {option('ssim_weight')}"
+    )
+
+
 def _fit_batch(
     batch: list[tuple[Target, Tensor]],
     fit_images: Callable[[Tensor], Fit],
@@ -181,8 +188,7 @@ def _fit_batch(
         yield from (InputError(f"{target.source}: {error.args[0]}") for target, _ in batch)
         return
     except ValueError as error:
-        reason = f"the fit diverged ({first_line(error)}); lower {option('ssim_weight')}"
-        yield from (InputError(f"{target.source}: {reason}") for target, _ in batch)
+        yield from (diverged(target, error) for target, _ in batch)
         return
     gaussians, psnrs = result.gaussians.to("cpu"), result.psnr.tolist()
     seconds = (time.perf_counter() - begun) / len(batch)

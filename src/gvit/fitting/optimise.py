@@ -133,6 +133,11 @@ def fit(
     Raises:
         InputError: an argument is out of its range, or an image can't be fitted.
     """
+    if not isinstance(init, (str, Gaussians)):
+        raise InputError(
+            f"init must be a name or gvit.Gaussians, got {type(init).__name__}; raw numbers become Gaussians by "
+            "gvit.Gaussians(raw)"
+        )
     if num_gaussians is None:
         num_gaussians = _USUAL_NUMBER if isinstance(init, str) else len(init)
     check_settings(num_gaussians, steps, init if isinstance(init, str) else None, loss, ssim_weight, seed)

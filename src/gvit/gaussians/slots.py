@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from numbers import Integral
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -30,10 +32,12 @@ def reaches_gaussians(index: Any, ndim: int) -> bool:
             continue
         if item is Ellipsis and position == len(items) - 1:
             break
+        if isinstance(item, np.ndarray):
+            item = torch.from_numpy(item)
         if isinstance(item, Tensor):
             indexed += item.ndim if item.dtype in (torch.bool, torch.uint8) else 1
-        elif isinstance(item, (int, slice)) or (
-            isinstance(item, list) and all(isinstance(entry, int) for entry in item)
+        elif isinstance(item, (Integral, slice)) or (
+            isinstance(item, list) and all(isinstance(entry, Integral) for entry in item)
         ):
             indexed += 1
         else:

@@ -84,6 +84,17 @@ def read_fields(path: str | Path, make: Callable[..., T], unpack: Callable[[byte
         raise InputError(f"{path}: not a file of Gaussians written by gvit ({error})") from error
 
 
+def may_hold_gaussians(path: str | Path) -> bool:
+    """Whether a file says that it holds Gaussians, or is too damaged to say what it holds."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            return _KEY in (file.metadata() or {})
+    except (OSError, SafetensorError):
+        return True
+
+
 def read_origin(path: str | Path) -> Origin | None:
     """What made the Gaussians in a file that can be read; None where it does not say so."""
     origin = _read(path, _ORIGIN_KEY)

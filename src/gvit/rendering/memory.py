@@ -7,10 +7,16 @@ from pathlib import Path
 from gvit.errors import InputError
 
 _UNASKED = 2**28  # bytes; to find out what is free takes longer than to draw what needs less
-# of a container; the first is the system's own place, the second an older one's
+# of a container: its limit, what it uses, and what of that are files, which make room; the system's own place, and an
+# older one's
 _LIMITS = (
-    ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-    ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ("/sys/fs/cgroup", "memory.max", "memory.current", ("inactive_file", "active_file")),
+    (
+        "/sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        ("total_inactive_file", "total_active_file"),
+    ),
 )
 
 
@@ -45,9 +51,11 @@ def free_memory() -> int | None:
         free = next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
     except (OSError, StopIteration, ValueError):
         return None
-    for limit, used in _LIMITS:
+    for folder, limit, used, files in _LIMITS:
         try:
-            left = int(Path(limit).read_text()) - int(Path(used).read_text())
+            left = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
+            told = dict(line.split() for line in Path(folder, "memory.stat").read_text().splitlines())
+            left += sum(int(told.get(name, 0)) for name in files)
         except (OSError, ValueError):  # no container, or "max": none
             continue
         free = min(free, max(left, 0))

@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 
 from gvit.errors import InputError, option
+from gvit.gaussians.storage import may_hold_gaussians
 from gvit.viewing.ellipses import COLUMNS
 from gvit.viewing.figures import AUTHOR
 from gvit.viewing.svg import MARK
@@ -23,15 +24,17 @@ _FIRST = 4096  # bytes
 
 
 def check_replaceable(file: Path) -> None:
-    """A picture, table or page may be written where there is none, or one that gvit wrote.
+    """A picture, table, page or file of Gaussians may be written where there is none, or one that gvit wrote.
 
     Args:
-        file: ending with .png, .csv, .json, .svg, .html or .htm.
+        file: ending with .png, .csv, .json, .svg, .html, .htm or .safetensors; of the last kind, what is damaged is
+            nobody's.
 
     Raises:
         InputError: it would take the place of somebody else's.
     """
-    if file.exists() and not (_drawn if file.suffix.lower() == ".png" else _written)(file):
+    ours = {".png": _drawn, ".safetensors": may_hold_gaussians}.get(file.suffix.lower(), _written)
+    if file.exists() and not ours(file):
         raise InputError(
             f"{file} is there and was not written by gvit; move it, or choose another {option('out')}"
         )

@@ -9,6 +9,7 @@ front, so that the first Gaussian stands last. Both blend the image's own values
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 
@@ -21,7 +22,9 @@ MARK = "<!-- drawn by gvit -->"  # by which the file is known again
 _STEPS = 12  # of a gradient: its straight pieces are within 0.01 of the Gaussian
 
 
-def to_svg(gaussians: Gaussians, height: int, width: int) -> str:
+def to_svg(
+    gaussians: Gaussians, height: int, width: int, background: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> str:
     """An SVG document of the picture at a size.
 
     It can be shown at any other; its Gaussians are as blurred as the renderer's are at this one.
@@ -30,6 +33,7 @@ def to_svg(gaussians: Gaussians, height: int, width: int) -> str:
         gaussians: of one image, raw [K, 9].
         height: pixels.
         width: pixels.
+        background: colour behind them, in [0, 1].
     """
     ellipses = find_ellipses(gaussians, height, width, _BLUR)
     opacities = ellipses.opacities.clamp(max=_ALPHA_MAX)
@@ -44,7 +48,7 @@ def to_svg(gaussians: Gaussians, height: int, width: int) -> str:
     gradients, circles = [], []
     for index in reversed(seen.nonzero().flatten().tolist()):
         x, y = centers[index].tolist()
-        color = "#" + "".join(f"{round(255 * value):02x}" for value in colors[index])
+        color = _code(colors[index])
         stops = "".join(
             f'<stop offset="{step / _STEPS:.4g}" stop-color="{color}" stop-opacity="{alpha:.4f}"/>'
             for step, alpha in enumerate(_profile(opacities[index].item(), reach[index].item()))
@@ -65,11 +69,15 @@ def to_svg(gaussians: Gaussians, height: int, width: int) -> str:
             "<defs>",
             *gradients,
             "</defs>",
-            f'<rect width="{width}" height="{height}" fill="#000"/>',
+            f'<rect width="{width}" height="{height}" fill="{_code(background)}"/>',
             *circles,
             "</svg>\n",
         ]
     )
+
+
+def _code(color: Sequence[float]) -> str:
+    return "#" + "".join(f"{round(255 * value):02x}" for value in color)
 
 
 def _profile(opacity: float, reach: float) -> list[float]:
