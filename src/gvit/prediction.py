@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -71,6 +72,8 @@ def _inputs(
     images: ImageLike | Sequence[ImageLike], model: ImageClassifier, background: Color
 ) -> Float[Tensor, "n ..."]:
     """What is an input of the model stays so; whatever else is an image becomes one."""
+    if isinstance(images, np.ndarray) and images.dtype.kind == "f":
+        images = torch.from_numpy(images)
     if isinstance(images, Tensor) and images.is_floating_point():
         side = model.img_size
         if model.reads == "gaussians" or images.shape[1:] == (3, side, side):
@@ -148,7 +151,8 @@ def predict(
     check_classifies(model)
     if top_k < 1:
         raise InputError(f"{option('top_k')} must be at least 1, got {top_k}")
-    inputs = _inputs(images, model, background).to(next(model.parameters()).device)
+    weights = next(model.parameters())
+    inputs = _inputs(images, model, background).to(weights.device, weights.dtype)
     with evaluating(model):
         logits, _ = model.forward_with_gaussians(inputs, num_gaussians=num_gaussians, looks=looks)
         probabilities = logits.float().softmax(-1).cpu()

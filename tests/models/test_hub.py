@@ -115,6 +115,42 @@ def test_a_patch_vit_and_an_encoder_alone_go_there_and_back(tmp_path):
     card = huggingface_hub.ModelCard.load(tmp_path / "alone" / "README.md")
     assert card.data.pipeline_tag == "image-feature-extraction"
     assert "model.encode(images)" in card.text
+    named = trained("gvit_tiny", num_classes=2)
+    named.card = replace(named.card, encoder_only=True, class_names=("cat", "dog"))
+    named.save_pretrained(tmp_path / "named")
+    assert "label_names" not in json.loads((tmp_path / "named" / "config.json").read_text())
+    assert gvit.load_model(tmp_path / "named").card.class_names == ("cat", "dog")
+
+
+def test_the_example_of_a_model_that_reads_gaussians_runs(tmp_path):
+    model = gvit.create_model("gaussian_vit_tiny", num_classes=2)
+    model.save_pretrained(tmp_path / "reader")
+    made = trained("gvit_tiny", num_classes=2).encode(IMAGES[:1])[0]
+    made.save(tmp_path / "image.safetensors")
+    card = huggingface_hub.ModelCard.load(tmp_path / "reader" / "README.md")
+    (example,) = card.text.split("```python\n")[1:]
+    example = example.partition("```")[0].replace("image.safetensors", f"{tmp_path}/image.safetensors")
+    names: dict = {}
+    exec(example.replace('"reader"', repr(str(tmp_path / "reader"))), names)
+    assert names["logits"].shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    "seen", [("center", 1.0, "bilinear"), ("center", 0.5, "bicubic"), ("squash", 1.0, "bicubic")]
+)
+def test_timm_crops_as_the_model_was_trained(seen, tmp_path):
+    import timm
+
+    crop_mode, crop_pct, interpolation = seen
+    model = trained("gvit_tiny", num_classes=2)
+    how = replace(
+        model.card.preprocessing, crop_mode=crop_mode, crop_pct=crop_pct, interpolation=interpolation
+    )
+    model.card = replace(model.card, preprocessing=how)
+    model.save_pretrained(tmp_path / "saved")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'saved'}", pretrained=True)
+    assert theirs.card.preprocessing == how
+    assert [theirs.pretrained_cfg[name] for name in ("crop_mode", "crop_pct", "interpolation")] == list(seen)
 
 
 def test_the_card_tells_what_the_hub_reads_the_measures_and_how_to_load(model, tmp_path):

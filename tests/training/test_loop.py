@@ -433,6 +433,19 @@ def test_a_warm_up_that_leaves_no_time_to_learn_is_pointed_out():
     assert for_command_line(note) == told.format("--warmup-epochs 0.25")
 
 
+def test_an_average_that_never_forgets_the_first_weights_is_pointed_out():
+    total = set_up(CONFIG).schedule.total
+    (note,) = set_up(with_(optimizer={"ema_decay": 0.9999})).notes
+    told = re.fullmatch(
+        rf"ema_decay=0\.9999: of an average over {total} steps, 100 % are the weights before the first; "
+        r"ema_decay=(0\.\d+) would be in proportion",
+        for_python(note),
+    )
+    usual = float(told[1])
+    assert 0.005 < usual**total < 0.05
+    assert set_up(with_(optimizer={"ema_decay": usual})).notes == ()
+
+
 def test_what_a_model_without_gaussians_leaves_unused_is_pointed_out():
     assert set_up(with_(model={"model": "vit_tiny_patch8"})).notes == (
         "vit_tiny_patch8 reads pixels: what is set of Gaussians, their losses and guidance has no effect",

@@ -19,7 +19,8 @@ class Options:
 
     Parameters: in millions, the classifier's without its head for 1000 classes.
 
-    GMACs: 1e9 multiply-adds, for one image going forward.
+    GMACs: 1e9 multiply-adds, for one image going forward. All are of the model as it is named; pretrained ones may
+    have more Gaussians, or look more often.
 
     Example: gvit models 'vit_*'
 
@@ -40,7 +41,7 @@ def run(args: list[str]) -> int:
     from gvit.models.pretrained import find_pretrained, shipped
     from gvit.models.registry import list_models
 
-    # 'gvit_tiny.*' is for pretrained models, which have the size and cost of the model before the point
+    # 'gvit_tiny.*' is for pretrained models, told beside the model before the point
     trained = [shipped()[name] for name in list_models(options.pattern, pretrained=True)]
     if not trained and (entry := find_pretrained(options.pattern)):  # 'digits' is gvit_tiny.digits
         trained = [entry]

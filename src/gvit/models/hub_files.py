@@ -75,7 +75,7 @@ class Told:
     def _example(self, model: Any) -> str:
         lines = ["import gvit", "", f"model = gvit.load_model({json.dumps(self.place)})"]
         if model.reads == "gaussians":
-            lines += ['logits = model.classify(gvit.Gaussians.load("image.safetensors"))']
+            lines += ['logits = model.classify(gvit.Gaussians.load("image.safetensors")[None])']
         elif model.card.encoder_only or not model.num_classes:
             side = model.img_size
             lines = ["import torch", *lines, f"images = torch.rand(1, 3, {side}, {side})  # values in [0, 1]"]
@@ -122,7 +122,9 @@ def config(model: Any) -> str:
     name, num_classes = cfg.pop("architecture"), cfg.pop("num_classes")
     registry = import_module("gvit.models.registry")
     named = registry.registered(name).architecture.flat if name in registry.list_models() else {}
-    labels = {"label_names": cfg.pop("label_names")} if "label_names" in cfg else {}
+    names = cfg.pop("label_names", None)
+    # what a classifier that has learned nothing answers gets no name
+    labels = {} if names is None or model.card.encoder_only else {"label_names": names}
     described = {
         "architecture": name,
         "num_classes": num_classes,

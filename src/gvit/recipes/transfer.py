@@ -78,7 +78,8 @@ def finetune(
     """The complete configuration to go on with a trained model on other images.
 
     Args:
-        init: run, weights file or name of pretrained weights; the model and its preprocessing are those.
+        init: run, weights file or name of pretrained weights; the model is that one's. ``data.crop_mode`` and
+            ``data.crop_pct`` are the usual ones, which ``gvit finetune`` exchanges for that model's.
         mode: ``classifier``: the paper's transfer, the encoder stands still; ``all``: the encoder goes on to learn to
             draw, and in the last fifth of the epochs the classifier's gradient guides it.
         data: the paper's values for one of its data sets; None for values that fit a small set of any kind.

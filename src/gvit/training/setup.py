@@ -216,4 +216,11 @@ def _proportions(setup: Setup) -> list[str]:
             f"the warm-up, {setup.config.optimizer.warmup_epochs:g} epochs, takes over half of the classifier's "
             f"{epochs:.3g}; {option('warmup_epochs', float(f'{whole / 20:.2g}'))} would be in proportion"
         )
+    decay, kept = setup.config.optimizer.ema_decay, 0.05
+    if decay is not None and decay**schedule.total > kept:
+        share, usual = 100 * decay**schedule.total, 1 - (kept / 2) ** (1 / schedule.total)
+        notes.append(
+            f"{option('ema_decay', decay)}: of an average over {schedule.total} steps, {share:.0f} % are the weights "
+            f"before the first; {option('ema_decay', round(1 - float(f'{usual:.1g}'), 6))} would be in proportion"
+        )
     return notes
