@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -25,7 +25,16 @@ from gvit.data.transforms import Transform, eval_transform
 from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.gaussians import NUM_FIELDS, Gaussians
-from gvit.gaussians.shards import MANIFEST_NAME, Manifest, Shard, is_shard, read_shard, to_half, write_shard
+from gvit.gaussians.shards import (
+    MANIFEST_NAME,
+    SHARD_FORMATS,
+    Manifest,
+    Shard,
+    is_shard,
+    read_shard,
+    to_half,
+    write_shard,
+)
 from gvit.gaussians.storage import Origin
 from gvit.losses import psnr
 from gvit.models.base import evaluating
@@ -39,6 +48,9 @@ from gvit.targets import Target
 PHOTOGRAPH_COUNT, PHOTOGRAPH_SIDE = 1000, 768
 
 MOST_PSNR = 100.0  # dB, of pictures without any error; as in ``gvit.evaluation``
+_PIXELS_AT_ONCE = 2**22  # of images of full size: 64 photographs of a camera in floats are tens of gigabytes
+
+_Pixels: TypeAlias = Float[Tensor, "3 _ _"] | UInt8[Tensor, "3 _ _"]
 
 
 def encoder_origin(place: str, model: GViT, looks: int | None, max_side: int | None) -> Origin:
@@ -131,41 +143,59 @@ class ImageEncoder:
         encoder = self.model.encoder
         return encoder.gaussians(torch.empty(0, self.num_gaussians or encoder.num_gaussians, NUM_FIELDS))
 
-    @torch.no_grad()
-    def __call__(self, images: Sequence[Float[Tensor, "3 _ _"]]) -> list[EncodedImage]:
-        """The Gaussians of images as ``transform`` gives them; those of one size go through the encoder together."""
-        found: dict[int, EncodedImage] = {}
-        for shape in dict.fromkeys(image.shape for image in images):
-            rows = [row for row, image in enumerate(images) if image.shape == shape]
-            batch = torch.stack([images[row] for row in rows])
-            found |= dict(zip(rows, self._encode(batch), strict=True))
+    def __call__(self, images: Sequence[_Pixels]) -> list[EncodedImage]:
+        """The Gaussians of images as ``transform`` gives them, or of whole ones in 8 bits.
+
+        Those of one size go through the encoder together.
+        """
+        found = dict(self.each(images))
         return [found[row] for row in range(len(images))]
 
-    def _encode(self, images: Float[Tensor, "b 3 h w"]) -> list[EncodedImage]:
-        height, width = images.shape[-2:]
-        images = images.to(next(self.model.parameters()).device)
-        factor = 1.0 if self.max_side is None else min(1.0, self.max_side / max(height, width))
-        seen = images
-        if factor < 1:
-            size = [max(1, round(factor * side)) for side in (height, width)]
-            seen = v2.functional.resize(images, size, v2.InterpolationMode.BICUBIC, antialias=True).clamp(
-                0, 1
-            )
+    @torch.no_grad()
+    def each(self, images: Sequence[_Pixels]) -> Iterator[tuple[int, EncodedImage]]:
+        """The same one by one, each with its row, size after size: all pictures of a batch may be gigabytes."""
+        for shape in dict.fromkeys(image.shape for image in images):
+            rows = [row for row, image in enumerate(images) if image.shape == shape]
+            yield from zip(rows, self._encode([images[row] for row in rows]), strict=True)
+
+    def _encode(self, images: Sequence[_Pixels]) -> Iterator[EncodedImage]:
+        height, width = images[0].shape[-2:]
+        device = next(self.model.parameters()).device
+        at_once = max(1, _PIXELS_AT_ONCE // (height * width))
+        parts = [slice(first, first + at_once) for first in range(0, len(images), at_once)]
+        seen = torch.cat([self._reduce(_stack(images[part]).to(device)) for part in parts])
         with evaluating(self.model):
             gaussians = self.model.encode(seen, num_gaussians=self.num_gaussians, looks=self.looks)
         if self.half:
             gaussians = to_half(gaussians)
-        pictures = render(gaussians, height, width).clamp(0, 1)
-        quality = psnr(pictures, images).tolist()
         on_cpu, encoded_size = gaussians.to("cpu"), (seen.shape[-2], seen.shape[-1])
-        return [
-            EncodedImage(on_cpu[row], picture.cpu(), encoded_size, quality[row])
-            for row, picture in enumerate(pictures)
-        ]
+        for part in parts:
+            pictures = render(gaussians[part], height, width).clamp(0, 1)
+            quality = psnr(pictures, _stack(images[part]).to(device)).tolist()
+            for row, picture in enumerate(pictures):
+                yield EncodedImage(on_cpu[part.start + row], picture.cpu(), encoded_size, quality[row])
+
+    def _reduce(self, images: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 _ _"]:
+        """What the encoder sees of them."""
+        height, width = images.shape[-2:]
+        if self.max_side is None or max(height, width) <= self.max_side:
+            return images
+        factor = self.max_side / max(height, width)
+        size = [max(1, round(factor * side)) for side in (height, width)]
+        return v2.functional.resize(images, size, v2.InterpolationMode.BICUBIC, antialias=True).clamp(0, 1)
+
+
+def _stack(images: Sequence[_Pixels]) -> Float[Tensor, "b 3 h w"]:
+    batch = torch.stack(list(images))
+    return batch if batch.is_floating_point() else batch.float() / 255
 
 
 def _whole(image: Image.Image) -> Float[Tensor, "3 h w"]:
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+    return _eight_bits(image).float() / 255
+
+
+def _eight_bits(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 
 @dataclass(frozen=True)
@@ -205,6 +235,8 @@ def unlabelled(sources: Sequence[str | Path]) -> Source:
     Raises:
         InputError: nothing is found.
     """
+    if not sources:
+        raise InputError("no images given; name image files, folders or quoted patterns")
     names: dict[Path, str] = {}
     for place in sources:
         folder = Path(place)
@@ -258,27 +290,56 @@ def begin_set(folder: Path, manifest: Manifest, overwrite: bool = False) -> None
     """Write the manifest into a folder that may hold a part of the same set already; one process does it for all.
 
     Raises:
-        InputError: the folder holds another set, unless ``overwrite``, or files of single images, or cannot be
-            written.
+        InputError: the folder holds another set, or shards without a manifest or with a damaged one, unless
+            ``overwrite``; or other files, or it cannot be written. Nothing has been removed then.
     """
     check_writable(folder)
+    old = None
     if (folder / MANIFEST_NAME).exists():
-        old = Manifest.read(folder)
-        if not overwrite:
-            _check_same(folder, old, manifest)
-        else:
-            for name in [name for part in old.parts for name in old.files(part)]:
-                (folder / name).unlink(missing_ok=True)
-    single = next((file for file in folder.glob("*.safetensors") if not is_shard(file)), None)
-    if single is not None:
+        try:
+            old = Manifest.read(folder)
+        except InputError:
+            if not overwrite:
+                raise
+    if old is not None and not overwrite:
+        _check_same(folder, old, manifest)
+    listed, wanted = set() if old is None else _names(old), _names(manifest)
+    shards = []
+    for file in sorted(file for file in folder.glob("*") if file.suffix[1:] in SHARD_FORMATS):
+        if file.name in listed or _is_ours(file):
+            shards.append(file)
+        elif file.suffix == ".safetensors" or file.name in wanted:  # other Parquet files are in nobody's way
+            what = "single images" if file.suffix == ".safetensors" else "another data set"
+            raise InputError(
+                f"{folder} holds files of {what}, {file.name} for one: {option('out', 'FOLDER')} writes elsewhere"
+            )
+    if old is None and shards and not overwrite:
         raise InputError(
-            f"{folder} holds files of single images, {single.name} for one: {option('out', 'FOLDER')} writes elsewhere"
+            f"{folder} holds a set without {MANIFEST_NAME}, which tells what made it: "
+            f"{wording('overwrite=True', '--overwrite')} replaces it, {option('out', 'FOLDER')} writes elsewhere"
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        for file in shards if overwrite else ():
+            file.unlink()
     except OSError as error:
         raise InputError(f"{folder}: cannot write results here ({error.strerror})") from error
     manifest.write(folder)
+
+
+def _names(manifest: Manifest) -> set[str]:
+    return {name for part in manifest.parts for name in manifest.files(part)}
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether it is a shard, by what is in it: Parquet files of others have names like a shard's."""
+    if file.suffix != ".parquet":
+        return is_shard(file)
+    try:
+        read_shard(file, with_raw=False)
+    except InputError:
+        return False
+    return True
 
 
 def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
@@ -378,7 +439,9 @@ def encode_set(
         for part in manifest.parts
         for number, name in enumerate(manifest.files(part))
     ]
-    jobs = [job for job in jobs[rank::world_size] if not _is_whole(job, encoder.no_gaussians)]
+    # whole photographs of a batch are held in 8 bits, a quarter of the floats
+    images = _Images(parts, encoder.transform if encoder.max_side is None else _eight_bits)
+    jobs = [job for job in jobs[rank::world_size] if not _is_whole(job, encoder.no_gaussians, images)]
     batches = [
         [(job.part, row) for row in job.rows[first : first + batch_size]]
         for job in jobs
@@ -386,7 +449,7 @@ def encode_set(
     ]
     loader = iter(
         Loader(
-            _Images(parts, encoder.transform),
+            images,
             batch_sampler=batches,
             collate_fn=list,
             **loading_processes(workers),
@@ -396,10 +459,9 @@ def encode_set(
     for job in jobs:
         read: list[_Row | str] = []
         while len(read) < len(job.rows):
-            loaded = next(loader)
-            encoded = iter(encoder([image for image in loaded if not isinstance(image, str)]))
-            read += [image if isinstance(image, str) else _Row.of(next(encoded)) for image in loaded]
-            done += len(loaded)
+            batch = _encode_batch(encoder, next(loader))
+            read += batch
+            done += len(batch)
             if progress is not None:
                 progress(done)
         shard = _collect(parts[job.part], job.rows, read, encoder, manifest)
@@ -407,7 +469,16 @@ def encode_set(
         yield job.file, shard
 
 
-def _is_whole(job: _Job, like: Gaussians) -> bool:
+def _encode_batch(encoder: ImageEncoder, loaded: Sequence[Tensor | str]) -> list[_Row | str]:
+    """A function of its own, so that the images are gone before those of the next batch come."""
+    good = [image for image in loaded if not isinstance(image, str)]
+    encoded = {row: _Row.of(image) for row, image in encoder.each(good)}
+    rows = iter(range(len(good)))
+    return [image if isinstance(image, str) else encoded[next(rows)] for image in loaded]
+
+
+def _is_whole(job: _Job, like: Gaussians, images: _Images) -> bool:
+    """Whether it is there, and what could not be read then can't be now."""
     if not job.file.is_file():
         return False
     try:
@@ -416,7 +487,11 @@ def _is_whole(job: _Job, like: Gaussians) -> bool:
         return False
     # an older gvit wrote the model's own number, whatever number it drew
     same = (shard.scale_factor, shard.nominal_count) == (like.scale_factor, like.nominal_count)
-    return same and len(shard) + len(shard.failed) == len(job.rows)
+    if not same or len(shard) + len(shard.failed) != len(job.rows):
+        return False
+    keys = images.parts[job.part].keys
+    failed = [row for row in job.rows if _utf8(keys[row]) in shard.failed]
+    return all(isinstance(images[job.part, row], str) for row in failed)
 
 
 def _collect(

@@ -2,8 +2,10 @@
 
 import json
 import random
+import shutil
 import signal
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,8 +16,12 @@ from PIL import Image
 
 import gvit
 from forked import Forked, forked
+from gvit import encoding
 from gvit.cli import main
+from gvit.cli.sets import _conclude
 from gvit.data.images import open_image
+from gvit.encoding import begin_set, unlabelled
+from gvit.errors import InputError
 from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard, write_shard
 from gvit.losses import psnr
 from pretrained_models import trained
@@ -197,6 +203,85 @@ def test_whole_images_without_classes(run, photos, tmp_path, capsys):
     assert "a set of images without classes" in capsys.readouterr().err
 
 
+def test_images_of_a_folder_that_is_named_as_that_of_a_data_set_and_never_of_nothing(
+    run, photos, tmp_path, capsys
+):
+    asked = ("--dataset", "images", "--data-dir", photos / "cat", "--out", tmp_path / "set")
+    assert encode(run, *asked) == 0
+    assert read_set(tmp_path / "set")[0].parts == {"images": 15}
+    assert "takes SOURCE or --data-dir, not both" in fails(capsys, run, photos / "dog", *asked)
+    with pytest.raises(InputError, match="no images given"):
+        unlabelled([])
+
+
+@pytest.mark.parametrize("form", ["safetensors", "parquet"])
+def test_large_images_are_held_in_8_bits_and_drawn_and_kept_one_by_one(
+    run, photos, tmp_path, form, monkeypatch
+):
+    folder = tmp_path / "some"
+    folder.mkdir()
+    for number in range(6):
+        with Image.open(photos / "cat" / f"{number}.png") as image:
+            image.resize((40, 30) if number % 2 else (20, 50)).save(folder / f"{number}.png")
+    asked = ("--dataset", "images", "--view", "whole", "--max-side", 32, "--num-gaussians", 9)
+    asked += ("--format", form)
+    assert encode(run, folder, "--out", tmp_path / "together", *asked) == 0
+
+    drawn, dtypes, kept, alive = [], set(), [], []
+    render, encode_batch, row_of = encoding.render, encoding._encode_batch, encoding._Row.of
+
+    def rendered(gaussians, height, width):
+        drawn.append(len(gaussians.raw))
+        return render(gaussians, height, width)
+
+    def encoded(encoder, loaded):
+        dtypes.update(image.dtype for image in loaded)
+        return encode_batch(encoder, loaded)
+
+    def row(image):
+        kept.append(weakref.ref(image))
+        alive.append(sum(one() is not None for one in kept))
+        return row_of(image)
+
+    monkeypatch.setattr(encoding, "_PIXELS_AT_ONCE", 2000)
+    monkeypatch.setattr(encoding, "render", rendered)
+    monkeypatch.setattr(encoding, "_encode_batch", encoded)
+    monkeypatch.setattr(encoding._Row, "of", row)
+    assert encode(run, folder, "--out", tmp_path / "one by one", *asked) == 0
+    assert drawn == [2, 1, 1, 1, 1]  # 1,000 pixels each, and 1,200
+    assert dtypes == {torch.uint8}
+    assert max(alive) <= 2
+    assert contents(tmp_path / "one by one") == contents(tmp_path / "together")
+
+
+def test_what_a_set_comes_to_is_told_without_its_gaussians(run, photos, tmp_path, capsys, monkeypatch):
+    import pyarrow.parquet as pq
+
+    folder = tmp_path / "some"
+    folder.mkdir()
+    shutil.copy(photos / "cat" / "0.png", folder / "0.png")
+    (folder / "1.png").write_text("text")
+    out = tmp_path / "set"
+    message = fails(capsys, run, folder, "--out", out, "--format", "parquet", "--shard-size", 1)
+    good, bad = read_set(out)[1]["images"]
+    assert read_shard(bad).raw.shape == (0, 20, 9)  # a file without an image can be read
+    shard = read_shard(good, with_raw=False)
+    assert (shard.names, shard.psnr) == (["0.png"], read_shard(good).psnr)
+    columns, read_table = [], pq.read_table
+
+    def read(path, **kwargs):
+        columns.extend(kwargs["columns"])
+        return read_table(path, **kwargs)
+
+    monkeypatch.setattr(pq, "read_table", read)
+    assert _conclude(out, "a model")
+    printed = capsys.readouterr()
+    assert printed.err == message
+    assert f"mean {shard.psnr[0]:.2f} dB" in printed.out
+    assert "psnr" in columns
+    assert "raw" not in columns
+
+
 def test_what_cannot_be_read_is_named_and_costs_nothing_else(run, photos, tmp_path, capsys):
     folder = tmp_path / "some"
     folder.mkdir()
@@ -208,7 +293,13 @@ def test_what_cannot_be_read_is_named_and_costs_nothing_else(run, photos, tmp_pa
     (file,) = read_set(tmp_path / "set")[1]["images"]
     assert read_shard(file).names == ["0.png", "2.png"]
     assert list(read_shard(file).failed) == ["1.png"]
+    before = file.stat().st_mtime_ns
     assert "1.png" in fails(capsys, run, folder, "--out", tmp_path / "set")  # told again
+    assert file.stat().st_mtime_ns == before
+    (folder / "1.png").write_bytes((photos / "cat" / "1.png").read_bytes())
+    assert encode(run, folder, "--out", tmp_path / "set") == 0  # and tried again
+    assert read_shard(file).names == ["0.png", "1.png", "2.png"]
+    assert not read_shard(file).failed
 
 
 def test_sets_and_single_images_have_folders_of_their_own(run, photos, whole, tmp_path, capsys):
@@ -243,3 +334,41 @@ def test_another_set_is_refused_and_replaced_only_when_told_so(run, photos, whol
     (out / "train-00000-of-00006.safetensors").unlink()
     assert main(["train", "gaussians", "--data-dir", str(out), "--out", str(tmp_path / "r")]) == 2
     assert "1 of 8 files are missing, train-00000-of-00006.safetensors first" in capsys.readouterr().err
+
+
+def test_nothing_is_removed_where_other_files_are_in_the_way(run, photos, whole, tmp_path, capsys):
+    out = tmp_path / "set"
+    shutil.copytree(whole, out)
+    shutil.copy(run / "model.safetensors", out)
+    before = contents(out)
+    error = fails(capsys, run, photos, "--out", out, "--overwrite")
+    assert "holds files of single images, model.safetensors for one" in error
+    assert contents(out) == before
+
+
+def test_shards_that_no_manifest_vouches_for_are_not_taken_over(run, photos, whole, tmp_path, capsys):
+    out = tmp_path / "set"
+    shutil.copytree(whole, out)
+    for damage in ("", "{", None):
+        (out / MANIFEST_NAME).unlink() if damage is None else (out / MANIFEST_NAME).write_text(damage)
+        before = contents(out)
+        error = fails(capsys, run, photos, "--out", out, "--shard-size", 4)
+        assert MANIFEST_NAME in error
+        assert contents(out) == before
+        begin_set(out, read_set(whole)[0], overwrite=True)
+        assert contents(out) == {MANIFEST_NAME: (whole / MANIFEST_NAME).read_bytes()}
+        shutil.copytree(whole, out, dirs_exist_ok=True)
+
+
+def test_photographs_in_a_file_that_is_called_like_a_shard_are_not_replaced(whole, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    manifest = replace(read_set(whole)[0], format="parquet")
+    name = manifest.files("train")[0]
+    pq.write_table(pa.table({"image": [b"precious"]}), tmp_path / name)
+    before = contents(tmp_path)
+    for overwrite in (False, True):
+        with pytest.raises(InputError, match=f"holds files of another data set, {name} for one"):
+            begin_set(tmp_path, manifest, overwrite)
+        assert contents(tmp_path) == before

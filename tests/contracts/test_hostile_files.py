@@ -236,11 +236,13 @@ def test_manifests_that_name_files_elsewhere(tmp_path, capsys, changes):
     victim.write_bytes(b"precious")
     wanted = Manifest({"model": "m"}, 4, "float32", "safetensors", 10, [], {"images": 10}, "0" * 16)
     with pytest.raises(InputError, match=MANIFEST_NAME):
-        begin_set(folder, wanted, overwrite=True)
-    assert victim.read_bytes() == b"precious"
+        begin_set(folder, wanted)
     assert MANIFEST_NAME in refused(
         capsys, "train", "gaussians", "--data-dir", folder, "--out", tmp_path / "run"
     )
+    begin_set(folder, wanted, overwrite=True)
+    assert victim.read_bytes() == b"precious"
+    assert Manifest.read(folder) == wanted
 
 
 @pytest.mark.parametrize("name", [*OUTSIDE, "..", "con\0trol"])

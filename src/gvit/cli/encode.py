@@ -125,7 +125,9 @@ def run(args: list[str]) -> int:
         options.overwrite,
     )
     parts = find_parts(sources, options.dataset, options.data_dir)
-    return encode_whole_set(encoder, parts, place, origin, set_options, device, sources)
+    return encode_whole_set(
+        encoder, parts, place, origin, set_options, device, sources or (str(options.data_dir),)
+    )
 
 
 def _tell_apart(options: Options) -> tuple[str, tuple[str, ...], bool]:

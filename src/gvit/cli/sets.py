@@ -53,7 +53,9 @@ def find_parts(sources: Sequence[str], dataset: str | None, data_dir: Path | Non
             raise InputError(f"--dataset {dataset} is one folder, got {', '.join(sources)}")
         data_dir = Path(sources[0])
     if dataset == IMAGES:
-        return {IMAGES: unlabelled(sources)}
+        if sources and data_dir is not None:
+            raise InputError(f"--dataset {IMAGES} takes SOURCE or --data-dir, not both")
+        return {IMAGES: unlabelled(sources if data_dir is None else [data_dir])}
     return {"train": load_source(dataset, "train", data_dir), "test": load_source(dataset, "test", data_dir)}
 
 
@@ -123,14 +125,16 @@ def _conclude(folder: Path, place: str) -> bool:
     manifest = Manifest.read(folder)
     files = [folder / name for part in manifest.parts for name in manifest.files(part)]
     there = [file for file in files if file.is_file()]
-    shards = [read_shard(file) for file in there]
-    unreadable = [message for shard in shards for message in shard.failed.values()]
+    quality, unreadable = list[float](), list[str]()
+    for file in there:  # one by one, without the Gaussians: a set may be larger than the memory
+        shard = read_shard(file, with_raw=False)
+        quality += shard.psnr
+        unreadable += shard.failed.values()
     for message in unreadable:
         print_error(InputError(message))
     if len(there) < len(files):
         print(f"{folder}: {len(there)} of {len(files)} files are there; the other processes make the rest")
         return bool(unreadable)
-    quality = [value for shard in shards for value in shard.psnr]
     mean = f": mean {sum(quality) / len(quality):.2f} dB" if quality else ""
     what = f"{counted(len(quality), 'image')} in {counted(len(files), 'file')}"
     print(f"{what} by {place}, {manifest.num_gaussians} Gaussians each{mean}  {folder / 'manifest.json'}")

@@ -148,8 +148,12 @@ def write_shard(path: Path, shard: Shard) -> None:
         partial.write_bytes(save(columns, meta))
 
 
-def read_shard(path: Path) -> Shard:
+def read_shard(path: Path, with_raw: bool = True) -> Shard:
     """What ``write_shard`` wrote; of a safetensors file, raw numbers are read when they are asked for.
+
+    Args:
+        path: the file.
+        with_raw: of a Parquet file, read the raw numbers, too: all of them, where False leaves [N, 0, 9].
 
     Raises:
         InputError: the file is not there, is damaged, or holds something else.
@@ -157,7 +161,7 @@ def read_shard(path: Path) -> Shard:
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     try:
-        shard = _read_parquet(path) if path.suffix == ".parquet" else _read_safetensors(path)
+        shard = _read_parquet(path, with_raw) if path.suffix == ".parquet" else _read_safetensors(path)
         shard._check()
         return shard
     except InputError:
@@ -227,15 +231,20 @@ def _write_parquet(path: Path, shard: Shard) -> None:
         pq.write_table(table, partial, compression="zstd", row_group_size=max(1, count))
 
 
-def _read_parquet(path: Path) -> Shard:
+def _read_parquet(path: Path, with_raw: bool) -> Shard:
     _, pq = _arrow()
-    table = pq.read_table(path)
-    meta = json.loads(table.schema.metadata[_KEY.encode()])
+    schema = pq.read_schema(path)
+    meta = json.loads(schema.metadata[_KEY.encode()])
+    table = pq.read_table(path, columns=[name for name in schema.names if with_raw or name != "raw"])
     column = {name: table.column(name).to_pylist() for name in table.column_names if name != "raw"}
-    numbers = table.column("raw").combine_chunks()
-    raw = torch.from_numpy(numbers.flatten().to_numpy(zero_copy_only=False).copy())
+    raw = torch.empty(len(table), 0, NUM_FIELDS)
+    if with_raw:
+        numbers = table.column("raw").combine_chunks()
+        flat = torch.from_numpy(numbers.flatten().to_numpy(zero_copy_only=False).copy())
+        # not -1: of no images, it could be any number
+        raw = flat.reshape(len(table), schema.field("raw").type.list_size // NUM_FIELDS, NUM_FIELDS)
     return Shard(
-        raw.reshape(len(table), -1, NUM_FIELDS),
+        raw,
         column["name"],
         column["aspect"],
         list(zip(column["height"], column["width"], strict=True)),
