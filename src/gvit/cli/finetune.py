@@ -52,8 +52,8 @@ def run(args: list[str]) -> int:
         default=NewRun(choice, Output(), config),
         description=(
             "Go on with a trained model on other images.\n\n"
-            "Model and preprocessing are those of RUN, but for the crop of --recipe; a head for other classes is "
-            "new.\n\n"
+            "Model and preprocessing are those of RUN, but for the crop of --recipe.\n\n"
+            "A head for other classes is new.\n\n"
             "Below are the values that RUN, --mode and --recipe lead to; all can be changed.\n\n"
             "Example: gvit finetune cifar10 --data-dir photos --out runs/photos\n\n"
             "Interrupted? Go on with: gvit train --resume runs/photos"

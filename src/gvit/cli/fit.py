@@ -48,7 +48,7 @@ class Options:
         overwrite: fit again what is fitted already.
         background: what transparent pixels lie over, and the Gaussians: a name (white) or code (#ff8800).
         frames: every frame of animated files, each from the one before: NAME-frames/00000 and so on.
-        sequence: the images are frames of one video, in the order of their names: each from the one before.
+        sequence: the images are frames of one video, by the numbers in their names: each from the one before.
         start: run, model.safetensors file or pretrained model whose encoder draws where the fit begins; not with init.
         init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
         adaptive: put half of the Gaussians where the error is largest.

@@ -19,8 +19,9 @@ class Options:
 
     Parameters: in millions, the classifier's without its head for 1000 classes.
 
-    GMACs: 1e9 multiply-adds, for one image going forward. All are of the model as it is named; pretrained ones may
-    have more Gaussians, or look more often.
+    GMACs: 1e9 multiply-adds, for one image going forward.
+
+    Pretrained models may have other Gaussians and looks than these numbers are of.
 
     Example: gvit models 'vit_*'
 
