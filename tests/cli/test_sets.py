@@ -210,6 +210,8 @@ def test_images_of_a_folder_that_is_named_as_that_of_a_data_set_and_never_of_not
     assert encode(run, *asked) == 0
     assert read_set(tmp_path / "set")[0].parts == {"images": 15}
     assert "takes SOURCE or --data-dir, not both" in fails(capsys, run, photos / "dog", *asked)
+    # a name alone is the model's, where the images are named by a flag
+    assert "holds a set with other weights" in fails(capsys, "gvit_tiny.photos", *asked)
     with pytest.raises(InputError, match="no images given"):
         unlabelled([])
 

@@ -139,7 +139,8 @@ def _tell_apart(options: Options) -> tuple[str, tuple[str, ...], bool]:
     first = Path(sources[0]) if sources else Path()
     weights = (first / WEIGHTS_NAME).is_file() or (first.is_file() and first.suffix == ".safetensors")
     # a folder of images wins over a name that is written alike
-    run = weights or (len(sources) > 1 and not first.exists() and is_pretrained_name(sources[0]))
+    more = len(sources) > 1 or options.data_dir is not None
+    run = weights or (more and not first.exists() and is_pretrained_name(sources[0]))
     if run and options.model is not None:
         raise InputError(f"{sources[0]} and --model {options.model} are two models; name one")
     if run:
