@@ -240,9 +240,9 @@ def test_what_was_trained_with_other_images_is_refused(tmp_path, few, monkeypatc
 
     count = 40
     jobs._data_now.cache_clear()
-    for job in (done, begun):
-        with pytest.raises(InputError, match=f"few_digits: other images than {re.escape(str(job.folder))}"):
-            jobs.check_data([study.collect(study.queries or study.guided, 0), job])
+    for job, other in ((done, done), (begun, begun), (study.collect(study.guided, 0), done)):
+        with pytest.raises(InputError, match=f"few_digits: other images than {re.escape(str(other.folder))}"):
+            jobs.check_data([job])
     # a set of what the encoder was trained with has its test images, whatever came later
     train, test = Collection.of(tmp_path, few, done).images()
     assert (len(train), len(test)) == (25, 5)  # of 40, they would be 33 and 7

@@ -349,7 +349,10 @@ def _data_now(data: DataConfig) -> tuple[int, str]:
 
 def _images_of(config: TrainConfig, folder: Path) -> str:
     """The checksum of the images of a run, which may have begun with fewer than there are by now."""
-    return _checksum(Feed(config, ALONE, Run(folder).load_split()))
+    recorded = Run(folder).load_split()
+    if recorded is None:
+        return _data_now(config.data)[1]
+    return _checksum(Feed(config, ALONE, recorded))
 
 
 def _checksum(feed: Feed) -> str:
