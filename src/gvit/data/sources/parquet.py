@@ -33,8 +33,11 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         import pyarrow.parquet as pq
     except ImportError:
         raise InputError("Parquet files need gvit's extra 'parquet': pip install pyarrow") from None
-    training, held_out = _files(root, "train"), [part for part in _TESTS if _files(root, part)]
-    tests = _files(root, held_out[0]) if held_out else []
+    training, held_out = (
+        _files(root, "train"),
+        {part: found for part in _TESTS if (found := _files(root, part))},
+    )
+    tests = next(iter(held_out.values()), [])
     files = training if split == "train" or not tests else tests
     if not training:
         raise InputError(f"{root}: no train-*.parquet here or in data/")
@@ -56,7 +59,8 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
     rows = ((file.name, row) for file, part in zip(files, tables, strict=True) for row in range(len(part)))
     keys = Keys(f"{name}/{row}" for name, row in rows)
     load = image_loader(pa.table({"image": encoded}), "image", keys)
-    notes = tuple(f"tested with {held_out[0]}-*; {part}-* is not used" for part in held_out[1:])
+    test, *unused = held_out or [""]
+    notes = tuple(f"tested with {test}-*; {part}-* is not used" for part in unused)
     whole = Source(load, labels, names, keys=keys, notes=notes)
     return whole if tests else split_off(whole, split)
 

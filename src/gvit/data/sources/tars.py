@@ -72,7 +72,7 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
     classes, names, place = _class_names(root)
     read = _indices(of[held_out]) if own and split == "test" else training
     paths = of["train" if split == "train" else held_out] if own else tars
-    unused = [tar for tar in tars if own and tar not in of["train"] + of[held_out]]
+    unused = [tar for part in of if own and part not in ("train", held_out) for tar in of[part]]
     values, known = ([label for shard in shards for label in shard.labels] for shards in (read, training))
     try:
         labels, found = index_classes(values, known, classes)
@@ -89,8 +89,8 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
     )
 
     members = _Members(f"{root}{os.sep}", keys, list(map(str, paths)), shards, offsets, sizes)
-    what = f"{counted(len(unused), 'tar')} not used, the first of them {unused[0]}" if unused else ""
-    whole = Source(members.load, labels, names or found, keys=keys, notes=(what,) if what else ())
+    notes = (f"{counted(len(unused), 'tar')} not used, the first of them {unused[0]}",) if unused else ()
+    whole = Source(members.load, labels, names or found, keys=keys, notes=notes)
     return whole if own else split_off(whole, split)
 
 
