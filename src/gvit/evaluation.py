@@ -13,13 +13,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from gvit.errors import InputError, option
-from gvit.losses import psnr, ssim
+from gvit.losses import MOST_PSNR, psnr, ssim
 from gvit.models.base import ImageClassifier, evaluating
 from gvit.rendering import render
 
 _TOP = 5
 _POOR = 18.0  # dB
-_EXACT = 100.0  # dB; one image redrawn without error must not make the mean infinite
 
 
 @dataclass(frozen=True)
@@ -198,7 +197,7 @@ def measure(
                 columns["in_top5"].append(_in_top(_TOP, logits.cpu(), labels))
             if gaussians is not None:
                 rendered = render(gaussians, *inputs.shape[-2:]).clamp(0, 1)
-                columns["psnr"].append(psnr(rendered, inputs).clamp(max=_EXACT).cpu())
+                columns["psnr"].append(psnr(rendered, inputs).clamp(max=MOST_PSNR).cpu())
                 columns["ssim"].append(ssim(rendered, inputs).cpu())
     if not columns:
         raise InputError("there are no images to evaluate on")

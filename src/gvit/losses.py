@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from gvit.gaussians.precision import at_least_float32, full_precision
 
 PixelLoss = Literal["bce", "mse", "psnr"]
+MOST_PSNR = 100.0  # dB; one image redrawn without error must not make a mean infinite
 
 _WINDOW, _SIGMA = 11, 1.5
 _WINDOW_SUM = sum(math.exp(-0.5 * ((i - _WINDOW // 2) / _SIGMA) ** 2) for i in range(_WINDOW))

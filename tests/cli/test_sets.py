@@ -16,11 +16,10 @@ from PIL import Image
 
 import gvit
 from forked import Forked, forked
-from gvit import encoding
 from gvit.cli import main
 from gvit.cli.sets import _conclude
 from gvit.data.images import open_image
-from gvit.encoding import begin_set, unlabelled
+from gvit.encoding import begin_set, images, sets, unlabelled
 from gvit.errors import InputError
 from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard, write_shard
 from gvit.losses import psnr
@@ -230,7 +229,7 @@ def test_large_images_are_held_in_8_bits_and_drawn_and_kept_one_by_one(
     assert encode(run, folder, "--out", tmp_path / "together", *asked) == 0
 
     drawn, dtypes, kept, alive = [], set(), [], []
-    render, encode_batch, row_of = encoding.render, encoding._encode_batch, encoding._Row.of
+    render, encode_batch, row_of = images.render, sets._encode_batch, sets._Row.of
 
     def rendered(gaussians, height, width):
         drawn.append(len(gaussians.raw))
@@ -245,10 +244,10 @@ def test_large_images_are_held_in_8_bits_and_drawn_and_kept_one_by_one(
         alive.append(sum(one() is not None for one in kept))
         return row_of(image)
 
-    monkeypatch.setattr(encoding, "_PIXELS_AT_ONCE", 2000)
-    monkeypatch.setattr(encoding, "render", rendered)
-    monkeypatch.setattr(encoding, "_encode_batch", encoded)
-    monkeypatch.setattr(encoding._Row, "of", row)
+    monkeypatch.setattr(images, "_PIXELS_AT_ONCE", 2000)
+    monkeypatch.setattr(images, "render", rendered)
+    monkeypatch.setattr(sets, "_encode_batch", encoded)
+    monkeypatch.setattr(sets._Row, "of", row)
     assert encode(run, folder, "--out", tmp_path / "one by one", *asked) == 0
     assert drawn == [2, 1, 1, 1, 1]  # 1,000 pixels each, and 1,200
     assert dtypes == {torch.uint8}

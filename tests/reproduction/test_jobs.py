@@ -15,10 +15,12 @@ from gvit.gaussians import Gaussians
 from gvit.recipes import load_recipe
 from gvit.reproduction import execute, jobs
 from gvit.reproduction.execute import unfinished
-from gvit.reproduction.jobs import Collection, CrossEvaluation, Machine, Training, Trunk, share_trunks
+from gvit.reproduction.jobs import Collection, CrossEvaluation, Machine, Training, Trunk
 from gvit.reproduction.report import remarks
 from gvit.reproduction.reproduce import TARGETS
+from gvit.reproduction.same_images import data_now
 from gvit.reproduction.study import Study, change
+from gvit.reproduction.trunks import share_trunks
 from gvit.training.config import GuidanceConfig
 from gvit.training.run import Run
 from gvit.training.setup import set_up
@@ -236,17 +238,17 @@ def test_what_was_trained_with_other_images_is_refused(tmp_path, few, monkeypatc
     done.run(Machine(), silent)
     with pytest.raises(Interrupted):
         begun.run(Machine(), silent, lambda: True)
-    jobs.check_data([done, begun])
+    execute.check_data([done, begun])
 
     count = 40
-    jobs._data_now.cache_clear()
+    data_now.cache_clear()
     for job, other in ((done, done), (begun, begun), (study.collect(study.guided, 0), done)):
         with pytest.raises(InputError, match=f"few_digits: other images than {re.escape(str(other.folder))}"):
-            jobs.check_data([job])
+            execute.check_data([job])
     # a set of what the encoder was trained with has its test images, whatever came later
     train, test = Collection.of(tmp_path, few, done).images()
     assert (len(train), len(test)) == (25, 5)  # of 40, they would be 33 and 7
-    jobs._data_now.cache_clear()
+    data_now.cache_clear()
 
 
 def test_what_did_not_go_as_planned_is_told(tmp_path, few, monkeypatch):

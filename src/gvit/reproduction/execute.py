@@ -21,7 +21,10 @@ from rich.console import Console
 
 from gvit.errors import InputError, wording
 from gvit.progress import ProgressBar
-from gvit.reproduction.jobs import Job, Machine, Training, share_trunks, unusual
+from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk, unusual
+from gvit.reproduction.same_images import checksum_of, data_now
+from gvit.reproduction.trunks import share_trunks
+from gvit.training.run import Run
 from gvit.training.train import Interrupted
 
 _POLL_SECONDS = 0.5
@@ -50,6 +53,35 @@ def unfinished(jobs: Iterable[Job]) -> list[Job]:
     for folder, job in single.items():
         visit(branches.get(folder, job))
     return list(found.values())
+
+
+def check_data(jobs: Iterable[Job]) -> None:
+    """See to it that what is done or begun has the images that are there now.
+
+    Raises:
+        InputError: a training has others.
+    """
+    for job in jobs:
+        check_data(job.needs)
+        if not isinstance(job, Training | Trunk) or any(isinstance(need, Collection) for need in job.needs):
+            continue
+        data = job.config.data
+        try:
+            found, now = _images_then(job), data_now(data)[1]
+        except InputError:  # what is done needs no data any more
+            continue
+        if found not in (None, now):
+            raise InputError(
+                f"{data.data_dir or data.dataset}: other images than {job.folder} was trained with; put those back, "
+                f"or begin anew with another {wording('store', '--runs')}"
+            )
+
+
+def _images_then(job: Training | Trunk) -> str | None:
+    """The checksum of the images that a job was begun with, where that was written down."""
+    if job.done:
+        return job.result.get("data")  # an older gvit did not
+    return checksum_of(job.config, job.folder) if Run(job.folder).split_file.exists() else None
 
 
 def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Console) -> None:

@@ -6,12 +6,11 @@ stays done.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,7 +22,7 @@ from gvit.data.loading import EvaluationSamples, evaluation_loader
 from gvit.data.sources import load_source
 from gvit.data.splits import load_splits
 from gvit.data.transforms import eval_transform
-from gvit.errors import InputError, counted, wording
+from gvit.errors import counted
 from gvit.evaluation import evaluate
 from gvit.files import write_text
 from gvit.fitting.optimise import fit
@@ -37,13 +36,11 @@ from gvit.models.registry import architecture
 from gvit.models.weights import load_model
 from gvit.provenance import provenance
 from gvit.rendering import render
-from gvit.training.config import DataConfig, GuidanceConfig, ScheduleConfig, TrainConfig
-from gvit.training.distributed import ALONE
-from gvit.training.feed import Feed
+from gvit.reproduction.same_images import checksum_of
+from gvit.training.config import GuidanceConfig, ScheduleConfig, TrainConfig
 from gvit.training.loop import never
 from gvit.training.observers import Observer, Start, Step
 from gvit.training.run import Run
-from gvit.training.schedule import Schedule
 from gvit.training.train import Interrupted, resume
 
 Progress = Callable[[float], None]  # is called with the share of a job that is done, from 0 to 1
@@ -147,8 +144,8 @@ class Trunk(Job):
         self.finish(
             steps=self.steps,
             config=json.loads(self.config.to_json()),
-            begins=_identity(_begins(self.config)),
-            data=_images_of(self.config, self.folder),
+            begins=identity_of(beginning_of(self.config)),
+            data=checksum_of(self.config, self.folder),
         )
 
 
@@ -168,8 +165,8 @@ class Training(Job):
     def of(cls, store: Path, config: TrainConfig, *needs: Job) -> Training:
         name = config.model.model or "transfer"
         # a start that is made here is known by its folder, and is not there yet
-        identity = config.identity() if needs else _identity(config)
-        return cls(_folder(store, f"{name}-seed{config.seed}", identity), needs, config)
+        identity = config.identity() if needs else identity_of(config)
+        return cls(job_folder(store, f"{name}-seed{config.seed}", identity), needs, config)
 
     def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
         _begin(self.folder, machine.set_up(self.config), self.trunk)
@@ -181,7 +178,7 @@ class Training(Job):
             epochs=last["epoch"],
             broken=sum(line["kind"] == "broken" for line in lines),
             stumbling=cast(dict[str, Any], Run(self.folder).load_checkpoint()).get("stumbling", {}),
-            data=_images_of(self.config, self.folder),
+            data=checksum_of(self.config, self.folder),
         )
 
 
@@ -202,9 +199,9 @@ class Collection(Job):
     @classmethod
     def of(cls, store: Path, config: TrainConfig, source: Training | None = None) -> Collection:
         if source is not None:
-            return cls(_folder(store, "gaussians", source.folder.name), (source,), config, source)
+            return cls(job_folder(store, "gaussians", source.folder.name), (source,), config, source)
         alike = TrainConfig(model=config.model, data=replace(config.data, batch_size=1))
-        return cls(_folder(store, "fits", f"{alike.identity()}{cls.fit_steps}"), (), alike)
+        return cls(job_folder(store, "fits", f"{alike.identity()}{cls.fit_steps}"), (), alike)
 
     @property
     def data_dir(self) -> Path:
@@ -263,7 +260,7 @@ class CrossEvaluation(Job):
     @classmethod
     def of(cls, store: Path, training: Training, collection: Collection) -> CrossEvaluation:
         names = training.folder.name + collection.folder.name
-        return cls(_folder(store, "evaluation", names), (training, collection), training, collection)
+        return cls(job_folder(store, "evaluation", names), (training, collection), training, collection)
 
     def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
         self.folder.mkdir(exist_ok=True)
@@ -309,7 +306,7 @@ class _Share(Observer):
         self.progress((step.number - self.first) / (self.last - self.first))
 
 
-def _identity(config: TrainConfig) -> str:
+def identity_of(config: TrainConfig) -> str:
     """That of a configuration, with a checksum of weights to start from that their name does not tell apart."""
     init = config.model.init
     if init is None or not (init.is_absolute() or is_on_hub(init.as_posix())):  # a name, with its checksum
@@ -317,7 +314,8 @@ def _identity(config: TrainConfig) -> str:
     return config.identity() + hashlib.sha256(locate(init).read_bytes()).hexdigest()
 
 
-def _folder(store: Path, name: str, identity: str) -> Path:
+def job_folder(store: Path, name: str, identity: str) -> Path:
+    """Where a job with this identity lies in a store."""
     # wherever the store lies, the same jobs have the same folders in it
     digest = hashlib.sha256(identity.replace(json.dumps(str(store))[1:-1], ".").encode()).hexdigest()[:12]
     return store / f"{name}-{digest}"
@@ -340,57 +338,9 @@ def _begin(folder: Path, config: TrainConfig, trunk: Trunk | None = None) -> Non
     unfinished.rename(folder)
 
 
-@functools.cache
-def _data_now(data: DataConfig) -> tuple[int, str]:
-    """Steps an epoch, and a checksum of the names and labels of both splits."""
-    feed = Feed(TrainConfig(data=data), ALONE)
-    return feed.steps_per_epoch, _checksum(feed)
-
-
-def _images_of(config: TrainConfig, folder: Path) -> str:
-    """The checksum of the images of a run, which may have begun with fewer than there are by now."""
-    recorded = Run(folder).load_split()
-    if recorded is None:
-        return _data_now(config.data)[1]
-    return _checksum(Feed(config, ALONE, recorded))
-
-
-def _checksum(feed: Feed) -> str:
-    digest = hashlib.sha256()
-    for source in (feed.train, feed.test):
-        for key, label in zip(source.keys, source.labels, strict=True):
-            digest.update(f"{key}\0{label}\n".encode("utf-8", "surrogateescape"))
-        digest.update(b"\0")
-    return digest.hexdigest()
-
-
-def check_data(jobs: Iterable[Job]) -> None:
-    """See to it that what is done or begun has the images that are there now.
-
-    Raises:
-        InputError: a training has others.
-    """
-    for job in jobs:
-        check_data(job.needs)
-        if not isinstance(job, Training | Trunk) or any(isinstance(need, Collection) for need in job.needs):
-            continue
-        data = job.config.data
-        try:
-            found, now = _data_then(job), _data_now(data)[1]
-        except InputError:  # what is done needs no data any more
-            continue
-        if found not in (None, now):
-            raise InputError(
-                f"{data.data_dir or data.dataset}: other images than {job.folder} was trained with; put those back, "
-                f"or begin anew with another {wording('store', '--runs')}"
-            )
-
-
-def _data_then(job: Training | Trunk) -> str | None:
-    """The checksum of the images that a job was begun with, where that was written down."""
-    if job.done:
-        return job.result.get("data")  # an older gvit did not
-    return _images_of(job.config, job.folder) if Run(job.folder).split_file.exists() else None
+def beginning_of(config: TrainConfig) -> TrainConfig:
+    """What decides a training's beginning, beside its schedule."""
+    return replace(config, schedule=ScheduleConfig(), guidance=GuidanceConfig())
 
 
 def unusual(result: Mapping[str, Any]) -> list[str]:
@@ -404,81 +354,3 @@ def unusual(result: Mapping[str, Any]) -> list[str]:
     if result.get("broken"):
         said.append(f"{counted(result['broken'], 'image')} left out, which could not be read")
     return said
-
-
-def share_trunks(trainings: Sequence[Training]) -> list[Training]:
-    """The same trainings, those that begin alike from one trunk.
-
-    Trainings begin alike when they differ in nothing but phases and guidance, up to the first step that one of them
-    does in another way: the first phases don't depend on how the last one is guided. A trunk that is there already,
-    of another table for example, serves a training that goes further with it than with the others.
-    """
-    groups: dict[TrainConfig, list[Training]] = {}
-    for training in dict.fromkeys(trainings):
-        if not training.done and not training.needs:
-            groups.setdefault(_begins(training.config), []).append(training)
-    branches: dict[Training, Training] = {}
-    for members in groups.values():
-        shared = _new_trunk(members)
-        for member in members:
-            trunks = [*([shared] if shared else []), *_finished_trunks(member)]
-            if trunks:
-                trunk = max(trunks, key=lambda trunk: trunk.steps)  # of equally long ones the shared one
-                branches[member] = replace(member, trunk=trunk, needs=(trunk,))
-    return [branches.get(training, training) for training in trainings]
-
-
-def _new_trunk(members: Sequence[Training]) -> Trunk | None:
-    """What several trainings have in common; None where that is nothing."""
-    configs = [member.config for member in members]
-    steps = _common_steps(configs) if len(members) > 1 else 0
-    if not steps:
-        return None
-    config, schedule = configs[0], _schedule(configs[0])
-    plans = [asdict(schedule.plan(step)) for step in range(steps)]
-    identity = _identity(_begins(config)) + json.dumps([schedule.total, schedule.classify_start, plans])
-    store = members[0].folder.parent
-    return Trunk(_folder(store, f"trunk-seed{config.seed}", identity), (), config, steps)
-
-
-def _finished_trunks(training: Training) -> list[Trunk]:
-    """Those in its store that it could begin with."""
-    found = []
-    for file in sorted(training.folder.parent.glob(f"trunk-seed{training.config.seed}-*/result.json")):
-        result = json.loads(file.read_text())
-        if "config" not in result:  # an older version's
-            continue
-        # as asked for; that of the run is complete
-        config = TrainConfig.from_json(json.dumps(result["config"]))
-        trunk = Trunk(file.parent, (), config, result["steps"])
-        alike = result.get("begins", _begins(config).identity()) == _identity(_begins(training.config))
-        same = alike and result.get("data") in (None, _data_now(config.data)[1])
-        if same and trunk.steps <= _common_steps([training.config, config]) and trunk.done:
-            found.append(trunk)
-    return found
-
-
-def _begins(config: TrainConfig) -> TrainConfig:
-    """What decides a training's beginning, beside its schedule."""
-    return replace(config, schedule=ScheduleConfig(), guidance=GuidanceConfig())
-
-
-def _schedule(config: TrainConfig) -> Schedule:
-    return Schedule.from_config(config.schedule, _data_now(config.data)[0])
-
-
-def _common_steps(configs: Sequence[TrainConfig]) -> int:
-    """Up to which step trainings that begin alike do the same, learning rates included."""
-    schedules = [_schedule(config) for config in configs]
-    first = schedules[0]
-    # the cosine ends with the run, and the classifier's begins with its phase
-    if any((s.total, s.classify_start) != (first.total, first.classify_start) for s in schedules):
-        return 0
-    steps = range(first.total)
-    common = next(
-        (step for step in steps if len({schedule.plan(step) for schedule in schedules}) > 1), first.total
-    )
-    # the same plan, but not the same step
-    if len({(config.schedule.guide_lr, config.guidance) for config in configs}) > 1:
-        common = min(common, *(schedule.steps_of("guide").start for schedule in schedules))
-    return common

@@ -15,8 +15,8 @@ from gvit.files import check_writable
 from gvit.models.registry import registered
 from gvit.progress import clock
 from gvit.recipes import load_recipe
-from gvit.reproduction.execute import execute, threads_per_job, unfinished
-from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk, check_data
+from gvit.reproduction.execute import check_data, execute, threads_per_job, unfinished
+from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk
 from gvit.reproduction.page import write_page
 from gvit.reproduction.pictures import figure4, figure5
 from gvit.reproduction.report import collect, read_contents, remarks, table, write_target

@@ -20,10 +20,11 @@ from torch import Tensor
 from gvit.analysis.explanation import METHODS, Method, attribute
 from gvit.data.images import open_image
 from gvit.data.sources import Source, digits
-from gvit.encoding import MOST_PSNR, PHOTOGRAPH_COUNT, PHOTOGRAPH_SIDE, ImageEncoder
+from gvit.encoding import PHOTOGRAPH_COUNT, PHOTOGRAPH_SIDE, ImageEncoder
 from gvit.errors import InputError, unknown_name
 from gvit.gaussians import Gaussians
 from gvit.gaussians.storage import read_size
+from gvit.losses import MOST_PSNR
 from gvit.models.gvit import GViT
 from gvit.models.pretrained import find_pretrained, is_pretrained_name, shipped
 from gvit.models.weights import load_model

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from gvit.losses import psnr
+from gvit.losses import MOST_PSNR, psnr
 from gvit.models.encoder import GaussianEncoder
 from gvit.models.gvit import GViT
 from gvit.rendering import render
@@ -27,7 +27,6 @@ _OVER = {"batch": (0, 1, 2), "image": (1, 2), "gaussian": (2,)}
 # overspent is, beside that, taken off at once.
 _RISE, _FALL, _MOST_LEFT, _PENALTY = 0.1, 0.5, 0.5, 2.0
 _LEAST, _MOST = math.log(1e-4), math.log(100.0)
-_EXACT = 100.0  # dB of a picture without error
 
 
 class Guidance:
@@ -158,7 +157,7 @@ class Guidance:
 def fidelity(model: GViT, images: Tensor, raw: Tensor) -> Tensor:
     """Mean PSNR, dB, of what raw Gaussians [B, K, 9] draw, each at most 100."""
     drawn = render(model.encoder.gaussians(raw), *images.shape[-2:])
-    return psnr(drawn, images).clamp(max=_EXACT).mean()
+    return psnr(drawn, images).clamp(max=MOST_PSNR).mean()
 
 
 def without_conflict(
