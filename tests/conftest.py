@@ -28,6 +28,28 @@ def pytest_collection_modifyitems(items):
     items.sort(key=place)
 
 
+# many whole trainings, of functions that other files test with the checks of annotations; those cost a fifth here
+_UNCHECKED = {
+    *(
+        "test_distributed",
+        "test_commands",
+        "test_loop",
+        "test_reproduce",
+        "test_readme",
+        "test_guidance",
+        "test_jobs",
+    )
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unchecked_where_whole_runs_are_trained(request):
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem in _UNCHECKED:
+            patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+        yield
+
+
 @pytest.fixture
 def unchecked(monkeypatch):
     """Without the checks of annotations that all other tests run with, and users don't have."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 
 # Gaussians and their drawing; a fit has a figure, too
 ENDINGS = (".safetensors", ".png")
+_IMAGE = "image"  # in what is kept of a result's origin: the checksum of the image file
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,8 @@ def is_done(
         bits: what it is to be quantised to; None for not at all.
 
     Raises:
-        InputError: with another number of Gaussians or of bits, made by something else, or what is there is damaged.
+        InputError: with another number of Gaussians or of bits, made by something else or of another image, or what is
+            there is damaged.
     """
     file = target.gaussians_file
     if not file.exists():
@@ -164,13 +168,29 @@ def is_done(
         raise InputError(
             f"{file} {found}: {goes_on} goes on, {again}, {option('out', 'FOLDER')} writes elsewhere"
         )
-    made = read_origin(file)
-    if made is not None and _compared(made) != _compared(origin):
-        raise InputError(
-            f"{file} was made by {_told(made)}, not by {_told(origin)}: {again}, {option('out', 'FOLDER')} writes "
-            "elsewhere"
-        )
+    made = dict(read_origin(file) or {})
+    elsewhere = f"{again}, {option('out', 'FOLDER')} writes elsewhere"
+    image, now = made.pop(_IMAGE, None), _checksum(target.source)
+    if image != now and None not in (image, now):
+        raise InputError(f"{file} was made of another image than {target.source} is now: {elsewhere}")
+    if made and _compared(made) != _compared(origin):
+        raise InputError(f"{file} was made by {_told(made)}, not by {_told(origin)}: {elsewhere}")
     return True
+
+
+def _checksum(source: Path) -> str | None:
+    """That of a file; None where it can't be read."""
+    try:
+        state = source.stat()
+        return _digest(source, state.st_mtime_ns, state.st_size)
+    except OSError:
+        return None
+
+
+@lru_cache(maxsize=1)  # one file for all frames of an animation
+def _digest(source: Path, _written: int, _size: int) -> str:
+    with source.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:12]
 
 
 def _compared(origin: Origin | None) -> dict[str, str | int | None] | None:
@@ -207,6 +227,7 @@ def write_results(
             save_figure(figure, target.figure_file)
         # the last one: where it is, the others are, too
         height, width = picture.shape[-2:]
-        gaussians.save(target.gaussians_file, origin, (height, width), bits)
+        kept = dict(origin or {}) | {_IMAGE: _checksum(target.source)}
+        gaussians.save(target.gaussians_file, kept, (height, width), bits)
     except OSError as error:
         raise InputError(f"{target.name.parent}: cannot write results here ({error.strerror})") from error

@@ -107,6 +107,18 @@ def test_what_is_encoded_is_skipped_unless_overwritten(tmp_path, encoder, capsys
     )
 
 
+def test_an_image_that_was_changed_is_not_skipped_in_silence(tmp_path, encoder, capsys):
+    file, out = write(tmp_path / "a.png"), tmp_path / "out"
+    assert encode(file, "--out", out, "--model", encoder, *QUICK) == 0
+    with Image.open(file) as image:
+        image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file)
+    capsys.readouterr()
+    message = fails(capsys, file, "--out", out, "--model", encoder, *QUICK)
+    assert message.startswith(
+        f"{out / 'a.safetensors'} was made of another image than {file} is now: --overwrite"
+    )
+
+
 def test_what_something_else_has_made_is_refused_and_what_does_not_say_so_is_skipped(
     tmp_path, encoder, capsys
 ):

@@ -116,6 +116,23 @@ def test_a_model_that_cannot_start_a_fit_says_so_in_a_line(tmp_path, encoder, ca
     assert not out.exists()
 
 
+def test_another_image_of_the_same_name_is_not_taken_for_the_one_that_is_fitted(tmp_path, capsys):
+    first, same = write(tmp_path / "a" / "1.png"), write(tmp_path / "c" / "1.png")
+    other, out = write(tmp_path / "b" / "1.png", seed=1), tmp_path / "out"
+    assert run(first, "--out", out, *QUICK) == 0
+    before = {file: file.read_bytes() for file in out.iterdir()}
+    capsys.readouterr()
+    assert fails(capsys, other, "--out", out, *QUICK) == (
+        f"{out / '1.safetensors'} was made of another image than {other} is now: --overwrite makes it again, "
+        "--out FOLDER writes elsewhere"
+    )
+    assert {file: file.read_bytes() for file in out.iterdir()} == before
+    assert run(same, "--out", out, *QUICK) == 0  # the same picture elsewhere
+    assert capsys.readouterr().out.count("skipped") == 1
+    assert run(other, "--out", out, *QUICK, "--overwrite") == 0
+    assert (out / "1.safetensors").read_bytes() != before[out / "1.safetensors"]
+
+
 def test_what_is_fitted_is_skipped_unless_overwritten(tmp_path, capsys):
     first = write(tmp_path / "in" / "a.png")
     out = tmp_path / "out"
