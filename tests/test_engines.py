@@ -4,6 +4,7 @@ import importlib.util
 import os
 import pickle
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from PIL import Image
 
 import gvit
+from gvit.encoding import EncodedRow, ImageEncoder
 from gvit.engines import EncodeBatches, PredictBatches
 from gvit.errors import InputError
 from gvit.prediction import load_images
@@ -96,6 +98,28 @@ def test_rows_hold_all_that_their_gaussians_need(files, rows):
         assert gvit.losses.psnr(drawn[None], image[None]).item() == pytest.approx(
             columns["psnr"][row], abs=1e-3
         )
+
+
+def test_a_batch_of_large_images_is_held_in_8_bits_and_without_its_pictures(files, monkeypatch):
+    """Of 64 photographs of a camera, floats and pictures would be tens of gigabytes."""
+    rows, row_of, dtypes, kept, alive = ImageEncoder.rows, EncodedRow.of, set(), [], []
+
+    def watched(encoder, loaded):
+        dtypes.update(image.dtype for image in loaded)
+        return rows(encoder, loaded)
+
+    def row(image):
+        kept.append(weakref.ref(image))
+        alive.append(sum(one() is not None for one in kept))
+        return row_of(image)
+
+    monkeypatch.setattr(ImageEncoder, "rows", watched)
+    monkeypatch.setattr(EncodedRow, "of", row)
+    columns = EncodeBatches("gvit_tiny.photos", num_gaussians=9, looks=1, max_side=16)({"path": files[:4]})
+    assert columns["error"].tolist() == [""] * 4
+    assert dtypes == {torch.uint8}
+    assert len(alive) == 4
+    assert max(alive) <= 2
 
 
 @pytest.mark.parametrize(

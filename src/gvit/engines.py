@@ -31,7 +31,7 @@ from torch import Tensor
 
 from gvit.data.images import open_image
 from gvit.data.transforms import eval_transform
-from gvit.encoding import EncodedImage, ImageEncoder
+from gvit.encoding import EncodedRow, ImageEncoder
 from gvit.errors import InputError
 from gvit.gaussians import NUM_FIELDS
 from gvit.models.base import ImageClassifier
@@ -165,11 +165,10 @@ class EncodeBatches(_Batches):
         return ImageEncoder(model, *self.settings)
 
     def _prepare(self, image: Any) -> Tensor:
-        return self._encoder.transform(image)
+        return self._encoder.compact_transform(image)
 
-    def _answer(self, images: list[Tensor | InputError]) -> list[EncodedImage | InputError]:
-        encoded = iter(self._encoder([image for image in images if isinstance(image, Tensor)]))
-        return [next(encoded) if isinstance(image, Tensor) else image for image in images]
+    def _answer(self, images: list[Tensor | InputError]) -> list[EncodedRow | InputError]:
+        return self._encoder.rows(images)
 
     def _columns(self, answers: list[Any]) -> Columns:
         none = self._encoder.no_gaussians
@@ -177,10 +176,10 @@ class EncodeBatches(_Batches):
         numbers = np.full((len(answers), 2), np.nan)
         sizes = np.zeros((len(answers), 2), np.int32)
         for row, answer in enumerate(answers):
-            if isinstance(answer, EncodedImage):
+            if isinstance(answer, EncodedRow):
                 raw[row] = answer.gaussians.raw.numpy()
                 numbers[row] = answer.gaussians.aspect, answer.psnr
-                sizes[row] = answer.picture.shape[-2:]
+                sizes[row] = answer.size
         return {
             "raw": raw,
             "scale_factor": np.full(len(answers), none.scale_factor, np.float64),

@@ -19,7 +19,7 @@ from forked import Forked, forked
 from gvit.cli import main
 from gvit.cli.sets import _conclude
 from gvit.data.images import open_image
-from gvit.encoding import begin_set, images, sets, unlabelled
+from gvit.encoding import EncodedRow, ImageEncoder, begin_set, images, unlabelled
 from gvit.errors import InputError
 from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard, write_shard
 from gvit.losses import psnr
@@ -229,7 +229,7 @@ def test_large_images_are_held_in_8_bits_and_drawn_and_kept_one_by_one(
     assert encode(run, folder, "--out", tmp_path / "together", *asked) == 0
 
     drawn, dtypes, kept, alive = [], set(), [], []
-    render, encode_batch, row_of = images.render, sets._encode_batch, sets._Row.of
+    render, rows, row_of = images.render, ImageEncoder.rows, EncodedRow.of
 
     def rendered(gaussians, height, width):
         drawn.append(len(gaussians.raw))
@@ -237,7 +237,7 @@ def test_large_images_are_held_in_8_bits_and_drawn_and_kept_one_by_one(
 
     def encoded(encoder, loaded):
         dtypes.update(image.dtype for image in loaded)
-        return encode_batch(encoder, loaded)
+        return rows(encoder, loaded)
 
     def row(image):
         kept.append(weakref.ref(image))
@@ -246,8 +246,8 @@ def test_large_images_are_held_in_8_bits_and_drawn_and_kept_one_by_one(
 
     monkeypatch.setattr(images, "_PIXELS_AT_ONCE", 2000)
     monkeypatch.setattr(images, "render", rendered)
-    monkeypatch.setattr(sets, "_encode_batch", encoded)
-    monkeypatch.setattr(sets._Row, "of", row)
+    monkeypatch.setattr(ImageEncoder, "rows", encoded)
+    monkeypatch.setattr(EncodedRow, "of", row)
     assert encode(run, folder, "--out", tmp_path / "one by one", *asked) == 0
     assert drawn == [2, 1, 1, 1, 1]  # 1,000 pixels each, and 1,200
     assert dtypes == {torch.uint8}

@@ -6,7 +6,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from gvit.errors import InputError, option
 from gvit.gaussians import NUM_FIELDS, Gaussians
 from gvit.gaussians.shards import to_half
 from gvit.gaussians.storage import Origin
-from gvit.losses import psnr
+from gvit.losses import MOST_PSNR, psnr
 from gvit.models.base import evaluating
 from gvit.models.gvit import GViT
 from gvit.models.pretrained import locate
@@ -35,6 +35,7 @@ PHOTOGRAPH_COUNT, PHOTOGRAPH_SIDE = 1000, 768
 _PIXELS_AT_ONCE = 2**22  # of images of full size: 64 photographs of a camera in floats are tens of gigabytes
 
 _Pixels: TypeAlias = Float[Tensor, "3 _ _"] | UInt8[Tensor, "3 _ _"]
+_Failed = TypeVar("_Failed")
 
 
 def encoder_origin(place: str, model: GViT, looks: int | None, max_side: int | None) -> Origin:
@@ -71,6 +72,25 @@ class EncodedImage:
     picture: Float[Tensor, "3 h w"]
     encoded_size: tuple[int, int]
     psnr: float
+
+
+class EncodedRow(NamedTuple):
+    """What is kept of an image among many: not its picture, of which a batch may hold gigabytes.
+
+    Attributes:
+        gaussians: raw [K, 9], on the CPU.
+        size: height and width of the image, pixels.
+        psnr: of the picture against the image, dB, at most ``MOST_PSNR``.
+    """
+
+    gaussians: Gaussians
+    size: tuple[int, int]
+    psnr: float
+
+    @classmethod
+    def of(cls, image: EncodedImage) -> EncodedRow:
+        height, width = image.picture.shape[-2:]
+        return cls(image.gaussians, (height, width), min(image.psnr, MOST_PSNR))
 
 
 class ImageEncoder:
@@ -122,6 +142,11 @@ class ImageEncoder:
         )
 
     @property
+    def compact_transform(self) -> Callable[[Image.Image], Tensor]:
+        """``transform``, but whole images stay in 8 bits, a quarter of the memory."""
+        return self.transform if self.max_side is None else _eight_bits
+
+    @property
     def no_gaussians(self) -> Gaussians:
         """Those of no image, raw [0, K, 9], with the bounds that all images have but for the aspect."""
         encoder = self.model.encoder
@@ -141,6 +166,13 @@ class ImageEncoder:
         for shape in dict.fromkeys(image.shape for image in images):
             rows = [row for row, image in enumerate(images) if image.shape == shape]
             yield from zip(rows, self._encode([images[row] for row in rows]), strict=True)
+
+    def rows(self, images: Sequence[Tensor | _Failed]) -> list[EncodedRow | _Failed]:
+        """What is kept of each of many images; in place of one that could not be read is what stands there."""
+        good = [image for image in images if isinstance(image, Tensor)]
+        encoded = {row: EncodedRow.of(image) for row, image in self.each(good)}
+        rows = iter(range(len(good)))
+        return [encoded[next(rows)] if isinstance(image, Tensor) else image for image in images]
 
     def _encode(self, images: Sequence[_Pixels]) -> Iterator[EncodedImage]:
         height, width = images[0].shape[-2:]
@@ -175,11 +207,10 @@ def _stack(images: Sequence[_Pixels]) -> Float[Tensor, "b 3 h w"]:
 
 
 def _whole(image: Image.Image) -> Float[Tensor, "3 h w"]:
-    return eight_bits(image).float() / 255
+    return _eight_bits(image).float() / 255
 
 
-def eight_bits(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
-    """A whole image as ``ImageEncoder`` takes it, in a quarter of the memory of floats."""
+def _eight_bits(image: Image.Image) -> UInt8[Tensor, "3 h w"]:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -18,7 +17,7 @@ from gvit.data.images import find_images, open_image
 from gvit.data.loading import Loader, loading_processes
 from gvit.data.sources import Source
 from gvit.data.transforms import Transform
-from gvit.encoding.images import EncodedImage, ImageEncoder, eight_bits
+from gvit.encoding.images import EncodedRow, ImageEncoder
 from gvit.errors import InputError, option, wording
 from gvit.files import check_writable
 from gvit.gaussians import Gaussians
@@ -32,7 +31,6 @@ from gvit.gaussians.shards import (
     write_shard,
 )
 from gvit.gaussians.storage import Origin
-from gvit.losses import MOST_PSNR
 
 
 def unlabelled(sources: Sequence[str | Path]) -> Source:
@@ -182,19 +180,6 @@ class _Job:
     file: Path
 
 
-class _Row(NamedTuple):
-    """What is kept of an encoded image: not its picture, of which a shard would hold gigabytes."""
-
-    gaussians: Gaussians
-    size: tuple[int, int]
-    psnr: float
-
-    @classmethod
-    def of(cls, image: EncodedImage) -> _Row:
-        height, width = image.picture.shape[-2:]
-        return cls(image.gaussians, (height, width), min(image.psnr, MOST_PSNR))
-
-
 class _Images(Dataset[Tensor | str]):
     """Images as the encoder wants them, by part and row, or what is wrong with them."""
 
@@ -248,8 +233,7 @@ def encode_set(
         for part in manifest.parts
         for number, name in enumerate(manifest.files(part))
     ]
-    # whole photographs of a batch are held in 8 bits, a quarter of the floats
-    images = _Images(parts, encoder.transform if encoder.max_side is None else eight_bits)
+    images = _Images(parts, encoder.compact_transform)
     jobs = [job for job in jobs[rank::world_size] if not _is_whole(job, encoder.no_gaussians, images)]
     batches = [
         [(job.part, row) for row in job.rows[first : first + batch_size]]
@@ -266,9 +250,9 @@ def encode_set(
     )
     done = 0
     for job in jobs:
-        read: list[_Row | str] = []
+        read: list[EncodedRow | str] = []
         while len(read) < len(job.rows):
-            batch = _encode_batch(encoder, next(loader))
+            batch = encoder.rows(next(loader))
             read += batch
             done += len(batch)
             if progress is not None:
@@ -276,14 +260,6 @@ def encode_set(
         shard = _collect(parts[job.part], job.rows, read, encoder, manifest)
         write_shard(job.file, shard)
         yield job.file, shard
-
-
-def _encode_batch(encoder: ImageEncoder, loaded: Sequence[Tensor | str]) -> list[_Row | str]:
-    """A function of its own, so that the images are gone before those of the next batch come."""
-    good = [image for image in loaded if not isinstance(image, str)]
-    encoded = {row: _Row.of(image) for row, image in encoder.each(good)}
-    rows = iter(range(len(good)))
-    return [image if isinstance(image, str) else encoded[next(rows)] for image in loaded]
 
 
 def _is_whole(job: _Job, like: Gaussians, images: _Images) -> bool:
@@ -306,7 +282,7 @@ def _is_whole(job: _Job, like: Gaussians, images: _Images) -> bool:
 def _collect(
     source: Source,
     rows: Sequence[int],
-    read: Sequence[_Row | str],
+    read: Sequence[EncodedRow | str],
     encoder: ImageEncoder,
     manifest: Manifest,
 ) -> Shard:
