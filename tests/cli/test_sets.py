@@ -215,6 +215,15 @@ def test_images_of_a_folder_that_is_named_as_that_of_a_data_set_and_never_of_not
         unlabelled([])
 
 
+@pytest.mark.parametrize("name", ["torch/DTD", "Torch/dtd"])
+def test_a_data_set_of_torchvision_is_known_by_its_name(run, tmp_path, capsys, name):
+    asked = (name, "--data-dir", tmp_path)
+    message = fails(capsys, run, *asked, "--out", tmp_path / "set")
+    assert "torchvision's DTD is not in here" in message
+    assert main(["faithfulness", str(run), *map(str, asked)]) == 2
+    assert "torchvision's DTD is not in here" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("form", ["safetensors", "parquet"])
 def test_large_images_are_held_in_8_bits_and_drawn_and_kept_one_by_one(
     run, photos, tmp_path, form, monkeypatch

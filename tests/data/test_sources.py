@@ -269,7 +269,7 @@ def test_data_sets_of_the_hub(tmp_path, monkeypatch):
         return hf.DatasetDict({"train": whole.select(range(9, -1, -1)), "test": whole.select([])})
 
     monkeypatch.setattr(hf, "load_dataset", load)
-    train, test = (load_source("hfds/someone/fruit:small", split, tmp_path) for split in ("train", "test"))
+    train, test = (load_source("HFDS/someone/fruit:small", split, tmp_path) for split in ("train", "test"))
     assert asked == [("someone/fruit", "small", {"cache_dir": str(tmp_path)})] * 2
     # its test is empty; rows are those of the selection, not of the table below it
     assert (len(train), len(test), train.class_names, train.own_split) == (8, 2, ["fig", "kiwi"], False)

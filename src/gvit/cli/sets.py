@@ -32,9 +32,9 @@ class SetOptions:
 
 def is_data_set(sources: Sequence[str]) -> bool:
     """Whether a data set is named, rather than a path."""
-    from gvit.data.sources import SOURCES
+    from gvit.data.sources import is_named
 
-    return len(sources) == 1 and sources[0].partition("/")[0] in SOURCES and not Path(sources[0]).exists()
+    return len(sources) == 1 and is_named(sources[0]) and not Path(sources[0]).exists()
 
 
 def find_parts(sources: Sequence[str], dataset: str | None, data_dir: Path | None) -> dict[str, Source]:

@@ -221,8 +221,9 @@ def _start_note(rows: Sequence[Mapping[str, Any]]) -> str:
 
 _PREFACE = """# Results
 
-`gvit reproduce` writes this page from the JSON files beside it, which hold every setting. What was measured on a
-GPU stands in [gpu](gpu.md), and trials outside of these tables in [experiments](experiments.md).
+`gvit reproduce` writes this page from the JSON files beside it, which hold every setting. What the renderer and
+single steps take on a GPU stands in [gpu](gpu.md), and trials outside of these tables in
+[experiments](experiments.md).
 
 **What is measured.** Top-1 accuracy on the test images after the last epoch, as mean ± standard deviation over
 the seeds. There is no validation split, and no choice of the best epoch.

@@ -10,7 +10,7 @@ from gvit.data.sources import cub, digits, folders, gaussians, hfds, parquet, ta
 from gvit.data.sources.base import Source, Split
 from gvit.errors import InputError, option, unknown_name
 
-__all__ = ["SOURCES", "Source", "Split", "download", "load_source"]
+__all__ = ["SOURCES", "Source", "Split", "download", "is_named", "load_source"]
 
 SOURCES: dict[str, Callable[[Split, Path | None], Source]] = {
     "cub": cub.source,
@@ -35,9 +35,16 @@ def load_source(name: str, split: Split, data_dir: Path | None = None) -> Source
     Raises:
         InputError: an unknown name, or what the data set's own function raises.
     """
-    if name.startswith("hfds/"):
-        return hfds.source(split, data_dir, name.removeprefix("hfds/"))
+    kind, _, of_hub = name.partition("/")
+    if of_hub and kind.lower() == "hfds":
+        return hfds.source(split, data_dir, of_hub)
     return SOURCES[_registered(name)](split, data_dir)
+
+
+def is_named(name: str) -> bool:
+    """Whether a name is of a kind of data sets; ``load_source`` tells whether there is such a one."""
+    kinds = {known.partition("/")[0] for known in SOURCES}
+    return name.lower().partition("/")[0] in kinds
 
 
 def download(name: str, data_dir: Path | None = None) -> None:
