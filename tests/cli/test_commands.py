@@ -4,6 +4,7 @@ import csv
 import functools
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -197,7 +198,7 @@ def labelled(tmp_path_factory) -> Path:
     return folder
 
 
-def test_evaluate_on_other_images(run, labelled, capsys):
+def test_evaluate_on_other_images(run, labelled, tmp_path, capsys):
     """The run's own test images as files: the same answers, and each mistake is what 'predict' says."""
     assert main(["evaluate", str(run)]) == 0
     own = json.loads((run / "evaluation.json").read_text())
@@ -219,6 +220,14 @@ def test_evaluate_on_other_images(run, labelled, capsys):
         assert best["probability"] == pytest.approx(float(row["confidence"]), abs=1e-3)
     for name in ("mistakes.png", "confusion.png"):
         assert (folder / name).stat().st_size > 5000
+    # another folder of the same name
+    other = tmp_path / "other" / labelled.name
+    shutil.copytree(labelled / "0", other / "0")
+    before = (folder / "evaluation.json").read_bytes()
+    assert main(["evaluate", str(run), "--data-dir", str(other)]) == 2
+    said = f"{folder} holds the results of other images, {labelled.resolve()}: --out FOLDER writes elsewhere"
+    assert said in capsys.readouterr().err
+    assert (folder / "evaluation.json").read_bytes() == before
 
 
 def test_evaluate_takes_weights_files_and_names(run, labelled, tmp_path, capsys):

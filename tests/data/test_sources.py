@@ -1,10 +1,12 @@
 import io
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
 import torchvision
+from filelock import FileLock
 from PIL import Image
 
 from gvit.data.labelled import labelled_folder
@@ -244,6 +246,13 @@ def test_a_set_of_torchvision_is_fetched_only_when_asked(tmp_path, monkeypatch):
     download("torch/DTD", tmp_path / "new")
     assert [given.pop("download") for _, given in asked] == [True] * 3
     assert asked == [(tmp_path / "new", {"split": split}) for split in ("train", "val", "test")]
+    with FileLock(tmp_path / "new" / ".DTD.lock"):  # another process is fetching it
+        waiting = threading.Thread(target=download, args=("torch/DTD", tmp_path / "new"))
+        waiting.start()
+        waiting.join(0.3)
+        assert len(asked) == 3
+    waiting.join(60)
+    assert len(asked) == 6
     with pytest.raises(InputError, match="download is for data sets torch/NAME, not for 'folder'"):
         download("folder", tmp_path)
 

@@ -47,12 +47,14 @@ TOGETHER = {
     "guided": GUIDED,
     "float32": SINGLE,
     "stumbling": STUMBLING,
+    "unmeasured": replace(GUIDED, compute=ComputeConfig(accumulate=2)),
 }
 # the same for the command line
 ARGUMENTS = ["train", "debug", "--drop-path-rate", "0", "--batch-size", "16", "--epochs", str(20 / 89)]
 ARGUMENTS += ["--img-size", "16", "--precision", "float64", "--warmup-epochs", "0.1", "--device", "cpu"]
 
-# trains every configuration of a folder by two processes; of the run "stumbling", the second one's numbers go bad
+# trains every configuration of a folder by two processes; of the run "stumbling", the second one's numbers go bad, of
+# "unmeasured" what it measures after its first guided step
 TRAINING = """
 import sys
 from pathlib import Path
@@ -64,6 +66,7 @@ import gvit
 import gvit.training.train as training
 from gvit.training.config import TrainConfig
 from gvit.training.distributed import distribute, joined
+from gvit.training.objective import GuidedObjective
 from gvit.training.task import Task
 
 training.write_report = training.write_curves = lambda run: None
@@ -75,6 +78,16 @@ def stepped(task, number, parts, plan, rates):
     task.bad = number in bad
     bad.discard(number)
     return step(task, number, parts, plan, rates)
+
+
+effect, times = GuidedObjective.effect, iter(range(1000))
+
+
+def unmeasured(objective, batch, turn):
+    measures = effect(objective, batch, turn)  # networks are called by both processes or by none
+    if next(times) == 0:
+        raise FloatingPointError("the Gaussians cannot be drawn")
+    return measures
 
 
 def poisoned(task, batch):
@@ -92,6 +105,9 @@ with joined("cpu") as (world, device):
     for file in sorted(Path(sys.argv[1]).glob("*.json")):
         if file.stem == "stumbling" and not world.is_main:
             Task.step, Task._on_device = stepped, poisoned
+        if file.stem == "unmeasured" and not world.is_main:
+            Task.step, Task._on_device = step, clean
+            GuidedObjective.effect = unmeasured
         config = TrainConfig.from_json(file.read_text())
         training.train(config, file.with_suffix(""), device=device, world=world)
 """
@@ -179,6 +195,15 @@ def test_what_is_not_finite_in_one_process_is_left_out_in_both(together):
     assert state["stumbling"] == {"skipped": 1, "in_a_row": 0, "gamma": 0.5}
     assert {line["gamma"] for line in lines if line["kind"] == "train"} == {0.0, 5.0}
     assert all(value.isfinite().all() for value in state["model"].values())
+
+
+def test_what_one_process_cannot_measure_is_left_out_in_both(together):
+    """The step is taken; of two parts, the second one is not measured either."""
+    lines = [
+        line for line in metrics(together / "unmeasured") if line["kind"] == "train" and "steered" in line
+    ]
+    assert ["class_change" in line for line in lines] == [False] + [True] * (len(lines) - 1)
+    assert len(lines) > 1
 
 
 @pytest.mark.parametrize(("saved", "ours"), [(None, True), (True, None), (False, True)])

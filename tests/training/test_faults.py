@@ -160,6 +160,18 @@ def test_a_killed_loading_process_costs_no_step(finished, tmp_path):
     assert same_weights(tmp_path, finished)
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_what_tells_a_whole_group_to_end_ends_no_loading_process(finished, tmp_path, number):
+    """The main process is told, too, saves, and ends them then."""
+
+    def tell() -> None:
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, number)
+
+    train(replace(CONFIG, data=replace(CONFIG.data, workers=1)), tmp_path, [Act(7, tell)])
+    assert same_weights(tmp_path, finished)
+
+
 def test_a_folder_is_one_run_s(tmp_path, monkeypatch):
     monkeypatch.setattr("gvit.training.run._PATIENCE", 0.1)
     refused = []

@@ -4,6 +4,7 @@ import json
 import math
 import re
 import shutil
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from gvit.training.config import (
     TrainConfig,
 )
 from gvit.training.dry_run import dry_run
+from gvit.training.html_report import write_html_report
 from gvit.training.loop import Loop
 from gvit.training.motion import GaussianMotion, decision_distance
 from gvit.training.observers import Evaluated, Observer, Start, Step, TensorBoardObserver
@@ -243,6 +245,11 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp
 def test_an_interrupted_run_goes_on_to_the_same_result(finished, tmp_path, cut):
     folder = tmp_path / "run"
     assert interrupt(CONFIG, folder, cut).step == cut
+    # who stops does not wait for an evaluation, which may take longer than there is time
+    due = set_up(CONFIG).eval_steps
+    assert [line["step"] for line in metrics(folder) if line["kind"] == "evaluation"] == list(
+        range(due, cut, due)
+    )
     recorder = Recorder()
     resume(folder, [recorder])
     assert recorder.steps[0] == cut + 1
@@ -433,9 +440,11 @@ def test_a_warm_up_that_leaves_no_time_to_learn_is_pointed_out():
     assert for_command_line(note) == told.format("--warmup-epochs 0.25")
 
 
-def test_an_average_that_never_forgets_the_first_weights_is_pointed_out():
-    total = set_up(CONFIG).schedule.total
-    (note,) = set_up(with_(optimizer={"ema_decay": 0.9999})).notes
+@pytest.mark.parametrize("epochs", [None, 6.25])
+def test_an_average_that_never_forgets_the_first_weights_is_pointed_out(epochs):
+    config = with_(schedule={"epochs": epochs})
+    total = set_up(config).schedule.total
+    (note,) = set_up(replace(config, optimizer=replace(config.optimizer, ema_decay=0.9999))).notes
     told = re.fullmatch(
         rf"ema_decay=0\.9999: of an average over {total} steps, 100 % are the weights before the first; "
         r"ema_decay=(0\.\d+) would be in proportion",
@@ -443,7 +452,7 @@ def test_an_average_that_never_forgets_the_first_weights_is_pointed_out():
     )
     usual = float(told[1])
     assert 0.005 < usual**total < 0.05
-    assert set_up(with_(optimizer={"ema_decay": usual})).notes == ()
+    assert set_up(replace(config, optimizer=replace(config.optimizer, ema_decay=usual))).notes == ()
 
 
 def test_what_a_model_without_gaussians_leaves_unused_is_pointed_out():
@@ -780,7 +789,18 @@ def test_tensorboard_gets_the_same_numbers(finished, tmp_path):
     logged = {line["step"]: line for line in metrics(finished) if line["kind"] == "train"}
     losses = {event.step: event.value for event in events.Scalars("train/class_loss")}
     assert losses[10] == pytest.approx(logged[10]["class_loss"], rel=1e-5)
-    assert [event.step for event in events.Scalars("test/top1")] == [8, 16, 20]
+    for name in ("top1", "top5"):
+        assert [event.step for event in events.Scalars(f"test/{name}")] == [8, 16, 20]
+
+
+def test_a_report_does_not_take_an_evaluation_of_earlier_weights_for_that_of_these(
+    finished, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("gvit.training.report_images._POOL", 5)  # more would be measured anew
+    interrupt(CONFIG, tmp_path / "run", 10)  # evaluated after 8 steps
+    for folder, measured_on in ((finished, "all 12 test images"), (tmp_path / "run", "5 of 12 test images")):
+        write_html_report(folder, out=tmp_path / "report.html", num_images=1)
+        assert f"of {measured_on}" in (tmp_path / "report.html").read_text()
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
@@ -823,6 +843,21 @@ def test_a_dry_run_does_not_count_what_happens_once_as_a_step(once, monkeypatch)
         setup.task.graphs = {"encoder": setup.task.networks["encoder"]}
     plan = dry_run(setup)
     assert [cost.step_seconds for cost in plan.phases] == [1.0] * 4
+
+
+def test_a_dry_run_does_not_count_what_happens_once_for_each_batch_of_an_evaluation(monkeypatch):
+    """Imports, and compiling for evaluation."""
+    setup = set_up(CONFIG)
+    measure, begun = setup.task.measure, []
+
+    def first_slow(batches):
+        if not begun:
+            time.sleep(3)
+        begun.append(1)
+        return measure(batches)
+
+    monkeypatch.setattr(setup.task, "measure", first_slow)
+    assert dry_run(setup).evaluation_seconds < 3
 
 
 def test_damaged_run_files_are_named(finished, tmp_path):
@@ -925,6 +960,30 @@ def test_a_run_that_lost_its_checkpoint_is_not_trained_anew(finished, tmp_path):
     with pytest.raises(InputError, match=r"has weights, but no checkpoint\.pt to go on from.*overwrite=True"):
         resume(run.folder)
     assert run.weights_file.read_bytes() == before
+
+
+def test_what_was_kept_of_a_run_that_lost_its_checkpoint_is_named(tmp_path):
+    interrupt(with_(saving={"keep_checkpoints": 2}), tmp_path / "run", 10)
+    run = Run(tmp_path / "run")
+    run.checkpoint_file.unlink()
+    (kept, *_) = sorted((run.folder / "checkpoints").iterdir(), reverse=True)
+    with pytest.raises(InputError, match=rf"no checkpoint\.pt to go on from; resume\('{kept}'\), or train"):
+        resume(run.folder)
+
+
+def test_what_is_killed_while_it_saves_for_the_first_time_begins_anew(tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def kill(*_):
+        raise Killed
+
+    monkeypatch.setattr("gvit.training.loop.save_model", kill)
+    with pytest.raises(Killed):
+        train(CONFIG, tmp_path / "run")
+    monkeypatch.undo()
+    assert not Run(tmp_path / "run").weights_file.exists()
+    assert resume(tmp_path / "run").num_images == 12
 
 
 @pytest.mark.parametrize("damage", [b"x", None])

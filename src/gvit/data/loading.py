@@ -395,12 +395,15 @@ def loading_processes(workers: int) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "multiprocessing_context": context,
-        "worker_init_fn": _ignore_interruption,
+        "worker_init_fn": _ignore_signals,
     }
 
 
-def _ignore_interruption(worker: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _ignore_signals(worker: int) -> None:
+    """Those that a whole group of processes is told to end by: the main one ends this one when it has saved."""
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        if hasattr(signal, name):  # Windows has no SIGHUP
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def _as_it_is(batch: Any) -> Any:

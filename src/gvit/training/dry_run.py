@@ -99,10 +99,20 @@ def dry_run(setup: Setup) -> DryRun:
         middle = steps[len(steps) // 2]
         middle += schedule.plan(middle).guided  # an ordinary step shows both rates
         phases.append(PhaseCost(phase, len(steps), setup.rates(middle), seconds))
-    started = time.perf_counter()
-    setup.task.measure([tuple(next(iter(feed.test_loader)))])
-    seconds = (time.perf_counter() - started) * len(feed.test_loader)
+    seconds = _timed_batch(setup) * len(feed.test_loader)
     return DryRun(phases, -(-schedule.total // setup.eval_steps), seconds, _peak_memory(setup.task.device))
+
+
+def _timed_batch(setup: Setup) -> float:
+    """Seconds that a batch of test images takes, without what happens once: imports, compilation, processes."""
+    started = time.perf_counter()
+    batch = tuple(next(iter(setup.feed.test_loader)))
+    loading = time.perf_counter() - started
+    setup.task.measure([batch])
+    started = time.perf_counter()
+    setup.task.measure([batch])
+    computing = time.perf_counter() - started
+    return computing if setup.config.data.workers else computing + loading
 
 
 def _timed_step(setup: Setup, step: int) -> float:

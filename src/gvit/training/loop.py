@@ -51,7 +51,7 @@ class Loop:
         world: the processes that train together.
         step: steps done.
         best: the largest value of the best measure so far; None before the first evaluation that tells.
-        unmeasured: the evaluation that was due at this step failed, by a test image that could not be read.
+        unmeasured: an evaluation is due at this step, and was put off, or a test image could not be read.
     """
 
     setup: Setup
@@ -148,9 +148,10 @@ class Loop:
             for observer in listening if measures is not None else ():
                 observer.step(Step(number + 1, self._epoch, plan, rates, means, speed))
             result, improved = None, False
-            if self.step % setup.eval_steps == 0 or self.step == schedule.total:
-                result, improved = self._evaluate_and_tell(listening)
             stopping = self.world.any(stop()) and self.step < last
+            self.unmeasured = self.step % setup.eval_steps == 0 or self.step == schedule.total
+            if self.unmeasured and not stopping:  # who stops may not wait; what goes on evaluates first
+                result, improved = self._evaluate_and_tell(listening)
             if result is not None or self.step == last or stopping:
                 self.save(improved)
             if stopping:
@@ -228,22 +229,21 @@ class Loop:
     def save(self, improved: bool = False) -> None:
         """Write weights and a checkpoint to resume from, and the best weights anew; every process has to call it."""
         task, model = self.setup.task, self.setup.task.model
-        described = {
+        state = {
             "name": model.card.name,
             "architecture": Architecture.of(model).to_dict(),
             "class_names": list(model.card.class_names),
-        }
-        state = {
             "step": self.step,
             "best": self.best,
             "images": len(self.setup.feed.train),
             "broken": self.broken.state(),
             "unmeasured": self.unmeasured,
             "stumbling": self.stumbling.state(),
-            **described,
             **task.state(),
         }
         if self.world.is_main:
+            if not self.run.checkpoint_file.exists():  # weights alone are nothing to go on from
+                self.run.save_checkpoint(state)
             for file in (self.run.weights_file, *([self.run.best_file] if improved else [])):
                 save_model(model, file, state.get("ema", state["model"]))
             self.run.save_checkpoint(state, self.setup.config.saving.keep_checkpoints)

@@ -56,6 +56,7 @@ class Assessment:
         model: its name.
         num_gaussians: of each image; None where the model draws none.
         looks: of the encoder at its own picture; None where it has none.
+        images: where they lie; None for the run's own.
     """
 
     evaluation: Evaluation
@@ -66,6 +67,7 @@ class Assessment:
     model: str
     num_gaussians: int | None
     looks: int | None
+    images: str | None
 
     @property
     def files(self) -> list[Path]:
@@ -79,6 +81,7 @@ class Assessment:
             "model": self.model,
             "num_gaussians": self.num_gaussians,
             "looks": self.looks,
+            "images": self.images,
             "class_names": self.class_names,
             "per_class": [asdict(result) for result in per_class],
         }
@@ -193,13 +196,16 @@ def assess(
     Raises:
         InputError: there is no model, no images, one that cannot be read, or images of classes that the model does not
             know (by their names); the model can't make that number of Gaussians or of looks; or the files cannot be
-            written.
+            written, or would replace those of other images without ``out``.
     """
     place, data_dir = Path(place), None if data_dir is None else Path(data_dir)
     run = find_run(place)
     numbers = {"gaussians": num_gaussians, "looks": looks}
     folder = _results_folder(place, run, data_dir, dataset, numbers) if out is None else Path(out)
     check_writable(folder)
+    images = dataset if data_dir is None else str(data_dir.resolve())
+    if out is None:
+        _check_same_images(folder, images)
     model, samples = load_with_images(place, data_dir, dataset)
     if not model.card.encoder_only:
         check_classifies(model)
@@ -222,6 +228,7 @@ def assess(
         model.card.name,
         None if encoder is None else num_gaussians or encoder.num_gaussians,
         None if encoder is None or not encoder.any_number else looks or encoder.turns,
+        images,
     )
     _write(assessed, samples, model)
     return assessed
@@ -314,6 +321,18 @@ def _results_folder(
     parts += [f"{number}-{what}" for what, number in numbers.items() if number is not None]
     base = Path() if run is None else run.folder
     return base / "-".join([EVALUATION, *parts]) if parts else base
+
+
+def _check_same_images(folder: Path, images: str | None) -> None:
+    """Folders of images may be called alike, and so are those of their results then."""
+    try:
+        other = json.loads((folder / MEASURED[0]).read_text()).get("images", images)
+    except (OSError, ValueError, AttributeError):  # none there, or damaged: nothing that could be told apart
+        return
+    if other != images:
+        raise InputError(
+            f"{folder} holds the results of other images, {other}: {option('out', 'FOLDER')} writes elsewhere"
+        )
 
 
 def _write(assessed: Assessment, samples: EvaluationSamples, model: ImageClassifier) -> None:

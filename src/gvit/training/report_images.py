@@ -160,7 +160,9 @@ def _measure(contents: Contents, found: Evaluation, total: int, run: Run | None)
             contents.counts, contents.counted = whole["confusion"], measured_on
         else:
             last = next((r for r in reversed(read_records(run)) if r.get("kind") == "evaluation"), None)
-            if last is not None and last.get("num_images") == total:
+            # a run that was interrupted has later weights than its last evaluation
+            state = run.load_checkpoint() or {}
+            if last is not None and (last.get("num_images"), last.get("step")) == (total, state.get("step")):
                 measures, measured_on = last, f"all {total:,} test images"
     contents.measured_on = measured_on
     contents.measures = {

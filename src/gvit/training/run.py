@@ -276,15 +276,19 @@ class Run:
             pickle.UnpicklingError,
             KeyError,
         ) as error:
-            earlier = next((kept for kept in self._history.newest_first() if not kept.samefile(file)), None)
-            instead = (
-                "restore it"
-                if earlier is None
-                else wording(
-                    f"resume({str(earlier)!r})", f"go on from 'gvit train --resume {quote(str(earlier))}'"
-                )
+            raise InputError(f"{file}: damaged ({first_line(error)}); {self.instead_of(file)}") from error
+
+    def instead_of(self, checkpoint: Path) -> str:
+        """What there is to do where a checkpoint is damaged or lost."""
+        kept = self._history.newest_first()
+        earlier = next(
+            (file for file in kept if not checkpoint.exists() or not file.samefile(checkpoint)), None
+        )
+        instead = (
+            "restore it"
+            if earlier is None
+            else wording(
+                f"resume({str(earlier)!r})", f"go on from 'gvit train --resume {quote(str(earlier))}'"
             )
-            raise InputError(
-                f"{file}: damaged ({first_line(error)}); {instead}, or train again with "
-                f"{wording('overwrite=True', '--overwrite')}"
-            ) from error
+        )
+        return f"{instead}, or train again with {wording('overwrite=True', '--overwrite')}"

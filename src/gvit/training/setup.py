@@ -221,6 +221,6 @@ def _proportions(setup: Setup) -> list[str]:
         share, usual = 100 * decay**schedule.total, 1 - (kept / 2) ** (1 / schedule.total)
         notes.append(
             f"{option('ema_decay', decay)}: of an average over {schedule.total} steps, {share:.0f} % are the weights "
-            f"before the first; {option('ema_decay', round(1 - float(f'{usual:.1g}'), 6))} would be in proportion"
+            f"before the first; {option('ema_decay', round(1 - float(f'{usual:.2g}'), 8))} would be in proportion"
         )
     return notes

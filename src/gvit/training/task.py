@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -370,13 +369,17 @@ class GuidedTask(Task):
         if self.turns[0].steered is None:
             return {}
         measured = []
-        # the step is taken: what its Gaussians can't be measured for, the next one will find
-        with suppress(FloatingPointError), self.world.agreed():
+        try:
             for index, (part, turn) in enumerate(zip(parts, self.turns, strict=True)):
-                self._seed(step, index, len(parts))
-                measures = self.objective.effect(self._on_device(part), turn)
-                measured.append({name: value.item() for name, value in measures.items()})
-        return _mean(measured) if len(measured) == len(parts) else {}
+                with self.world.agreed():  # after each part: all processes measure the same ones
+                    self._seed(step, index, len(parts))
+                    measures = self.objective.effect(self._on_device(part), turn)
+                    measured.append({name: value.item() for name, value in measures.items()})
+        except (
+            FloatingPointError
+        ):  # the step is taken: what its Gaussians can't be measured for, the next one finds
+            return {}
+        return _mean(measured)
 
     def _optimize(self, rates: dict[str, float], norms: dict[str, Tensor]) -> None:
         super()._optimize(rates, norms)

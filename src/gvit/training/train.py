@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gvit.errors import InputError, Note, wording
+from gvit.errors import InputError, Note
 from gvit.evaluation import Evaluation
 from gvit.models.architecture import Architecture
 from gvit.models.weights import load_model
@@ -109,8 +109,8 @@ def _resume(
     config, state = run.load_config(), run.load_checkpoint(checkpoint)
     if state is None and run.weights_file.exists():
         raise InputError(
-            f"{run.folder}: has weights, but no {run.checkpoint_file.name} to go on from; restore that, or train "
-            f"again with {wording('overwrite=True', '--overwrite')}"
+            f"{run.folder}: has weights, but no {run.checkpoint_file.name} to go on from; "
+            f"{run.instead_of(run.checkpoint_file)}"
         )
     if epochs is not None:
         config = replace(config, schedule=extended(config.schedule, epochs))

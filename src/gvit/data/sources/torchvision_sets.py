@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import FileLock
 from PIL import Image
 
 from gvit.data.images import open_image
@@ -71,8 +72,9 @@ def download(name: str, data_dir: Path | None) -> None:
         )
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
-        for arguments in (a for parts in _SPLITS[name].values() for a in parts):
-            _kind(name)(data_dir, download=True, **arguments)
+        with FileLock(data_dir / f".{name}.lock"):  # of several processes, those that wait find it there
+            for arguments in (a for parts in _SPLITS[name].values() for a in parts):
+                _kind(name)(data_dir, download=True, **arguments)
     except (OSError, RuntimeError, ValueError) as error:
         raise InputError(f"torch/{name}: cannot be fetched to {data_dir} ({first_line(error)})") from error
 

@@ -44,6 +44,7 @@ class TensorBoardObserver(Observer):
         result = evaluated.result
         values = {
             "top1": result.top1,
+            "top5": result.top5,
             "psnr": result.psnr,
             "ssim": result.ssim,
             **({} if evaluated.motion is None else evaluated.motion.known()),
