@@ -13,6 +13,7 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import gvit
 from gvit.data.inputs import eval_input
@@ -111,6 +112,18 @@ def test_pictures_are_compared_image_by_image(monkeypatch):
     result = summarize(measured, 4)
     assert (result.psnr, result.ssim) == pytest.approx((np.mean([*psnrs, 100]), np.mean(ssims)), rel=1e-4)
     assert f"PSNR {result.psnr:.2f} dB, SSIM {result.ssim:.3f}" in str(result)
+
+
+@pytest.mark.parametrize("places", [("cuda", "cuda"), ("cuda", "cpu"), ("cpu", "cuda")], ids=str)
+def test_batches_may_lie_on_another_device_than_the_model(places, monkeypatch):
+    """Shapes and devices alone are computed, so that no GPU need be there."""
+    model = answering(torch.zeros(3, 4), None, monkeypatch)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        inputs = torch.zeros(3, 3, 8, 8, device=places[0])
+        labels = torch.zeros(3, dtype=torch.long, device=places[1])
+        measured = measure(model, [(inputs, labels)])
+    assert measured.keys() == {"label", "broken", "predicted", "confidence"}
+    assert {column.device.type for column in measured.values()} == {"cpu"}
 
 
 @pytest.mark.parametrize("name", ["gvit_tiny_denoising", "vit_tiny_patch8", "gaussian_vit_tiny"])

@@ -3,11 +3,12 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import correlate1d
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gvit import Gaussians, render
-from gvit.losses import pixel_loss, psnr, ssim
+from gvit.losses import ms_ssim, pixel_loss, psnr, ssim
 
 
 @pytest.fixture
@@ -109,12 +110,59 @@ def test_bce_takes_a_picture_that_rounding_leaves_above_one():
     assert rendered.grad.isfinite().all()
 
 
-def test_precision_is_not_the_callers(pair):
-    image, other = (
-        torch.nn.functional.avg_pool2d(x, 3, 1).float() for x in pair
-    )  # smooth: squares nearly cancel
+@pytest.fixture
+def large_pair(pair) -> tuple[torch.Tensor, torch.Tensor]:
+    """Smooth, with detail of several sizes; sides that are odd after a while of halving."""
+    return tuple(torch.nn.functional.interpolate(x[:2], (178, 205), mode="bicubic").clamp(0, 1) for x in pair)
+
+
+def ms_ssim_by_numpy(image: np.ndarray, other: np.ndarray) -> float:
+    """Wang, Simoncelli and Bovik 2003, of one image [C, H, W]; the coarsest scale is mirrored at its edges."""
+    weights = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+    window = np.exp(-0.5 * ((np.arange(11) - 5) / 1.5) ** 2)
+    window /= window.sum()
+
+    def smooth(x: np.ndarray) -> np.ndarray:
+        return correlate1d(correlate1d(x, window, 1, mode="mirror"), window, 2, mode="mirror")
+
+    value = 1.0
+    for scale, weight in enumerate(weights):
+        mean_x, mean_y = smooth(image), smooth(other)
+        variances = smooth(image**2) - mean_x**2 + smooth(other**2) - mean_y**2
+        similar = (2 * (smooth(image * other) - mean_x * mean_y) + 0.03**2) / (variances + 0.03**2)
+        if scale == len(weights) - 1:
+            similar *= (2 * mean_x * mean_y + 0.01**2) / (mean_x**2 + mean_y**2 + 0.01**2)
+        else:
+            similar = similar[:, 5:-5, 5:-5]
+        value *= similar.mean() ** weight
+        height, width = (side // 2 for side in image.shape[1:])
+        image, other = (
+            x[:, : 2 * height, : 2 * width].reshape(-1, height, 2, width, 2).mean((2, 4))
+            for x in (image, other)
+        )
+    return value
+
+
+def test_ms_ssim_is_the_paper_s(large_pair):
+    found = ms_ssim(*large_pair)
+    expected = [
+        ms_ssim_by_numpy(image.numpy(), other.numpy()) for image, other in zip(*large_pair, strict=True)
+    ]
+    assert found.tolist() == pytest.approx(expected, abs=1e-6)
+    assert max(expected) < 0.99
+    assert ms_ssim(large_pair[0][0], large_pair[1][0]).item() == pytest.approx(expected[0], abs=1e-6)
+
+
+def test_ms_ssim_needs_a_window_at_the_coarsest_scale():
+    assert ms_ssim(torch.rand(1, 3, 176, 175), torch.rand(1, 3, 176, 175)) is None
+    assert ms_ssim(torch.rand(1, 1, 176, 176), torch.rand(1, 1, 176, 176)).shape == (1,)
+
+
+def test_precision_is_not_the_callers(pair, large_pair):
+    smooth = [torch.nn.functional.avg_pool2d(x, 3, 1).float() for x in pair]  # squares nearly cancel
+    large = [x[:1].float() for x in large_pair]
     measures = [ssim, psnr, *(partial(pixel_loss, kind=kind) for kind in ("bce", "mse", "psnr"))]
-    for measure in measures:
+    for measure, (image, other) in [*((measure, smooth) for measure in measures), (ms_ssim, large)]:
         expected = measure(image, other)
         with torch.autocast("cpu", torch.bfloat16):
             assert torch.equal(measure(image, other), expected)

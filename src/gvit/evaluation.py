@@ -166,7 +166,7 @@ def measure(
 
     Args:
         model: that makes Gaussians of images, or reads them.
-        batches: inputs and labels.
+        batches: inputs and labels, on any device.
         num_gaussians: see ``GViT.encode``; None for the model's own number.
         looks: see ``GViT.encode``; None for as many as in training.
 
@@ -188,6 +188,8 @@ def measure(
             inputs = inputs.masked_fill(broken.view(-1, *[1] * (inputs.ndim - 1)), 0)
             inputs = inputs.to(parameter.device, parameter.dtype)
             logits, gaussians = model.forward_with_gaussians(inputs, num_gaussians=num_gaussians, looks=looks)
+            # wherever the batch lies, the answers to it are compared and kept on the CPU
+            broken, labels = broken.cpu(), labels.cpu()
             columns["label"].append(labels)
             columns["broken"].append(broken.long())
             # what is broken was taken for no other class

@@ -110,6 +110,9 @@ def ms_ssim(
 ) -> Float[Tensor, "*batch"] | None:
     """Multi-scale structural similarity, one number per image, by torchmetrics (Wang et al. 2003; five scales).
 
+    Windows lie fully inside the image, as in ``ssim``, but for those of the coarsest scale, which is mirrored at its
+    edges.
+
     None where a side is shorter than 176 pixels, which leaves the coarsest scale no window.
     """
     if min(image.shape[-2:]) < _SCALES_SIDE:
@@ -118,12 +121,13 @@ def ms_ssim(
 
     batch = image.shape[:-3]
     image, target = at_least_float32(image), at_least_float32(target)
-    found = multiscale_structural_similarity_index_measure(
-        image.flatten(0, -4) if batch else image[None],
-        target.flatten(0, -4) if batch else target[None],
-        reduction="none",
-        data_range=1.0,
-    )
+    with full_precision(image.device):
+        found = multiscale_structural_similarity_index_measure(
+            image.flatten(0, -4) if batch else image[None],
+            target.flatten(0, -4) if batch else target[None],
+            reduction="none",
+            data_range=1.0,
+        )
     return found.reshape(batch)
 
 

@@ -12,6 +12,12 @@ from gvit import build_covariances
 from gvit.rendering import rasterize
 
 ALPHA_MIN, ALPHA_MAX, TRANSMITTANCE_MIN, BLUR = 1 / 255, 0.999, 1e-4, 0.3
+CONSTANTS = {
+    "blur": BLUR,
+    "alpha_max": ALPHA_MAX,
+    "alpha_min": ALPHA_MIN,
+    "transmittance_min": TRANSMITTANCE_MIN,
+}
 
 
 class Scene(NamedTuple):
@@ -87,14 +93,23 @@ SCENES = {
 }
 
 
-def near_threshold(scene: Scene, height: int, width: int) -> Tensor:
+def near_threshold(
+    scene: Scene,
+    height: int,
+    width: int,
+    *,
+    blur: float,
+    alpha_max: float,
+    alpha_min: float,
+    transmittance_min: float,
+) -> Tensor:
     """[B, H, W]: pixels where rounding may decide whether a Gaussian is drawn, clipped, or stops the pixel.
 
     Written from the formula with inverses and loops over Gaussians, in float64: nothing of it comes from the
     package.
     """
     centers, covariances, _, opacities, _ = (tensor.double() for tensor in scene)
-    precision = torch.linalg.inv(covariances + BLUR * torch.eye(2, dtype=torch.float64))
+    precision = torch.linalg.inv(covariances + blur * torch.eye(2, dtype=torch.float64))
     y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
     grid = torch.stack((x, y), -1).double()
     transmittance = torch.ones(len(centers), height, width, dtype=torch.float64)
@@ -104,12 +119,12 @@ def near_threshold(scene: Scene, height: int, width: int) -> Tensor:
         d = grid - centers[:, k, None, None]
         sigma = 0.5 * torch.einsum("bhwi,bij,bhwj->bhw", d, precision[:, k], d)
         free = opacities[:, k, None, None] * torch.exp(-sigma)
-        alpha = torch.where(free >= ALPHA_MIN, free.clamp(max=ALPHA_MAX), 0)
+        alpha = torch.where(free >= alpha_min, free.clamp(max=alpha_max), 0)
         after = transmittance * (1 - alpha)
-        near |= live & ((free / ALPHA_MIN - 1).abs() < 5e-6)
-        near |= live & ((free / ALPHA_MAX - 1).abs() < 5e-6)
-        near |= live & ((after / TRANSMITTANCE_MIN - 1).abs() < 1e-4)
-        live &= after > TRANSMITTANCE_MIN
+        near |= live & ((free - alpha_min).abs() < 5e-6 * alpha_min)
+        near |= live & ((free - alpha_max).abs() < 5e-6 * alpha_max)
+        near |= live & ((after - transmittance_min).abs() < 1e-4 * transmittance_min)
+        live &= after > transmittance_min
         transmittance = torch.where(live, after, transmittance)
     return near
 
@@ -129,9 +144,17 @@ class Comparison(NamedTuple):
 
 
 def compare(
-    scene: Scene, height: int, width: int, backend: str, *, bands: list[tuple[int, int]] | None = None
+    scene: Scene,
+    height: int,
+    width: int,
+    backend: str,
+    *,
+    bands: list[tuple[int, int]] | None = None,
+    **constants: float,
 ) -> Comparison:
     """A backend against the float64 reference, image and gradients, for a random linear loss.
+
+    ``constants`` are those of ``rasterize`` that are not the usual ones.
 
     The loss leaves out the pixels near a threshold, and all outside ``bands`` (first row, rows). The
     reference draws the bands one by one, and their gradients add up: also those of a picture that is too
@@ -147,19 +170,20 @@ def compare(
 
     device = "cuda" if backend == "cuda" and torch.cuda.is_available() else "cpu"
     moved = Scene(*(tensor.to(device) for tensor in drawn))
-    outputs = rasterize(*moved[:4], height, width, background=moved.background, backend=backend)
+    outputs = rasterize(*moved[:4], height, width, background=moved.background, backend=backend, **constants)
     image, alpha = (output.cpu() for output in outputs)
     reference_gradients = [torch.zeros_like(tensor) for tensor in exact]
     errors, alpha_errors, near_errors, nears = [], [], [], []
     for top, rows in bands:
-        near = near_threshold(shifted(Scene(*(t.detach() for t in exact)), top), rows, width)
+        still = shifted(Scene(*(t.detach() for t in exact)), top)
+        near = near_threshold(still, rows, width, **(CONSTANTS | constants))
         clear = ~near
         band = (..., slice(top, top + rows), slice(None))
         grad_image[band] = torch.randn(batch, channels, rows, width, generator=random) * clear.unsqueeze(1)
         grad_alpha[band] = torch.randn(batch, rows, width, generator=random) * clear
         view = shifted(exact, top)
         true_image, true_alpha = rasterize(
-            *view[:4], rows, width, background=view.background, backend="reference"
+            *view[:4], rows, width, background=view.background, backend="reference", **constants
         )
         gradients = torch.autograd.grad(
             [true_image, true_alpha], exact, [grad_image[band].double(), grad_alpha[band].double()]

@@ -1,13 +1,16 @@
 import importlib.util
 import os
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from scenes import random_scene
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gvit.errors import InputError
-from gvit.rendering import memory, rasterize
+from gvit.rendering import cuda, memory, rasterize
+from gvit.rendering.operators import Constants
 
 
 def draw(height=6, width=5, **changes):
@@ -41,6 +44,7 @@ def draw(height=6, width=5, **changes):
         ({"blur": float("nan")}, "blur must be .* got nan"),
         ({"alpha_max": 1.5}, r"alpha_max must be in \(0, 1\], got 1.5"),
         ({"alpha_min": 1.0}, r"alpha_min must be in \[0, 1\), got 1.0"),
+        ({"alpha_min": 0.6, "alpha_max": 0.5}, "alpha_min must be at most alpha_max, 0.5, got 0.6"),
         ({"transmittance_min": -1e-4}, r"transmittance_min must be in \[0, 1\)"),
         ({"backend": "metal"}, "backend must be 'auto' or one of 'reference', 'cpu', 'cuda', got 'metal'"),
     ],
@@ -62,6 +66,13 @@ def test_finds_the_first_bad_number(backend, value, name):
         scene[name][1, 2] = scene[name][1, 2].where(scene[name][1, 2].isfinite(), value)
     with pytest.raises(ValueError, match=rf"{name} must be finite, got {value} at index \[1, 2"):
         rasterize(*list(scene.values())[:4], 6, 5, background=scene["background"], backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_a_bad_number_of_a_shared_background_has_its_own_index(backend):
+    background = torch.tensor([0.0, float("nan"), 0.0])
+    with pytest.raises(ValueError, match=r"background must be finite, got nan at index \[1\]"):
+        draw(background=background, backend=backend)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
@@ -135,6 +146,49 @@ def test_an_image_beyond_the_memory_is_refused(backend, what, monkeypatch):
     one = [tensor[0] for tensor in random_scene(2, 3, 6, 5)[:4]]
     with pytest.raises(InputError, match=rf"{what}.* 4\.0 GB are free"):
         rasterize(*one, 20_000, 20_000, backend=backend)
+
+
+def test_gradients_beyond_the_memory_are_refused(monkeypatch):
+    """What they need grows with the images and their Gaussians, not with the pixels."""
+    scene = [tensor.requires_grad_() for tensor in random_scene(2, 3, 6, 5)[:4]]
+    image, _ = rasterize(*scene, 6, 5, backend="cpu")
+    monkeypatch.setattr(memory, "_UNASKED", 0)
+    monkeypatch.setattr(memory, "free_memory", lambda: 0)
+    with pytest.raises(
+        InputError, match=r"gradient of 6 Gaussians .* draw fewer images or Gaussians at a time"
+    ):
+        image.sum().backward()
+
+
+def test_cuda_refuses_what_32_bits_cannot_number(monkeypatch):
+    monkeypatch.setattr(cuda, "check_device", lambda device: None)
+    monkeypatch.setattr(cuda, "_kernels", lambda: SimpleNamespace(NUM_PARAMS=9))
+    for count, channels, numbers in ((2**28, 3, 9 * 2**28), (2**26, 32, 2**31)):
+        scene = random_scene(1, 1, 6, 5, channels)
+        many = [tensor.expand(1, count, *tensor.shape[2:]) for tensor in scene[:4]]
+        with pytest.raises(
+            ValueError, match=rf"have {numbers} numbers, and .* draw fewer images or Gaussians"
+        ):
+            cuda._forward(*many, scene.background, 6, 5, Constants())
+    cuda._check_numbers(2, (2**31 - 1) // 18, 3)
+    cuda._check_places(2**31 - 1, recording=True)
+    with pytest.raises(ValueError, match=r"while a CUDA graph is recorded, .* 2147483648 in all"):
+        cuda._check_places(2**31, recording=True)
+    with pytest.raises(ValueError, match="the Gaussians meet 2147483648 tiles in all"):
+        cuda._check_places(2**31, recording=False)
+
+
+@pytest.mark.parametrize("backend", ["auto", "reference"])
+def test_a_device_without_float64_is_refused(backend):
+    with FakeTensorMode():  # there need be no such device
+        scene = {
+            name: torch.empty(tensor.shape, device="mps")
+            for name, tensor in random_scene(2, 3, 6, 5)._asdict().items()
+        }
+        with pytest.raises(
+            ValueError, match=r"computes in float64, which mps(:0)? lacks: move the tensors to the"
+        ):
+            draw(**scene, backend=backend)
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="elsewhere nobody is asked")

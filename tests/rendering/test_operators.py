@@ -104,6 +104,22 @@ def test_half_precision_is_lifted(dtype):
         assert torch.equal(gradient, exact.to(dtype))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_background_of_half_precision_is_lifted_with_the_gaussians(dtype):
+    raw = torch.randn(2, 5, 9, generator=torch.Generator().manual_seed(0)).to(dtype)
+    background = torch.tensor([0.25, 0.5, 1.0], dtype=dtype, requires_grad=True)
+    lifted = background.detach().float().requires_grad_()
+    image = render(Gaussians(raw), 9, 8, background=background)
+    wanted = render(Gaussians(raw.float()), 9, 8, background=lifted)
+    assert image.dtype == torch.float32
+    assert torch.equal(image, wanted)
+    (gradient,) = torch.autograd.grad(image.sum(), background)
+    assert gradient.dtype == dtype
+    assert torch.equal(gradient, torch.autograd.grad(wanted.sum(), lifted)[0].to(dtype))
+    with pytest.raises(ValueError, match=f"background is {dtype}, but colors is torch.float64"):
+        render(Gaussians(raw.double()), 9, 8, background=background)
+
+
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_has_finite_gradients(dtype, backend):

@@ -20,6 +20,9 @@ _USUAL = Constants()
 _OPERATORS = {"reference": reference.rasterize, "cpu": cpu.rasterize, "cuda": cuda.rasterize}
 BACKENDS = tuple(_OPERATORS)
 MAX_CHANNELS = 32
+_HALF = (torch.float16, torch.bfloat16)
+# there is none of it to compute in on Apple's GPUs
+_WITHOUT_FLOAT64 = ("mps",)
 
 
 class _ToFloat32(torch.autograd.Function):
@@ -82,10 +85,11 @@ def rasterize(
         background: [C] or [..., C]; zeros when None.
         blur: added to the variances, square pixels; keeps Gaussians smaller than a pixel differentiable.
         alpha_max: in (0, 1].
-        alpha_min: in [0, 1).
-        transmittance_min: in [0, 1).
-        backend: ``"reference"`` (dense PyTorch, any dtype), ``"cpu"`` (Numba, float32), ``"cuda"`` (Triton,
-            float32), or ``"auto"``: ``cuda`` for CUDA tensors, ``reference`` for float64, else ``cpu``.
+        alpha_min: in [0, 1), at most ``alpha_max``.
+        transmittance_min: in [0, 1); ``cpu`` and ``cuda`` stop at 1.2e-38 at the latest, where float32 loses digits.
+        backend: ``"reference"`` (dense PyTorch, any dtype, on devices with float64), ``"cpu"`` (Numba, float32),
+            ``"cuda"`` (Triton, float32), or ``"auto"``: ``reference`` for float64, otherwise ``cuda`` for CUDA
+            tensors, ``cpu`` for those on the CPU, else ``reference``.
 
     Returns:
         image [..., C, H, W] and alpha [..., H, W]: float32 for float16 and bfloat16 inputs, which are lifted
@@ -108,15 +112,14 @@ def rasterize(
     _check_tangents(inputs)
     _check_size(height, width)
     _check_constants(blur, alpha_max, alpha_min, transmittance_min)
-    *batch, _, channels = colors.shape
     backend = _resolve_backend(backend, centers)
-    if centers.dtype in (torch.float16, torch.bfloat16):
+    if centers.dtype in _HALF:
         inputs = {name: _ToFloat32.apply(tensor) for name, tensor in inputs.items()}
 
-    behind = inputs["background"] if background is not None else inputs["colors"].new_zeros(channels)
+    behind = inputs["background"] if background is not None else inputs["colors"].new_zeros(colors.shape[-1])
     image, alpha, _, _ = _OPERATORS[backend](
         *(inputs[name] for name in ("centers", "covariances", "colors", "opacities")),
-        behind.expand(*batch, channels),
+        behind,
         *(height, width, blur, alpha_max, alpha_min, transmittance_min),
     )
     return image, alpha
@@ -139,7 +142,8 @@ def render(
         gaussians: any number of batch dimensions.
         height: of the image, in pixels.
         width: of the image, in pixels; another aspect than the Gaussians' own stretches them.
-        background: colour behind them, [3] or [..., 3]; black when None.
+        background: colour behind them, [3] or [..., 3], of the Gaussians' dtype or of the image's; float16 and
+            bfloat16 are lifted to float32, their gradients come back in their own dtype. Black when None.
         backend: as in ``rasterize``, which also gives the transparency, other constants and other channels.
 
     Returns:
@@ -153,6 +157,9 @@ def render(
         raise ValueError(f"gaussians must be gvit.Gaussians, got {type(gaussians).__name__}")
     _check_size(height, width)
     centers, covariances, colors, opacities = gaussians.in_pixels(height, width)
+    # the Gaussians come lifted already
+    if colors.dtype == torch.float32 and isinstance(background, Tensor) and background.dtype in _HALF:
+        background = _ToFloat32.apply(background)
     image, _ = rasterize(
         *(centers, covariances, colors, opacities),
         *(height, width),
@@ -223,22 +230,28 @@ def _check_constants(blur: float, alpha_max: float, alpha_min: float, transmitta
     for name, value in (("alpha_min", alpha_min), ("transmittance_min", transmittance_min)):
         if not 0 <= value < 1:
             raise ValueError(f"{name} must be in [0, 1), got {value}")
+    if alpha_min > alpha_max:
+        raise ValueError(f"alpha_min must be at most alpha_max, {alpha_max}, got {alpha_min}")
 
 
 def _resolve_backend(backend: str, like: Tensor) -> str:
+    """The backend's name, ``auto`` resolved as ``rasterize`` says; a ValueError where it can't run."""
     if backend == "auto":
-        if like.dtype == torch.float64:
-            return "reference"
-        return {"cpu": "cpu", "cuda": "cuda"}.get(like.device.type, "reference")
-    if backend not in BACKENDS:
+        fast = {"cpu": "cpu", "cuda": "cuda"}.get(like.device.type, "reference")
+        backend = "reference" if like.dtype == torch.float64 else fast
+    elif backend not in BACKENDS:
         raise ValueError(
             f"backend must be 'auto' or one of {', '.join(map(repr, BACKENDS))}, got {backend!r}"
         )
-    if backend != "reference":
+    elif backend != "reference":
         if like.dtype == torch.float64:
             raise ValueError(f"backend {backend!r} draws in float32: use 'reference' for float64 tensors")
         if backend == "cpu" and like.device.type != "cpu":
             raise ValueError(f"backend 'cpu' needs tensors on the CPU, got {like.device}")
         if backend == "cuda":
             cuda.check_device(like.device)
+    if backend == "reference" and like.device.type in _WITHOUT_FLOAT64:
+        raise ValueError(
+            f"backend 'reference' computes in float64, which {like.device} lacks: move the tensors to the CPU"
+        )
     return backend

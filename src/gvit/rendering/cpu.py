@@ -183,7 +183,7 @@ def _forward(
         (
             *(params, rows, inputs[2], inputs[4]),
             *(tensor.numpy() for tensor in (image, alpha, transmittance, stops)),
-            *map(np.float32, constants[1:]),
+            *map(np.float32, constants.for_float32()[1:]),
         ),
         batch * -(-height // _kernels().BLOCK),
         spans,
@@ -213,7 +213,12 @@ def _backward(
     # by the size of the problem alone, so that the order of summation is the same for any number of threads
     groups = max(1, min(-(-height // kernels.BLOCK), _GROUPS // max(batch, 1)))
     partial_shape = (batch * groups, count + 1, kernels.NUM_MOMENTS + channels)
-    refuse_beyond_memory(8 * math.prod(partial_shape), f"the gradient of {batch * count} Gaussians")
+    # for every Gaussian in each group of rows, however many pixels these have
+    refuse_beyond_memory(
+        8 * math.prod(partial_shape),
+        f"the gradient of {batch * count} Gaussians",
+        fewer="images or Gaussians",
+    )
     partial = np.empty(partial_shape)
     _spread(
         kernels.backward,

@@ -50,6 +50,29 @@ def check_device(device: torch.device) -> None:
         )
 
 
+def _check_numbers(batch: int, count: int, channels: int) -> None:
+    """Raise a ValueError where the kernels' 32 bits can't number the Gaussians' parameters or colours."""
+    numbers = batch * count * max(_kernels().NUM_PARAMS, channels)
+    if numbers > _MOST_PLACES:
+        raise ValueError(
+            f"{batch} images of {count} Gaussians with {channels} channels have {numbers} numbers, and the 'cuda' "
+            f"backend takes no more than {_MOST_PLACES}: draw fewer images or Gaussians at a time"
+        )
+
+
+def _check_places(places: int, recording: bool) -> None:
+    """Raise a ValueError where 32 bits can't number the places in all the tiles' lists."""
+    if places > _MOST_PLACES:
+        needed = (
+            f"while a CUDA graph is recorded, each tile has a place for every Gaussian, {places} in all"
+            if recording
+            else f"the Gaussians meet {places} tiles in all"
+        )
+        raise ValueError(
+            f"{needed}, and no more than {_MOST_PLACES} can be numbered: draw fewer images at a time"
+        )
+
+
 class _Scene(NamedTuple):
     """What both passes read, contiguous, and its size."""
 
@@ -90,6 +113,7 @@ class _Scene(NamedTuple):
 
 
 def _scene(tensors: tuple[Tensor, ...], height: int, width: int, constants: Constants) -> _Scene:
+    _check_numbers(*tensors[2].shape)
     centers, covariances, colors, opacities, background = (tensor.contiguous() for tensor in tensors)
     return _Scene(centers, covariances, colors, opacities, background, height, width, constants)
 
@@ -132,6 +156,7 @@ def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
     if places <= _ROOMY or recording:
         if check and not recording and bad.item():
             return None
+        _check_places(places, recording)
         starts = torch.arange(batch * tiles, dtype=torch.int32, device=device) * count
     else:
         list_entries(ends, ends, ends, write=False)
@@ -139,11 +164,7 @@ def _find_entries(scene: _Scene, check: bool) -> _Entries | None:
         found, places = torch.cat((bad, sums[-1:])).tolist()
         if check and found:
             return None
-        if places > _MOST_PLACES:
-            raise ValueError(
-                f"the Gaussians meet {places} tiles in all, and no more than {_MOST_PLACES} can be numbered: "
-                "draw fewer images at a time"
-            )
+        _check_places(places, recording)
         ends = sums.int()
         starts = ends - counts
     gaussians = torch.empty(places, dtype=torch.int32, device=device)
@@ -176,7 +197,7 @@ def _forward(
         kernels.forward[(tiles * batch, -(-channels // kernels.GROUP))](
             *(entries.parameters, scene.colors, scene.background, *entries[1:]),
             *(image, alpha, transmittance, stops),
-            *(count, height, width, scene.tiles_x, tiles, *constants[1:]),
+            *(count, height, width, scene.tiles_x, tiles, *constants.for_float32()[1:]),
             *(scene.tile, channels),
             num_warps=1,
         )

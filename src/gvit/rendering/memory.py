@@ -20,12 +20,13 @@ _LIMITS = (
 )
 
 
-def refuse_beyond_memory(need: int, what: str) -> None:
+def refuse_beyond_memory(need: int, what: str, fewer: str = "pixels") -> None:
     """Raise where ``need`` bytes of main memory are more than are free; nothing where that can't be known.
 
     Args:
         need: bytes.
         what: needs them, in words.
+        fewer: of these at a time would need less, in words.
 
     Raises:
         InputError: they are more than are free.
@@ -35,7 +36,8 @@ def refuse_beyond_memory(need: int, what: str) -> None:
     free = free_memory()
     if free is not None and need > free:
         raise InputError(
-            f"{what} needs {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: draw fewer pixels at a time"
+            f"{what} needs {need / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free: "
+            f"draw fewer {fewer} at a time"
         )
 
 

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from gvit.rendering.values import explain
 
+_SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+
 
 class Constants(NamedTuple):
     """The constants of ``gvit.rendering.rasterize``, described there."""
@@ -22,6 +24,13 @@ class Constants(NamedTuple):
     alpha_max: float = 0.999
     alpha_min: float = 1 / 255
     transmittance_min: float = 1e-4
+
+    def for_float32(self) -> Constants:
+        """The same, with a transmittance of 1.2e-38 at the least: float32 numbers below it have fewer digits.
+
+        A backward pass that recovers the transmittance by division would make much of what they lack.
+        """
+        return self._replace(transmittance_min=max(self.transmittance_min, _SMALLEST_NORMAL))
 
 
 # image [B, C, H, W]; alpha [B, H, W]; for the backward pass transmittance [B, H, W], what is left of the
@@ -35,7 +44,10 @@ _CONSTANTS = ", ".join(f"float {name}" for name in Constants._fields)
 
 
 def _flatten(inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """One batch dimension for the five tensors of ``rasterize``."""
+    """One batch dimension for the five tensors of ``rasterize``, also for a background that images share."""
+    *others, background = inputs
+    *batch, _, channels = others[2].shape
+    inputs = (*others, background.expand(*batch, channels))
     return tuple(
         tensor.reshape(math.prod(tensor.shape[: tensor.ndim - kept]), *tensor.shape[tensor.ndim - kept :])
         for tensor, kept in zip(inputs, (2, 3, 2, 1, 1), strict=True)
@@ -50,13 +62,15 @@ def register(
     Args:
         name: of the backend.
         forward: takes centres [B, K, 2], covariances [B, K, 2, 2], colours [B, K, C], opacities [B, K],
-            background [B, C], height, width and ``Constants``; gives None when some number can't be drawn.
+            background [B, C] (perhaps of stride 0), height, width and ``Constants``; gives None when some number
+            can't be drawn.
         backward: takes the gradients of image and alpha (None: zeros), the five tensors, the transmittance,
             the stops and ``Constants``.
 
     Returns:
-        The operator: it takes what ``forward`` takes, with the constants one by one and any number of batch
-        dimensions. It raises a ValueError for numbers that can't be drawn, also from within a compiled model.
+        The operator: it takes what ``forward`` takes, with the constants one by one, any number of batch
+        dimensions, and a background that may be [C], shared. It raises a ValueError for numbers that can't be
+        drawn, with the index in the tensor that it was given, also from within a compiled model.
     """
 
     @torch.library.custom_op(
@@ -88,7 +102,12 @@ def register(
         gradients = backward(
             grad_image, grad_alpha, *_flatten(inputs), transmittance, stops, Constants(*arguments[9:])
         )
-        shaped = (gradient.reshape(like.shape) for gradient, like in zip(gradients, inputs, strict=True))
+        *others, behind = gradients
+        if inputs[4].ndim == 1:
+            behind = behind.sum(0)
+        shaped = (
+            gradient.reshape(like.shape) for gradient, like in zip((*others, behind), inputs, strict=True)
+        )
         return tuple(shaped)  # type: ignore[return-value]
 
     @operator.register_fake

@@ -1,4 +1,4 @@
-"""The definition of the renderer: dense PyTorch, any float dtype, any device, memory O(B*K*H*W).
+"""The definition of the renderer: dense PyTorch, any float dtype, devices with float64, memory O(B*K*H*W).
 
 The constants are those of gsplat 1.5; the compositing is that of 3D Gaussian splatting (Kerbl et al. 2023)
 with all Gaussians at the same depth, drawn in index order.
@@ -152,12 +152,14 @@ def _backward(
         return composite(*tensors, height, width, constants)  # type: ignore[call-arg, arg-type]
 
     (image, _), pull_back = torch.func.vjp(draw, centers, covariances, colors, opacities, background)[:2]
-    gradients = pull_back(
-        (
-            torch.zeros_like(image) if grad_image is None else grad_image,
-            torch.zeros_like(transmittance) if grad_alpha is None else -grad_alpha,
+    # of ``composite``, autocast would run the products of the way back in its own precision
+    with full_precision(colors.device):
+        gradients = pull_back(
+            (
+                torch.zeros_like(image) if grad_image is None else grad_image,
+                torch.zeros_like(transmittance) if grad_alpha is None else -grad_alpha,
+            )
         )
-    )
     largest = torch.finfo(image.dtype).max
     return tuple(gradient.clamp(-largest, largest) for gradient in gradients)
 
