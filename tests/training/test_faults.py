@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import resource
 import signal
+import subprocess
 import threading
 import time
 from dataclasses import replace
@@ -166,10 +167,31 @@ def test_what_tells_a_whole_group_to_end_ends_no_loading_process(finished, tmp_p
 
     def tell() -> None:
         for process in multiprocessing.active_children():
-            os.kill(process.pid, number)
+            subprocess.run(["kill", f"-{number.value}", str(process.pid)], check=True)
 
     train(replace(CONFIG, data=replace(CONFIG.data, workers=1)), tmp_path, [Act(7, tell)])
     assert same_weights(tmp_path, finished)
+
+
+# ends while a loader is still there, and with it the process that loads
+LEFT = """
+from gvit.data.loading import EvaluationSamples, evaluation_loader
+from gvit.data.sources import load_source
+from gvit.data.transforms import eval_transform
+from gvit.models.card import Preprocessing
+
+samples = EvaluationSamples(load_source("digits", "test"), eval_transform(Preprocessing(16)))
+batches = iter(evaluation_loader(samples, 1, workers=1))
+next(batches)
+raise RuntimeError("of somebody's script")
+"""
+
+
+def test_a_script_that_fails_in_the_middle_of_loading_ends(tmp_path):
+    (tmp_path / "left.py").write_text(LEFT)
+    status, _, told = Forked(tmp_path / "left.py").communicate(timeout=30)
+    assert status == 1
+    assert "of somebody's script" in told
 
 
 def test_a_folder_is_one_run_s(tmp_path, monkeypatch):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import gc
 import math
+import multiprocessing
+import os
 import signal
 import sys
 import threading
@@ -395,15 +397,26 @@ def loading_processes(workers: int) -> dict[str, Any]:
     return {
         "num_workers": workers,
         "multiprocessing_context": context,
-        "worker_init_fn": _ignore_signals,
+        "worker_init_fn": _go_on_loading,
     }
 
 
-def _ignore_signals(worker: int) -> None:
-    """Those that a whole group of processes is told to end by: the main one ends this one when it has saved."""
-    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+def _go_on_loading(worker: int) -> None:
+    """A whole group of processes is told to end: the main one ends this one, when it has saved."""
+    for name in ("SIGINT", "SIGHUP"):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_the_main_process, daemon=True).start()
+
+
+def _end_with_the_main_process() -> None:
+    """By its SIGTERM, which multiprocessing sends where the main process exits with loaders left; by nobody else's."""
+    main = multiprocessing.parent_process()
+    while main is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != main.pid:
+        pass
+    os._exit(0)
 
 
 def _as_it_is(batch: Any) -> Any:
