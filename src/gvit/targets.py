@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,11 +38,17 @@ class Target:
         source: the image file.
         name: path without suffix, in the folder for results.
         endings: what the names of those files add to it.
+        checksum: of the image file as it was read; None before that, or where it can't be read.
     """
 
     source: Path
     name: Path
     endings: tuple[str, ...] = ENDINGS
+    checksum: str | None = None
+
+    def now(self) -> Target:
+        """The same with the checksum that the image has now, to be asked before it is read."""
+        return replace(self, checksum=_checksum(self.source))
 
     @property
     def files(self) -> list[Path]:
@@ -170,7 +176,7 @@ def is_done(
         )
     made = dict(read_origin(file) or {})
     elsewhere = f"{again}, {option('out', 'FOLDER')} writes elsewhere"
-    image, now = made.pop(_IMAGE, None), _checksum(target.source)
+    image, now = made.pop(_IMAGE, None), target.now().checksum
     if image != now and None not in (image, now):
         raise InputError(f"{file} was made of another image than {target.source} is now: {elsewhere}")
     if made and _compared(made) != _compared(origin):
@@ -227,7 +233,7 @@ def write_results(
             save_figure(figure, target.figure_file)
         # the last one: where it is, the others are, too
         height, width = picture.shape[-2:]
-        kept = dict(origin or {}) | {_IMAGE: _checksum(target.source)}
+        kept = dict(origin or {}) | {_IMAGE: target.checksum}
         gaussians.save(target.gaussians_file, kept, (height, width), bits)
     except OSError as error:
         raise InputError(f"{target.name.parent}: cannot write results here ({error.strerror})") from error

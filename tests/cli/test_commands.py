@@ -224,9 +224,10 @@ def test_evaluate_on_other_images(run, labelled, tmp_path, capsys):
     other = tmp_path / "other" / labelled.name
     shutil.copytree(labelled / "0", other / "0")
     before = (folder / "evaluation.json").read_bytes()
-    assert main(["evaluate", str(run), "--data-dir", str(other)]) == 2
-    said = f"{folder} holds the results of other images, {labelled.resolve()}: --out FOLDER writes elsewhere"
-    assert said in capsys.readouterr().err
+    for flags, found in (((), other), (("--dataset", "folder"), f"folder in {other}")):
+        assert main(["evaluate", str(run), "--data-dir", str(other), *flags]) == 2
+        said = f"{folder} holds the results of {labelled}, not of {found}: --out FOLDER writes elsewhere"
+        assert said in capsys.readouterr().err
     assert (folder / "evaluation.json").read_bytes() == before
 
 

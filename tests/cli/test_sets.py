@@ -17,7 +17,7 @@ from PIL import Image
 import gvit
 from forked import Forked, forked
 from gvit.cli import main
-from gvit.cli.sets import _conclude
+from gvit.cli.sets import _conclude, is_data_set
 from gvit.data.images import open_image
 from gvit.encoding import EncodedRow, ImageEncoder, begin_set, images, unlabelled
 from gvit.errors import InputError
@@ -213,6 +213,20 @@ def test_images_of_a_folder_that_is_named_as_that_of_a_data_set_and_never_of_not
     assert "holds a set with other weights" in fails(capsys, "gvit_tiny.photos", *asked)
     with pytest.raises(InputError, match="no images given"):
         unlabelled([])
+
+
+@pytest.mark.parametrize(
+    ("name", "is_one"),
+    [
+        *((name, True) for name in ("digits", "CUB", "hfds/a/b", "torch/flowers", "torch/DTD")),
+        *(
+            (name, False)
+            for name in ("CUB/*.jpg", "digits/cat", "torch/*.png", "hfds/cat.jpg", "Folder/a.png")
+        ),
+    ],
+)
+def test_a_pattern_or_a_file_below_a_folder_that_is_called_like_a_data_set_is_none(name, is_one):
+    assert is_data_set([name]) is is_one
 
 
 @pytest.mark.parametrize("name", ["torch/DTD", "Torch/dtd"])

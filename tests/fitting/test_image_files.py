@@ -15,7 +15,7 @@ from gvit.cli import main
 from gvit.data.convert import as_pixels
 from gvit.errors import InputError
 from gvit.fitting.frames import count_frames, open_frames
-from gvit.fitting.image_files import fit_files
+from gvit.fitting.image_files import FIT_ENDINGS, fit_files, write_fit
 from gvit.fitting.optimise import Fit
 from gvit.losses import ms_ssim, psnr
 from gvit.targets import Target, plan_targets
@@ -131,6 +131,18 @@ def test_another_image_of_the_same_name_is_not_taken_for_the_one_that_is_fitted(
     assert capsys.readouterr().out.count("skipped") == 1
     assert run(other, "--out", out, *QUICK, "--overwrite") == 0
     assert (out / "1.safetensors").read_bytes() != before[out / "1.safetensors"]
+
+
+def test_an_image_that_is_replaced_while_it_is_fitted_is_fitted_again(tmp_path, capsys):
+    file, out = write(tmp_path / "1.png"), tmp_path / "out"
+
+    def replaced(images):
+        write(file, seed=1)
+        return gvit.fit(images, 12, 3)
+
+    (fitted,) = fit_files(plan_targets([file], out, FIT_ENDINGS), replaced)
+    write_fit(fitted)
+    assert "was made of another image than" in fails(capsys, file, "--out", out, *QUICK)
 
 
 def test_what_is_fitted_is_skipped_unless_overwritten(tmp_path, capsys):

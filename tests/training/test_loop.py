@@ -19,6 +19,7 @@ from gvit.errors import InputError, for_command_line, for_python
 from gvit.evaluation import Evaluation
 from gvit.gaussians import Gaussians
 from gvit.models import registry
+from gvit.models.weights import save_model
 from gvit.training import objective
 from gvit.training.config import (
     DataConfig,
@@ -971,19 +972,44 @@ def test_what_was_kept_of_a_run_that_lost_its_checkpoint_is_named(tmp_path):
         resume(run.folder)
 
 
-def test_what_is_killed_while_it_saves_for_the_first_time_begins_anew(tmp_path, monkeypatch):
+@pytest.mark.parametrize("saved", [0, 1])
+def test_what_is_killed_in_the_middle_of_its_first_save_goes_on(finished, tmp_path, monkeypatch, saved):
+    """Before the weights are written, and after them."""
+
     class Killed(Exception):
         pass
 
-    def kill(*_):
+    def kill(model, file, weights):
+        if saved:
+            save_model(model, file, weights)
         raise Killed
 
     monkeypatch.setattr("gvit.training.loop.save_model", kill)
     with pytest.raises(Killed):
         train(CONFIG, tmp_path / "run")
     monkeypatch.undo()
-    assert not Run(tmp_path / "run").weights_file.exists()
-    assert resume(tmp_path / "run").num_images == 12
+    recorder = Recorder()
+    resume(tmp_path / "run", [recorder])
+    assert recorder.steps[0] == 9  # 8 were saved
+    assert_same_run(finished, tmp_path / "run")
+
+
+def test_the_best_weights_are_there_before_a_checkpoint_says_so(tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def kill(model, file, weights):
+        if file.name == "model.safetensors":
+            raise Killed
+        save_model(model, file, weights)
+
+    config = with_(model={"model": "vit_tiny_patch8"})  # its first evaluation counts
+    monkeypatch.setattr("gvit.training.loop.save_model", kill)
+    with pytest.raises(Killed):
+        train(config, tmp_path / "run")
+    run = Run(tmp_path / "run")
+    assert run.load_checkpoint()["best"] is not None
+    assert run.best_file.exists()
 
 
 @pytest.mark.parametrize("damage", [b"x", None])

@@ -231,7 +231,7 @@ class EncodedFile:
 
 def encode_files(encoder: ImageEncoder, targets: Sequence[Target]) -> Iterator[EncodedFile | InputError]:
     """Each image, in order, as the encoder draws it, or what is wrong with its file."""
-    for target in targets:
+    for target in (target.now() for target in targets):
         try:
             image = encoder.transform(open_image(target.source))
         except InputError as error:

@@ -141,8 +141,8 @@ def fit_animation(
         sources = [target.source for target in targets]
         one_file = len(set(sources)) == 1
         images: Iterable[ImageLike] = open_frames(sources[0], done) if one_file else sources[done:]
-        for target, image in zip(targets[done:], images, strict=False):
-            shown[:] = [as_pixels(image)]
+        for target, image in zip((target.now() for target in targets[done:]), images, strict=False):
+            shown[:] = [as_pixels(image), target]
             found = (shown[0].shape[-2], shown[0].shape[-1])
             size = size or found
             if found != size:
@@ -154,7 +154,7 @@ def fit_animation(
 
     begun = time.perf_counter()
     fits = fit_frames(frames(), previous=previous, background=background, **settings)
-    for target, found in zip(targets[done:], fits, strict=False):
+    for found in fits:
         seconds, picture = time.perf_counter() - begun, composite(shown[0], background)
-        yield FittedFile(target, picture, found.gaussians.to("cpu")[0], found.psnr.item(), seconds)
+        yield FittedFile(shown[1], picture, found.gaussians.to("cpu")[0], found.psnr.item(), seconds)
         begun = time.perf_counter()

@@ -156,7 +156,7 @@ def _fit_group(
 ) -> Iterator[FittedFile | InputError]:
     """Those that can be read; some may lie on their side, or have alpha, which the header does not tell."""
     alike: dict[tuple[int, ...], list[tuple[Target, Tensor]]] = defaultdict(list)
-    for target in group:
+    for target in (target.now() for target in group):
         try:
             image = as_pixels(target.source)
         except InputError as error:

@@ -105,14 +105,15 @@ def dry_run(setup: Setup) -> DryRun:
 
 def _timed_batch(setup: Setup) -> float:
     """Seconds that a batch of test images takes, without what happens once: imports, compilation, processes."""
+    feed, workers = setup.feed, setup.config.data.workers
     started = time.perf_counter()
-    batch = tuple(next(iter(setup.feed.test_loader)))
+    batch = feed.tests.__getitems__(range(min(len(feed.tests), feed.test_loader.batch_size or 1)))
     loading = time.perf_counter() - started
     setup.task.measure([batch])
     started = time.perf_counter()
     setup.task.measure([batch])
     computing = time.perf_counter() - started
-    return computing if setup.config.data.workers else computing + loading
+    return max(computing, loading / workers) if workers else computing + loading
 
 
 def _timed_step(setup: Setup, step: int) -> float:

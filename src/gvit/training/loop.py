@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from shlex import quote
 from typing import Any
 
@@ -242,9 +243,6 @@ class Loop:
             **task.state(),
         }
         if self.world.is_main:
-            if not self.run.checkpoint_file.exists():  # weights alone are nothing to go on from
-                self.run.save_checkpoint(state)
-            for file in (self.run.weights_file, *([self.run.best_file] if improved else [])):
-                save_model(model, file, state.get("ema", state["model"]))
-            self.run.save_checkpoint(state, self.setup.config.saving.keep_checkpoints)
+            weights, keep = state.get("ema", state["model"]), self.setup.config.saving.keep_checkpoints
+            self.run.save(state, partial(save_model, model, weights=weights), improved, keep)
         self.world.barrier()

@@ -203,7 +203,8 @@ def assess(
     numbers = {"gaussians": num_gaussians, "looks": looks}
     folder = _results_folder(place, run, data_dir, dataset, numbers) if out is None else Path(out)
     check_writable(folder)
-    images = dataset if data_dir is None else str(data_dir.resolve())
+    where = [] if data_dir is None else [str(data_dir.resolve())]
+    images = " in ".join([*([] if dataset is None else [dataset]), *where]) or None
     if out is None:
         _check_same_images(folder, images)
     model, samples = load_with_images(place, data_dir, dataset)
@@ -331,7 +332,7 @@ def _check_same_images(folder: Path, images: str | None) -> None:
         return
     if other != images:
         raise InputError(
-            f"{folder} holds the results of other images, {other}: {option('out', 'FOLDER')} writes elsewhere"
+            f"{folder} holds the results of {other}, not of {images}: {option('out', 'FOLDER')} writes elsewhere"
         )
 
 

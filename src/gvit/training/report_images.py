@@ -161,8 +161,11 @@ def _measure(contents: Contents, found: Evaluation, total: int, run: Run | None)
         else:
             last = next((r for r in reversed(read_records(run)) if r.get("kind") == "evaluation"), None)
             # a run that was interrupted has later weights than its last evaluation
-            state = run.load_checkpoint() or {}
-            if last is not None and (last.get("num_images"), last.get("step")) == (total, state.get("step")):
+            if (
+                last is not None
+                and last.get("num_images") == total
+                and _step_of(run) in (None, last.get("step"))
+            ):
                 measures, measured_on = last, f"all {total:,} test images"
     contents.measured_on = measured_on
     contents.measures = {
@@ -170,6 +173,15 @@ def _measure(contents: Contents, found: Evaluation, total: int, run: Run | None)
         for name in ("top1", "top5", "psnr", "ssim")
         if isinstance(value := measures.get(name), (int, float))
     }
+
+
+def _step_of(run: Run) -> int | None:
+    """Of its weights; None where it has no checkpoint any more that tells."""
+    try:
+        state = run.load_checkpoint()
+    except InputError:
+        return None
+    return None if state is None else state.get("step")
 
 
 def _evaluated(run: Run) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,6 +243,24 @@ class Run:
             return {name: list(map(str, recorded[name])) for name in ("class_names", "train", "test")}
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.split_file}: damaged ({first_line(error)})") from error
+
+    def save(
+        self, state: dict[str, Any], save_weights: Callable[[Path], None], improved: bool, keep: int = 1
+    ) -> None:
+        """Weights and a checkpoint, in an order that leaves a run to go on with wherever it is cut.
+
+        Args:
+            state: of the checkpoint.
+            save_weights: writes those that belong to it to a file.
+            improved: they are the best so far.
+            keep: see ``save_checkpoint``.
+        """
+        if improved:
+            save_weights(self.best_file)
+        if not self.checkpoint_file.exists():  # weights alone are nothing to go on from
+            self.save_checkpoint(state)
+        save_weights(self.weights_file)
+        self.save_checkpoint(state, keep)
 
     def save_checkpoint(self, state: dict[str, Any], keep: int = 1) -> None:
         """Make ``state`` the one to go on from, and keep so many of the last ones, this one with them."""

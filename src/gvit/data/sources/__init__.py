@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from glob import has_magic
 from pathlib import Path
 
+from gvit.data.images import EXTENSIONS
 from gvit.data.sources import cub, digits, folders, gaussians, hfds, parquet, tars, torchvision_sets
 from gvit.data.sources.base import Source, Split
 from gvit.errors import InputError, option, unknown_name
@@ -42,9 +44,12 @@ def load_source(name: str, split: Split, data_dir: Path | None = None) -> Source
 
 
 def is_named(name: str) -> bool:
-    """Whether a name is of a kind of data sets; ``load_source`` tells whether there is such a one."""
-    kinds = {known.partition("/")[0] for known in SOURCES}
-    return name.lower().partition("/")[0] in kinds
+    """Whether a name can be none but a data set's; ``load_source`` tells whether there is such a one."""
+    lower = name.lower()
+    if lower in {known.lower() for known in SOURCES}:
+        return True
+    files = has_magic(name) or Path(name).suffix.lower() in EXTENSIONS
+    return lower.startswith(("hfds/", "torch/")) and not files
 
 
 def download(name: str, data_dir: Path | None = None) -> None:
