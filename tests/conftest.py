@@ -2,6 +2,7 @@
 
 import signal
 import sys
+import weakref
 from pathlib import Path
 
 import jaxtyping
@@ -48,6 +49,27 @@ def _unchecked_where_whole_runs_are_trained(request):
         if request.path.stem in _UNCHECKED:
             patch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         yield
+
+
+@pytest.fixture
+def encoded_rows(monkeypatch):
+    """Of images that are encoded among many: their dtypes, and how many of them are there with pictures at a time."""
+    from gvit.encoding import EncodedRow, ImageEncoder
+
+    rows, row_of, dtypes, kept, alive = ImageEncoder.rows, EncodedRow.of, set(), [], []
+
+    def watched(encoder, loaded):
+        dtypes.update(image.dtype for image in loaded)
+        return rows(encoder, loaded)
+
+    def row(image):
+        kept.append(weakref.ref(image))
+        alive.append(sum(one() is not None for one in kept))
+        return row_of(image)
+
+    monkeypatch.setattr(ImageEncoder, "rows", watched)
+    monkeypatch.setattr(EncodedRow, "of", row)
+    return dtypes, alive
 
 
 @pytest.fixture

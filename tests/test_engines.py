@@ -4,7 +4,6 @@ import importlib.util
 import os
 import pickle
 import sys
-import weakref
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,6 @@ import torch
 from PIL import Image
 
 import gvit
-from gvit.encoding import EncodedRow, ImageEncoder
 from gvit.engines import EncodeBatches, PredictBatches
 from gvit.errors import InputError
 from gvit.prediction import load_images
@@ -100,21 +98,9 @@ def test_rows_hold_all_that_their_gaussians_need(files, rows):
         )
 
 
-def test_a_batch_of_large_images_is_held_in_8_bits_and_without_its_pictures(files, monkeypatch):
+def test_a_batch_of_large_images_is_held_in_8_bits_and_without_its_pictures(files, encoded_rows):
     """Of 64 photographs of a camera, floats and pictures would be tens of gigabytes."""
-    rows, row_of, dtypes, kept, alive = ImageEncoder.rows, EncodedRow.of, set(), [], []
-
-    def watched(encoder, loaded):
-        dtypes.update(image.dtype for image in loaded)
-        return rows(encoder, loaded)
-
-    def row(image):
-        kept.append(weakref.ref(image))
-        alive.append(sum(one() is not None for one in kept))
-        return row_of(image)
-
-    monkeypatch.setattr(ImageEncoder, "rows", watched)
-    monkeypatch.setattr(EncodedRow, "of", row)
+    dtypes, alive = encoded_rows
     columns = EncodeBatches("gvit_tiny.photos", num_gaussians=9, looks=1, max_side=16)({"path": files[:4]})
     assert columns["error"].tolist() == [""] * 4
     assert dtypes == {torch.uint8}

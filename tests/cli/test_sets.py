@@ -5,7 +5,6 @@ import random
 import shutil
 import signal
 import time
-import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from forked import Forked, forked
 from gvit.cli import main
 from gvit.cli.sets import _conclude, is_data_set
 from gvit.data.images import open_image
-from gvit.encoding import EncodedRow, ImageEncoder, begin_set, images, unlabelled
+from gvit.encoding import begin_set, images, unlabelled
 from gvit.errors import InputError
 from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard, write_shard
 from gvit.losses import psnr
@@ -240,7 +239,7 @@ def test_a_data_set_of_torchvision_is_known_by_its_name(run, tmp_path, capsys, n
 
 @pytest.mark.parametrize("form", ["safetensors", "parquet"])
 def test_large_images_are_held_in_8_bits_and_drawn_and_kept_one_by_one(
-    run, photos, tmp_path, form, monkeypatch
+    run, photos, tmp_path, form, monkeypatch, encoded_rows
 ):
     folder = tmp_path / "some"
     folder.mkdir()
@@ -251,26 +250,16 @@ def test_large_images_are_held_in_8_bits_and_drawn_and_kept_one_by_one(
     asked += ("--format", form)
     assert encode(run, folder, "--out", tmp_path / "together", *asked) == 0
 
-    drawn, dtypes, kept, alive = [], set(), [], []
-    render, rows, row_of = images.render, ImageEncoder.rows, EncodedRow.of
+    drawn, render = [], images.render
+    dtypes, alive = encoded_rows
+    alive.clear()  # of those that were drawn together
 
     def rendered(gaussians, height, width):
         drawn.append(len(gaussians.raw))
         return render(gaussians, height, width)
 
-    def encoded(encoder, loaded):
-        dtypes.update(image.dtype for image in loaded)
-        return rows(encoder, loaded)
-
-    def row(image):
-        kept.append(weakref.ref(image))
-        alive.append(sum(one() is not None for one in kept))
-        return row_of(image)
-
     monkeypatch.setattr(images, "_PIXELS_AT_ONCE", 2000)
     monkeypatch.setattr(images, "render", rendered)
-    monkeypatch.setattr(ImageEncoder, "rows", encoded)
-    monkeypatch.setattr(EncodedRow, "of", row)
     assert encode(run, folder, "--out", tmp_path / "one by one", *asked) == 0
     assert drawn == [2, 1, 1, 1, 1]  # 1,000 pixels each, and 1,200
     assert dtypes == {torch.uint8}
