@@ -253,6 +253,11 @@ def test_a_set_of_torchvision_is_fetched_only_when_asked(tmp_path, monkeypatch):
         assert len(asked) == 3
     waiting.join(60)
     assert len(asked) == 6
+    monkeypatch.setattr("os.access", lambda *_: False)  # a folder that is only read, with the files in it
+    (tmp_path / "new" / ".DTD.lock").unlink()
+    download("torch/DTD", tmp_path / "new")
+    assert len(asked) == 9
+    assert not (tmp_path / "new" / ".DTD.lock").exists()
     with pytest.raises(InputError, match="download is for data sets torch/NAME, not for 'folder'"):
         download("folder", tmp_path)
 

@@ -799,7 +799,13 @@ def test_a_report_does_not_take_an_evaluation_of_earlier_weights_for_that_of_the
 ):
     monkeypatch.setattr("gvit.training.report_images._POOL", 5)  # more would be measured anew
     interrupt(CONFIG, tmp_path / "run", 10)  # evaluated after 8 steps
-    for folder, measured_on in ((finished, "all 12 test images"), (tmp_path / "run", "5 of 12 test images")):
+    # whose checkpoint was removed to have more room, or is damaged
+    for name in ("removed", "damaged"):
+        shutil.copytree(finished, tmp_path / name)
+    Run(tmp_path / "removed").checkpoint_file.unlink()
+    Run(tmp_path / "damaged").checkpoint_file.write_bytes(b"x")
+    whole = dict.fromkeys((finished, tmp_path / "removed", tmp_path / "damaged"), "all 12 test images")
+    for folder, measured_on in (whole | {tmp_path / "run": "5 of 12 test images"}).items():
         write_html_report(folder, out=tmp_path / "report.html", num_images=1)
         assert f"of {measured_on}" in (tmp_path / "report.html").read_text()
 

@@ -414,7 +414,8 @@ def _go_on_loading(worker: int) -> None:
 def _end_with_the_main_process() -> None:
     """By its SIGTERM, which multiprocessing sends where the main process exits with loaders left; by nobody else's."""
     main = multiprocessing.parent_process()
-    while main is not None and signal.sigwaitinfo({signal.SIGTERM}).si_pid != main.pid:
+    assert main is not None  # of a process that loads
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main.pid:
         pass
     os._exit(0)
 

@@ -18,6 +18,7 @@ from gvit.errors import InputError
 from gvit.gaussians.bounds import Bounds, rescale
 from gvit.gaussians.fields import ANGLE, CENTER, COLOR, COLUMNS, NUM_FIELDS, OPACITY, SCALE, pair
 from gvit.gaussians.packing import pack_raw, unpack_raw
+from gvit.gaussians.precision import HALF
 from gvit.gaussians.quantisation import BitDepths, quantise_raw
 from gvit.gaussians.shapes import build_covariances, map_axes
 from gvit.gaussians.slots import check_slots, reaches_gaussians, removed
@@ -356,7 +357,7 @@ class Gaussians:
         return self.replace_raw(self.raw.to(*args, **kwargs))
 
     def _lifted(self) -> Gaussians:
-        return self.to(torch.float32) if self.raw.dtype in (torch.float16, torch.bfloat16) else self
+        return self.to(torch.float32) if self.raw.dtype in HALF else self
 
     @property
     def _bounds(self) -> Bounds:

@@ -7,6 +7,8 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+HALF = (torch.float16, torch.bfloat16)
+
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """No autocast on a device: matrix products, too, are computed in the precision of what they are given."""

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from gvit.gaussians import Gaussians
+from gvit.gaussians.precision import HALF
 from gvit.rendering import cpu, cuda, reference
 from gvit.rendering.operators import Constants
 
@@ -20,7 +21,6 @@ _USUAL = Constants()
 _OPERATORS = {"reference": reference.rasterize, "cpu": cpu.rasterize, "cuda": cuda.rasterize}
 BACKENDS = tuple(_OPERATORS)
 MAX_CHANNELS = 32
-_HALF = (torch.float16, torch.bfloat16)
 # there is none of it to compute in on Apple's GPUs
 _WITHOUT_FLOAT64 = ("mps",)
 
@@ -113,7 +113,7 @@ def rasterize(
     _check_size(height, width)
     _check_constants(blur, alpha_max, alpha_min, transmittance_min)
     backend = _resolve_backend(backend, centers)
-    if centers.dtype in _HALF:
+    if centers.dtype in HALF:
         inputs = {name: _ToFloat32.apply(tensor) for name, tensor in inputs.items()}
 
     behind = inputs["background"] if background is not None else inputs["colors"].new_zeros(colors.shape[-1])
@@ -158,7 +158,7 @@ def render(
     _check_size(height, width)
     centers, covariances, colors, opacities = gaussians.in_pixels(height, width)
     # the Gaussians come lifted already
-    if colors.dtype == torch.float32 and isinstance(background, Tensor) and background.dtype in _HALF:
+    if colors.dtype == torch.float32 and isinstance(background, Tensor) and background.dtype in HALF:
         background = _ToFloat32.apply(background)
     image, _ = rasterize(
         *(centers, covariances, colors, opacities),

@@ -45,11 +45,8 @@ def load_source(name: str, split: Split, data_dir: Path | None = None) -> Source
 
 def is_named(name: str) -> bool:
     """Whether a name can be none but a data set's; ``load_source`` tells whether there is such a one."""
-    lower = name.lower()
-    if lower in {known.lower() for known in SOURCES}:
-        return True
     files = has_magic(name) or Path(name).suffix.lower() in EXTENSIONS
-    return lower.startswith(("hfds/", "torch/")) and not files
+    return _find(name) is not None or (name.lower().startswith(("hfds/", "torch/")) and not files)
 
 
 def download(name: str, data_dir: Path | None = None) -> None:
@@ -65,8 +62,12 @@ def download(name: str, data_dir: Path | None = None) -> None:
 
 
 def _registered(name: str) -> str:
-    """The name as it is registered: capitals don't matter."""
-    found = next((known for known in SOURCES if known.lower() == name.lower()), None)
+    found = _find(name)
     if found is None:
         raise unknown_name("data set", name, SOURCES)
     return found
+
+
+def _find(name: str) -> str | None:
+    """The name as it is registered: capitals don't matter."""
+    return next((known for known in SOURCES if known.lower() == name.lower()), None)
