@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 import gvit
-from gvit.data import loading
+from gvit.data import processes
 from gvit.data.inputs import eval_input, train_input
 from gvit.data.loading import (
     EvaluationSamples,
@@ -35,7 +35,7 @@ SIDE = 16
 
 @pytest.fixture
 def spawned(monkeypatch):
-    monkeypatch.setattr(loading.sys, "platform", "darwin")
+    monkeypatch.setattr(processes.sys, "platform", "darwin")
 
 
 def picture(row: int) -> Image.Image:

@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 import functools
-import gc
 import math
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -20,17 +14,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from gvit.data.processes import Loader, loading_processes
 from gvit.data.sources import Source
 from gvit.data.transforms import ImageTransform, Mixing, Transform, seeded_elsewhere
-from gvit.errors import InputError, first_line, option
+from gvit.errors import InputError
 
 # what is drawn for a sample beside its augmentation has streams of its own, with keys of their own
 _SUBSTITUTES, _MIXING, _NOISE = 1, 2, 3
 
 _MOST_SUBSTITUTES = 100
-
-# how processes begin that load, where there is no fork to be relied on
-_ELSEWHERE = "spawn"
 
 
 class Broken(NamedTuple):
@@ -309,62 +301,6 @@ class EverySampler(Sampler[int]):
         return ((self.rank + i * self.world_size) % self.num_samples for i in range(len(self)))
 
 
-class LoadingError(InputError):
-    """A process that loads images was killed."""
-
-
-class Loader(DataLoader[Any]):
-    """A ``DataLoader`` whose forked processes leave alone what they inherit, and whose death is told in a line.
-
-    What was thrown away and not yet collected is never collected in them: a GPU's memory, or a graph recorded on it,
-    may be freed by the process alone that made it.
-
-    Raises:
-        LoadingError: while batches are drawn: a process that loads was killed.
-    """
-
-    def __iter__(self) -> Any:
-        if not self.num_workers:
-            return super().__iter__()
-        already = gc.get_freeze_count()
-        gc.freeze()
-        try:
-            with _signals_as_they_were():
-                return _watched(super().__iter__())
-        finally:
-            if not already:
-                gc.unfreeze()
-
-
-@contextmanager
-def _signals_as_they_were() -> Iterator[None]:
-    """PyTorch would tell of a killed process at once, in the middle of a step: asked for a batch, it does, too."""
-    if sys.platform == "win32" or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        if before is not None:  # not one that Python didn't set
-            signal.signal(signal.SIGCHLD, before)
-
-
-def _watched(batches: Iterator[Any]) -> Iterator[Any]:
-    try:
-        yield from batches
-    except (RuntimeError, EOFError, ConnectionError) as error:
-        # of an error in what it runs, torch says where it was caught
-        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker (pid"):
-            raise
-        if str(error).startswith("Caught "):
-            raise
-        raise LoadingError(
-            f"a process that loads images was killed ({first_line(error)}); where memory ran out, fewer "
-            f"{option('workers')} need less"
-        ) from error
-
-
 def training_loader(
     samples: TrainingSamples, sampler: StepSampler, workers: int = 0, pin: bool = True
 ) -> DataLoader[Batch]:
@@ -383,41 +319,6 @@ def evaluation_loader(
     return Loader(
         samples, batch_size=batch_size, sampler=sampler, collate_fn=_as_it_is, **loading_processes(workers)
     )
-
-
-def loading_processes(workers: int) -> dict[str, Any]:
-    """Arguments of a ``DataLoader``: processes that load, and leave it to the main one to answer an interruption.
-
-    Forked on Linux, as they are by default unless the main process was itself spawned, or by Python 3.14. Elsewhere
-    they are spawned, as they are by default, and are sent what they load.
-    """
-    if not workers:
-        return {}
-    context = "fork" if sys.platform == "linux" else _ELSEWHERE
-    return {
-        "num_workers": workers,
-        "multiprocessing_context": context,
-        "worker_init_fn": _go_on_loading,
-    }
-
-
-def _go_on_loading(worker: int) -> None:
-    """A whole group of processes is told to end: the main one ends this one, when it has saved."""
-    for name in ("SIGINT", "SIGHUP"):
-        if hasattr(signal, name):  # Windows has no SIGHUP
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_the_main_process, daemon=True).start()
-
-
-def _end_with_the_main_process() -> None:
-    """By its SIGTERM, which multiprocessing sends where the main process exits with loaders left; by nobody else's."""
-    main = multiprocessing.parent_process()
-    assert main is not None  # of a process that loads
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main.pid:
-        pass
-    os._exit(0)
 
 
 def _as_it_is(batch: Any) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from gvit.data.images import find_images, open_image
-from gvit.data.loading import Loader, loading_processes
+from gvit.data.processes import Loader, loading_processes
 from gvit.data.sources import Source
 from gvit.data.transforms import Transform
 from gvit.encoding.images import EncodedRow, ImageEncoder

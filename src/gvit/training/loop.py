@@ -9,7 +9,8 @@ from functools import partial
 from shlex import quote
 from typing import Any
 
-from gvit.data.loading import Batch, Broken, LoadingError
+from gvit.data.loading import Batch, Broken
+from gvit.data.processes import LoadingError
 from gvit.errors import InputError, first_line, for_python, wording
 from gvit.evaluation import Evaluation, summarize
 from gvit.models.architecture import Architecture
