@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -185,9 +186,11 @@ def is_done(
 
 
 def _checksum(source: Path) -> str | None:
-    """That of a file; None where it can't be read."""
+    """That of a file; None where it can't be read, or is a pipe, at which reading would wait."""
     try:
         state = source.stat()
+        if not stat.S_ISREG(state.st_mode):
+            return None
         return _digest(source, state.st_mtime_ns, state.st_size)
     except OSError:
         return None
