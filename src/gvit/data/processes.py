@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
-import os
 import signal
 import sys
 import threading
@@ -15,6 +13,10 @@ from typing import Any
 from torch.utils.data import DataLoader
 
 from gvit.errors import InputError, first_line, option
+
+if sys.platform == "linux":
+    from multiprocessing.context import ForkContext, ForkProcess
+    from multiprocessing.popen_fork import Popen
 
 # how processes begin that load, where there is no fork to be relied on
 _ELSEWHERE = "spawn"
@@ -84,28 +86,33 @@ def loading_processes(workers: int) -> dict[str, Any]:
     """
     if not workers:
         return {}
-    context = "fork" if sys.platform == "linux" else _ELSEWHERE
     return {
         "num_workers": workers,
-        "multiprocessing_context": context,
+        "multiprocessing_context": _Forking() if sys.platform == "linux" else _ELSEWHERE,
         "worker_init_fn": _go_on_loading,
     }
 
 
 def _go_on_loading(worker: int) -> None:
     """A whole group of processes is told to end: the main one ends this one, when it has saved."""
-    for name in ("SIGINT", "SIGHUP"):
+    # a spawned one is ended by SIGTERM
+    for name in ("SIGINT", "SIGHUP", *(("SIGTERM",) if sys.platform == "linux" else ())):
         if hasattr(signal, name):  # Windows has no SIGHUP
             signal.signal(getattr(signal, name), signal.SIG_IGN)
-    if hasattr(signal, "sigwaitinfo"):  # not on macOS
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-        threading.Thread(target=_end_with_the_main_process, daemon=True).start()
 
 
-def _end_with_the_main_process() -> None:
-    """By its SIGTERM, which multiprocessing sends where the main process exits with loaders left; by nobody else's."""
-    main = multiprocessing.parent_process()
-    assert main is not None  # of a process that loads
-    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main.pid:
-        pass
-    os._exit(0)
+if sys.platform == "linux":
+
+    class _Killing(Popen):
+        """The main process ends it by SIGKILL: SIGTERM, which comes to a whole group, it ignores."""
+
+        def terminate(self) -> None:
+            self.kill()
+
+    class _ForkedProcess(ForkProcess):
+        @staticmethod
+        def _Popen(process_obj: Any) -> Popen:
+            return _Killing(process_obj)
+
+    class _Forking(ForkContext):
+        Process = _ForkedProcess
