@@ -264,17 +264,17 @@ def wait_for(condition) -> None:
         time.sleep(0.1)
 
 
-@pytest.mark.parametrize("kill", [os.kill, os.killpg], ids=["the command", "its workers, too"])
-def test_terminated_it_saves_and_says_how_to_go_on(kill, tmp_path):
+def test_terminated_it_saves_and_says_how_to_go_on(tmp_path):
+    """Its workers are told, too, as by a batch system; of SIGINT, which they ignore, they hear from it alone."""
     process = Forked("-m", "gvit", "reproduce", *long_ones(tmp_path), new_session=True)
-    wait_for(lambda: any(steps(file.parent) >= 30 for file in tmp_path.rglob("metrics.jsonl")))
-    kill(process.pid, signal.SIGTERM)
+    wait_for(lambda: any(steps(file.parent) >= 10 for file in tmp_path.rglob("metrics.jsonl")))
+    os.killpg(process.pid, signal.SIGTERM)
     status, _, said = process.communicate(timeout=60)
     assert status == 143
     assert said.endswith("stopped, saved; the same command goes on\n")
     assert "Traceback" not in said
     (checkpoint,) = tmp_path.rglob("checkpoint.pt")
-    assert torch.load(checkpoint, weights_only=True)["step"] >= 30
+    assert torch.load(checkpoint, weights_only=True)["step"] >= 10
     assert not (tmp_path / "results").exists()
 
 
