@@ -182,6 +182,8 @@ def main(argv: list[str] | None = None) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / file) as partial:
         partial.write_bytes(content)
+    if options.hub is not None:  # one of that name in the package would be taken for it
+        (pretrained.FOLDER / file).unlink(missing_ok=True)
     index = {name: asdict(e) for name, e in sorted(known.items())}
     for row in index.values():
         del row["name"]

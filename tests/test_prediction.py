@@ -105,7 +105,8 @@ def test_every_form_of_an_image_is_classified_alike(tmp_path):
     for form in forms:
         assert gvit.predict(model, form) == [expected]
     # of the model's own size they are read as they are
-    for batch in (images.numpy(), images.double(), images.double().numpy()):
+    backwards = images.numpy()[..., ::-1].copy()[..., ::-1]  # as BGR is turned into RGB
+    for batch in (images.numpy(), images.double(), images.double().numpy(), backwards):
         assert gvit.predict(model, batch) == [expected]
     assert gvit.predict(model, images.half())[0][0].class_index == expected[0].class_index
     assert [guesses[0].class_index for guesses in gvit.predict(model, forms[:4])] == [

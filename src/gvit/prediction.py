@@ -73,7 +73,7 @@ def _inputs(
 ) -> Float[Tensor, "n ..."]:
     """What is an input of the model stays so; whatever else is an image becomes one."""
     if isinstance(images, np.ndarray) and images.dtype.kind == "f":
-        images = torch.from_numpy(images)
+        images = torch.from_numpy(np.ascontiguousarray(images))
     if isinstance(images, Tensor) and images.is_floating_point():
         side = model.img_size
         if model.reads == "gaussians" or images.shape[1:] == (3, side, side):

@@ -93,6 +93,7 @@ def test_an_encoder_alone_measured_on_photographs_of_any_size(publish, run, tmp_
         "gvit_tiny.photos": "a/b",
     }
     assert (tmp_path / "gvit_tiny.photos.safetensors").exists()
+    assert not pretrained.shipped()["gvit_tiny.photos"].installed  # another one of the name, as it were
 
 
 def test_weights_that_half_precision_spoils_or_that_are_too_large_are_not_published(

@@ -51,7 +51,7 @@ def test_multiply_adds_of_a_gvit_are_those_on_paper():
 
 @pytest.mark.parametrize("name", ["gvit_tiny_denoising", "vit_tiny_patch8"])
 def test_arguments_count(name):
-    kwargs = {"num_classes": 7, "in_chans": 1, "img_size": 16, "pool": "avg"}
+    kwargs = {"num_classes": 7, "patch_size": 4, "img_size": 16, "pool": "avg"}
     cost, model = model_complexity(name, **kwargs), gvit.create_model(name, **kwargs)
     total = cost.encoder_parameters + cost.classifier_parameters + cost.head_parameters
     assert total == parameters(model)

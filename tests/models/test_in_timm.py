@@ -1,7 +1,7 @@
 """GViT where a timm model goes: by name, with the arguments and in the hands of timm's own ``train.py``."""
 
 import copy
-import importlib
+import importlib.util
 import pickle
 import subprocess
 import sys
@@ -19,6 +19,8 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 import gvit
 from gvit.data.transforms import eval_transform
 from gvit.errors import InputError
+from gvit.models import registry
+from gvit.models.architecture import Architecture
 from gvit.models.card import Preprocessing
 from gvit.models.named import NAMED
 from gvit.models.watch import watch
@@ -33,14 +35,30 @@ def small(name="gvit_small", **kwargs):
 
 
 def test_what_timm_is_told_before_a_model_is_built_holds_for_it():
-    for name in ("gvit_tiny_denoising", "gvit_small", "gvit_small_refining"):
+    for name in ("gvit_tiny_denoising", "gvit_tiny", "gvit_tiny.digits", "gvit_small", "gvit_small_refining"):
         told = timm.get_pretrained_cfg(name).to_dict()
-        built = gvit.create_model(name, depth=1).pretrained_cfg
+        built = timm.create_model(name, depth=1).pretrained_cfg
         assert {key: told[key] for key in ("input_size", "crop_pct", "mean", "std", "classifier")} == {
             key: built[key] for key in ("input_size", "crop_pct", "mean", "std", "classifier")
         }
     told = timm.get_pretrained_cfg("gvit_tiny.digits")
     assert (told.num_classes, told.crop_mode, told.label_names) == (10, "squash", tuple("0123456789"))
+
+
+def test_a_model_is_the_same_with_its_weights_and_without():
+    """``validate.py`` builds what ``train.py --pretrained`` began with, and reads its weights."""
+    with pytest.warns(UserWarning, match="features that it gives mean nothing before it is trained"):
+        features = timm.create_model("gvit_tiny", pretrained=True)
+    assert features.num_classes == 0
+    trained = timm.create_model("gvit_tiny", pretrained=True, num_classes=1000)
+    fresh = timm.create_model("gvit_tiny")
+    assert Architecture.of(fresh) == Architecture.of(trained)
+    given = fresh.state_dict()
+    overlay = {"state_dict": given, "num_classes": 1000}
+    again = timm.create_model(
+        "gvit_tiny", pretrained=True, pretrained_cfg_overlay=overlay, num_classes=1000
+    ).state_dict()
+    assert all(torch.equal(again[name], given[name]) for name in given)
 
 
 def test_pretrained_weights_by_their_tag():
@@ -145,11 +163,11 @@ def test_models_of_gvit_carry_their_input_for_timm():
 @pytest.mark.parametrize("name", ["gvit_tiny", "gvit_tiny_denoising"])
 def test_features_are_the_classifiers_tokens(name):
     images = torch.rand(2, 3, 32, 32)
-    model = timm.create_model(name, num_classes=3).eval()
+    model = timm.create_model(name, num_gaussians=32, num_classes=3).eval()
     last, features = model.forward_intermediates(images, indices=[0, 2], norm=True)
     assert torch.equal(last, model.forward_features(images))
     assert torch.equal(features[1], last[:, 1:])
-    wrapped = timm.create_model(name, features_only=True, out_indices=(0, 1)).eval()
+    wrapped = timm.create_model(name, num_gaussians=32, features_only=True, out_indices=(0, 1)).eval()
     assert len(wrapped.model.classifier.blocks) == 2
     assert [tuple(f.shape) for f in wrapped(images)] == [(2, 32, 96)] * 2
     assert wrapped.feature_info.channels() == [96, 96]
@@ -162,6 +180,42 @@ def test_features_are_the_classifiers_tokens(name):
     assert patches.forward_intermediates(images, 1, intermediates_only=True)[0].shape == (2, 96, 4, 4)
     (tokens,) = patches.get_intermediate_layers(images, n=1, norm=True)
     assert torch.equal(tokens, patches.forward_intermediates(images, 1, norm=True, output_fmt="NLC")[1][0])
+
+
+def test_features_of_gaussians_are_computed_again_rather_than_kept():
+    images, kept = torch.rand(2, 3, 32, 32), []
+    model = small(depth=4)
+    gradients = []
+    for again in (False, True):
+        model.classifier.set_grad_checkpointing(again)
+        numbers = []
+
+        def keep(tensor, numbers=numbers):
+            numbers.append(tensor.numel())
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            last, _ = model.forward_intermediates(images, 2)
+        kept.append(sum(numbers))
+        gradients.append(torch.autograd.grad(last.sum(), model.classifier.blocks[0].attn.qkv.weight)[0])
+    assert kept[1] < 0.6 * kept[0]
+    assert torch.equal(*gradients)
+
+
+def test_no_size_is_set_afterwards():
+    for model in (gvit.create_model("vit_tiny_patch8"), small().classifier):
+        with pytest.raises(InputError, match="px for good; create the model with another img_size"):
+            model.set_input_size((64, 64))
+
+
+def test_a_registered_models_own_head_is_loaded(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    tokens = registry.TOKENIZERS["canonical"]
+    registry.register_model("gvit_of_three", "for this test", tokens, "denoising", **SMALL)
+    model = gvit.create_model("gvit_of_three").eval()
+    model.save_pretrained(tmp_path / "three")
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'three'}", pretrained=True)
+    assert torch.equal(theirs.classifier.head.weight, model.classifier.head.weight)
 
 
 def test_a_training_as_timms_script_does_it(tmp_path):
@@ -208,6 +262,8 @@ def test_whoever_imports_timm_later_or_has_done_so_finds_the_models(tmp_path, mo
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     watch()
     assert len(entered) == 1
+    for _ in range(2):  # whether it is there, others ask before they import it
+        assert importlib.util.find_spec("timm").origin == str(tmp_path / "timm.py")
     later = importlib.import_module("timm")
     assert later.complete
     assert entered[1:] == [later]

@@ -197,6 +197,7 @@ def test_a_name_on_the_hub_without_its_owner_is_not_asked_for(monkeypatch):
         ("gvit_tiny.photos", {"encoder_dim": 48}, "encoder_dim=48"),
         ("gvit_tiny.abc", {"tokens": "canonical"}, "tokens='canonical'"),
         ("gvit_tiny.photos", {"scale_factor": 1.0}, "scale_factor=1"),
+        ("gvit_tiny.abc", {"num_heads": 4}, "num_heads=4"),
     ],
 )
 def test_arguments_that_the_weights_do_not_go_with(folder, name, kwargs, named):
@@ -271,9 +272,11 @@ def hub(tmp_path, monkeypatch):
     """A faked Hub: ``hub[(repository, file, revision)]`` is a file, or the error that asking for it raises."""
     there, asked = {}, []
 
-    def hf_hub_download(repo_id, filename, *, revision=None):
+    def hf_hub_download(repo_id, filename, *, revision=None, force_download=False):
         asked.append((repo_id, filename, revision))
         found = there.get((repo_id, filename, revision), FileNotFoundError("no network in tests"))
+        if force_download:  # past the cache
+            found = there.get("now", found)
         if isinstance(found, Exception):
             raise found
         return str(found)
@@ -329,10 +332,14 @@ def test_what_is_not_in_the_package_comes_from_the_hub_and_is_checked_too(folder
     entry = add(folder, "gvit_tiny.cats", trained(num_classes=6), hub="someone/cats@v1", place=place)
     hub["someone/cats", entry.file, "v1"] = place / entry.file
     assert gvit.load_model("cats").num_classes == 6
+    whole = (place / entry.file).read_bytes()
     assert "gvit_tiny.cats" in gvit.list_models(pretrained=True)
     shutil.copy(folder / "gvit_tiny.abc.safetensors", place / entry.file)
-    with pytest.raises(ValueError, match=r"has been exchanged .*delete it, and it is downloaded again"):
+    with pytest.raises(ValueError, match=r"has been exchanged .*the Hub has another file by now"):
         gvit.load_model("cats")
+    hub["now"] = tmp_path / "whole"
+    (tmp_path / "whole").write_bytes(whole)
+    assert gvit.load_model("cats").num_classes == 6  # the cache alone was damaged
     gvit.load_model("abc")
     assert {repository for repository, _, _ in hub["asked"]} == {"someone/cats"}  # nothing else was asked for
 
@@ -358,6 +365,27 @@ def test_offline_the_cache_of_the_hub_is_used_and_what_is_not_in_it_is_named(tmp
         gvit.load_model("hf-hub:a/b")
     with pytest.raises(ValueError, match="names on the Hub are OWNER/NAME"):
         gvit.load_model("hf-hub:a/b/c")
+
+
+def test_no_folder_stands_for_a_name_with_a_checksum(folder, tmp_path, monkeypatch):
+    entry = shipped()["gvit_tiny.abc"]
+    monkeypatch.chdir(tmp_path)
+    other = trained(num_classes=7)
+    for name in (entry.pinned, "gvit_tiny"):
+        (tmp_path / name).mkdir()
+        save_model(other, tmp_path / name / "model.safetensors")
+    assert pretrained.locate(entry.pinned) == entry.path()
+    # create_model takes what has the name; load_model's names are those of folders, too
+    assert gvit.create_model("gvit_tiny", pretrained=True).card.encoder_only is False
+    assert gvit.create_model("gvit_tiny", pretrained=True).num_classes != 7
+    assert gvit.load_model("gvit_tiny").num_classes == 7
+
+
+@pytest.mark.parametrize("error", [errors.HfHubHTTPError.__bases__[0]("timed out"), ValueError("offline")])
+def test_a_network_that_fails_is_one_line(hub, error):
+    hub["a/b", "model.safetensors", None] = error
+    with pytest.raises(InputError, match=r"^hf-hub:a/b: cannot be downloaded \((timed out|offline)\)$"):
+        gvit.load_model("hf-hub:a/b")
 
 
 def test_a_checksum_may_be_in_capitals_and_one_that_is_none_says_so(folder):

@@ -1,7 +1,10 @@
 """Model files hold everything that a model was built with, and files of the first version are converted."""
 
 import json
+from contextlib import contextmanager
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -112,7 +115,7 @@ def test_files_of_the_first_version_load(name, tmp_path):
         "preprocessing": {
             **{"img_size": img_size, "crop_mode": "squash", "crop_pct": 0.9, "interpolation": "bicubic"}
         },
-        "class_names": ["a", "b"],
+        "class_names": [f"class {index}" for index in range(model.num_classes)],
     }
     file = tmp_path / "model.safetensors"
     save_file(model.state_dict(), file, {"gvit.model": json.dumps(card)})
@@ -120,8 +123,64 @@ def test_files_of_the_first_version_load(name, tmp_path):
     assert Architecture.of(loaded) == Architecture.of(model)
     assert loaded.tokens.num_patches == tokens
     assert loaded.card.preprocessing.crop_pct == 0.9
-    assert loaded.card.class_names == ("a", "b")
+    assert len(loaded.card.class_names) == model.num_classes
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path, unchecked):
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=np.int64(3), scale_factor=np.float32(0.5))
+    gvit.save_model(model, tmp_path / "model.safetensors")
+    assert described(tmp_path / "model.safetensors")["architecture"]["vit"]["num_classes"] == 3
+    model.reset_classifier(np.int64(7))
+    gvit.save_model(model, tmp_path / "model.safetensors")
+    assert gvit.load_model(tmp_path).num_classes == 7
+
+
+@pytest.mark.parametrize(
+    ("part", "name", "value", "said"),
+    [
+        ("vit", "mlp_ratio", 1e6, r"mlp.fc1.bias has shape \[192\], in a model of its arguments"),
+        ("vit", "depth", 3000, "it tells of 3000 blocks and has"),
+        ("encoder", "num_gaussians", 10**9, "num_gaussians must be a whole number, at least 1 and at most"),
+        ("preprocessing", "crop_pct", 0, "crop_pct"),
+        ("preprocessing", "crop_mode", "left", "crop_mode must be center, squash, got 'left'"),
+    ],
+)
+def test_sizes_that_lie_take_no_memory(tmp_path, unchecked, part, name, value, said):
+    file = tmp_path / "model.safetensors"
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=3)
+    gvit.save_model(model, file)
+    lies = described(file)
+    (lies if part == "preprocessing" else lies["architecture"])[part][name] = value
+    save_file(model.state_dict(), file, {"gvit.model": json.dumps(lies)})
+    with pytest.raises(ValueError, match=said), memory_below(10**6):
+        gvit.load_model(file)
+
+
+@contextmanager
+def memory_below(numbers: int):
+    """In any one tensor that is drawn at random, as weights are when they are made."""
+    normal, uniform = torch.Tensor.normal_, torch.Tensor.uniform_
+
+    def counted(draw):
+        def drawn(tensor, *args, **kwargs):
+            assert tensor.is_meta or tensor.numel() <= numbers
+            return draw(tensor, *args, **kwargs)
+
+        return drawn
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "normal_", counted(normal))
+        patch.setattr(torch.Tensor, "uniform_", counted(uniform))
+        yield
+
+
+def test_a_card_names_as_many_classes_as_there_are(tmp_path):
+    model = gvit.create_model("gvit_tiny_denoising", num_classes=3)
+    model.card = replace(model.card, class_names=("a", "b"))
+    with pytest.raises(ValueError, match="not saved: its card names 2 classes, and it has 3"):
+        gvit.save_model(model, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_of_a_newer_version_is_named(tmp_path):

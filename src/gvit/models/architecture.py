@@ -28,7 +28,7 @@ _FLAT = {
 # What can't be built, or would show only when it is used: least and largest of whole numbers, and of shares.
 _MOST = 10**7
 _WHOLE = {
-    **dict.fromkeys(("img_size", "in_chans", "num_gaussians", "patch_size"), 1),
+    **dict.fromkeys(("img_size", "num_gaussians", "patch_size"), 1),
     **dict.fromkeys(("embed_dim", "num_heads", "looks"), 1),
     **dict.fromkeys(("depth", "num_classes"), 0),
 }
@@ -64,7 +64,7 @@ class Architecture:
         vit = {name: value for name, value in model.classifier.arguments.items() if name != "tokens"}
         return cls(
             {"kind": tokens.kind, **tokens.arguments},
-            vit | {"num_classes": model.num_classes},
+            vit | {"num_classes": _plain(model.num_classes)},
             None if encoder is None else {"kind": encoder.kind, **encoder.arguments},
         )
 
@@ -116,7 +116,7 @@ class Architecture:
                 known.add(flat)
                 if flat in arguments:
                     _check_range(flat, name, arguments[flat])
-                    values[name] = arguments[flat]
+                    values[name] = _plain(arguments[flat])
             changed[part] = values
         unknown = sorted(arguments.keys() - known)
         if unknown:
@@ -130,6 +130,16 @@ class Architecture:
         except InputError:
             return False
         return True
+
+    def check_ranges(self) -> None:
+        """See to it that arguments which a file tells are in their ranges.
+
+        Raises:
+            InputError: one is not.
+        """
+        for part, values in self._parts().items():
+            for name, value in values.items():
+                _check_range(_flat_name(part, name), name, value)
 
     def build(self) -> ImageClassifier:
         """A freshly initialised model."""
@@ -147,6 +157,13 @@ class Architecture:
         return {part: dict(values) for part, values in parts.items() if values is not None}
 
 
+def _plain(value: Any) -> Any:
+    """Of a number of NumPy's, Python's own, which JSON has."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        return value
+    return int(value) if isinstance(value, Integral) else float(value)
+
+
 def _check_class(part: str, module: Any) -> None:
     if module is None:
         return
@@ -161,6 +178,10 @@ def _check_class(part: str, module: Any) -> None:
 
 
 def _check_range(called: str, name: str, value: Any) -> None:
+    if name == "in_chans" and value != 3:
+        raise InputError(
+            f"{option(called)} must be 3, as images are read and drawn in colours; got {value!r}"
+        )
     if name in _WHOLE:
         least = _WHOLE[name]
         if not (isinstance(value, Integral) and least <= int(value) <= _MOST):

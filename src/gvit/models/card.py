@@ -5,7 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from numbers import Integral, Real
+from typing import Any, Literal, get_args
+
+from gvit.errors import InputError, option
+
+CropMode = Literal["center", "squash"]
+Interpolation = Literal["bicubic", "bilinear", "nearest"]
 
 
 @dataclass(frozen=True)
@@ -17,12 +23,28 @@ class Preprocessing:
         crop_mode: ``center`` cuts a square from the middle, ``squash`` ignores the aspect ratio.
         crop_pct: share of the shorter side that the centre crop keeps.
         interpolation: of the resize.
+
+    Raises:
+        InputError: a size or share that leaves no pixel, or a way that there is not.
     """
 
     img_size: int
-    crop_mode: Literal["center", "squash"] = "center"
+    crop_mode: CropMode = "center"
     crop_pct: float = 0.875
-    interpolation: Literal["bicubic", "bilinear", "nearest"] = "bicubic"
+    interpolation: Interpolation = "bicubic"
+
+    def __post_init__(self) -> None:
+        share = isinstance(self.crop_pct, Real) and 0 < float(self.crop_pct) <= 1
+        if not share or not isinstance(self.img_size, Integral) or self.img_size < 1:
+            raise InputError(
+                f"{option('img_size')} must be a whole number above 0 and {option('crop_pct')} above 0 and at most 1, "
+                f"got {self.img_size!r} and {self.crop_pct!r}"
+            )
+        for name, known in (("crop_mode", CropMode), ("interpolation", Interpolation)):
+            if getattr(self, name) not in get_args(known):
+                raise InputError(
+                    f"{option(name)} must be {', '.join(get_args(known))}, got {getattr(self, name)!r}"
+                )
 
     @property
     def resized(self) -> int:

@@ -138,7 +138,7 @@ class GViT(ImageClassifier):
     # What follows is timm's contract for models, so that its tools take a GViT as they take its own.
 
     def forward_features(self, images: Float[Tensor, "batch c h w"]) -> Float[Tensor, "batch n d"]:
-        """The classifier's normed tokens, the class token first where there is one."""
+        """The classifier's tokens, the class token first where there is one; their mean is normed after it is taken."""
         return self.classifier.forward_features(self.tokens.conform(self.encode(images)))
 
     def forward_head(

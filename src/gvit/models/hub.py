@@ -25,6 +25,7 @@ from gvit.models.pretrained import (
     find_pretrained,
     is_on_hub,
     is_repository,
+    network_errors,
     on_hub,
 )
 
@@ -182,8 +183,6 @@ class HubMixin:
         if (token or huggingface_hub.get_token()) is None:
             raise InputError(f"{shown}: no token; run 'hf auth login', set HF_TOKEN, or give token=...")
         api = huggingface_hub.HfApi(token=token, library_name="gvit")
-        # the bases are those of the HTTP library, whichever the Hub's uses
-        network: tuple[Any, ...] = (OSError, *errors.HfHubHTTPError.__bases__)
         with tempfile.TemporaryDirectory() as temporary:
             folder = Path(temporary) / "model"
             # before there is a repository: a model that can't be written leaves no empty one
@@ -201,7 +200,7 @@ class HubMixin:
                 )
             except errors.RevisionNotFoundError as error:
                 raise InputError(f"{shown}: the repository has no branch {branch!r}") from error
-            except network as error:
+            except network_errors() as error:
                 status = getattr(getattr(error, "response", None), "status_code", None)
                 refused = "this token may not write there" if status in (401, 403) else "cannot be uploaded"
                 raise InputError(f"{shown}: {refused} ({_reason(error)})") from error

@@ -148,5 +148,12 @@ def is_saved_config(file: Path) -> bool:
 
 
 def is_generated(file: Path) -> bool:
-    """Whether a model card is not there, or is as gvit wrote it, for all that its mark says."""
-    return not file.exists() or _MARK in file.read_text(encoding="utf-8", errors="replace")
+    """Whether a model card is not there, or is as gvit wrote it, for all that its mark says.
+
+    Raises:
+        InputError: it can't be read, or is a folder.
+    """
+    try:
+        return not file.exists() or _MARK in file.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({first_line(error)})") from error

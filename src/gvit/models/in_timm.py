@@ -14,14 +14,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args
 
 from gvit.errors import InputError
-from gvit.models.card import Preprocessing
+from gvit.models.card import CropMode, Interpolation, Preprocessing
 from gvit.models.named import NAMED
 from gvit.models.pretrained import FOLDER, GENERAL_TAG, Pretrained, find_pretrained, shipped
 
-_DEFAULT_SIZE = 224
+_DEFAULT_SIZE, _DEFAULT_CLASSES = 224, 1000
 _HEAD = {"first_conv": None, "classifier": "classifier.head"}
 # timm's ``register_model`` looks for a model's data under this name in the module of its function
 default_cfgs: dict[str, Any] = {}
@@ -113,19 +113,22 @@ def _create(
     arguments = _arguments(name, kwargs)
     frozen = arguments.pop("freeze_encoder", False)
     entry = find_pretrained(f"{name}.{cfg.tag}") if cfg.tag else None
-    ours = entry is not None and (
-        cfg.file == str(FOLDER / entry.file) or (cfg.file is None and cfg.hf_hub_id == entry.hub)
-    )
-    if ours and (pretrained or cfg.tag != GENERAL_TAG):
-        model = create_model(f"{name}.{cfg.tag}", pretrained=pretrained, **arguments)
-    else:
+    if entry is not None and not _is_of(cfg, entry):
+        entry = None
+    loads = pretrained and (entry is None or cfg.state_dict is not None)  # timm does
+    if entry is None:
         model = create_model(name, **arguments)
-        if pretrained:
-            load_pretrained(model, cfg.to_dict(), arguments.get("num_classes", 1000), cache_dir=cache_dir)
-            names = tuple(cfg.label_names or ())
-            if len(names) == model.num_classes:
-                model.card = replace(model.card, class_names=names)
-            model.card = replace(model.card, preprocessing=_preprocessing(model.card.preprocessing, cfg))
+    else:
+        # sizes are those of the weights, with them or without; a general encoder has no classes
+        classes = {} if pretrained or cfg.tag != GENERAL_TAG else {"num_classes": _DEFAULT_CLASSES}
+        named = f"{name}.{cfg.tag}"
+        model = create_model(named, pretrained=pretrained and not loads, **classes | arguments)
+    if loads:
+        load_pretrained(model, cfg.to_dict(), model.num_classes, cache_dir=cache_dir)
+        names = tuple(cfg.label_names or ())
+        if len(names) == model.num_classes:
+            model.card = replace(model.card, class_names=names)
+        model.card = replace(model.card, preprocessing=_preprocessing(model.card.preprocessing, cfg))
     keep_float32(*model.geometry())  # timm's scripts bring autocast
     if frozen:
         model.encoder.requires_grad_(False)
@@ -136,10 +139,16 @@ def _create(
     return features
 
 
+def _is_of(cfg: Any, entry: Pretrained) -> bool:
+    """Whether timm means the weights of that name, or has been told of others."""
+    if cfg.file is None:
+        return entry.hub is not None and cfg.hf_hub_id == entry.hub
+    return bool(cfg.file == str(FOLDER / entry.file))
+
+
 def _preprocessing(ours: Preprocessing, cfg: Any) -> Preprocessing:
     """What timm knows of how the weights saw images, where gvit has that way, too."""
-    modes, ways = (get_args(get_type_hints(Preprocessing)[name]) for name in ("crop_mode", "interpolation"))
-    if cfg.crop_mode not in modes or cfg.interpolation not in ways:
+    if cfg.crop_mode not in get_args(CropMode) or cfg.interpolation not in get_args(Interpolation):
         return ours
     return replace(ours, crop_mode=cfg.crop_mode, crop_pct=cfg.crop_pct, interpolation=cfg.interpolation)
 

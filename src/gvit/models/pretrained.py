@@ -79,14 +79,22 @@ class Pretrained:
                     f"{self.name}: {self.file} is missing in this installation; install gvit again"
                 )
             file = download(self.hub, self.file)
-        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        found = _checksum(file)
+        if found != self.sha256 and not self.installed and self.hub is not None:
+            file = download(self.hub, self.file, force_download=True)  # what lies in the cache may be damaged
+            found = _checksum(file)
         if found != self.sha256:
-            again = "install gvit again" if self.hub is None else "delete it, and it is downloaded again"
+            again = "install gvit again" if self.hub is None else "the Hub has another file by now"
             raise InputError(
                 f"{self.name}: {file} is damaged or has been exchanged (its SHA-256 begins with {found[:_PIN]}, not "
                 f"{self.sha256[:_PIN]}); {again}"
             )
         return file
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def shipped() -> dict[str, Pretrained]:
@@ -172,7 +180,9 @@ def holds_weights(path: Path) -> bool:
 
 
 def locate(place: str | Path) -> Path:
-    """The weights file of a run folder, a path or a name; a run or file wins over a name that is written alike.
+    """The weights file of a run folder, a path or a name.
+
+    A run or file wins over a name that is written alike, but for one with a checksum.
 
     Raises:
         InputError: there is none, or it is damaged or can't be had.
@@ -180,7 +190,7 @@ def locate(place: str | Path) -> Path:
     path, name = Path(place), place if isinstance(place, str) else place.as_posix()
     if is_on_hub(name):
         return download(on_hub(name), WEIGHTS_NAME)
-    if holds_weights(path):
+    if not _PINNED.fullmatch(name) and holds_weights(path):
         return path / WEIGHTS_NAME if path.is_dir() else path
     entry = find_pretrained(name)
     if entry is not None:
@@ -195,6 +205,14 @@ def locate(place: str | Path) -> Path:
     raise InputError(f"{missing}, and {unknown_name('pretrained model', path.name, names).args[0]}")
 
 
+def network_errors() -> tuple[type[Exception], ...]:
+    """What the Hub's calls raise where it can't be reached: bases are those of the HTTP library, whichever it uses."""
+    from huggingface_hub import errors
+
+    bases: tuple[Any, ...] = errors.HfHubHTTPError.__bases__
+    return OSError, *bases
+
+
 def download(repository: str, file: str, **options: Any) -> Path:
     """A file of ``OWNER/NAME`` or ``OWNER/NAME@REVISION``, by way of the Hub's cache.
 
@@ -206,6 +224,8 @@ def download(repository: str, file: str, **options: Any) -> Path:
     import huggingface_hub
     from huggingface_hub import errors
 
+    # the network in all its ways, a full disk; what is to be downloaded again and can't be is a ValueError
+    failures: tuple[type[Exception], ...] = (*network_errors(), ValueError)
     name, _, revision = repository.partition("@")
     shown = f"hf-hub:{repository}"
     if not is_repository(name):
@@ -228,5 +248,5 @@ def download(repository: str, file: str, **options: Any) -> Path:
         ) from error
     except errors.EntryNotFoundError as error:
         raise InputError(f"{shown}: has no {file}, so it is no model of gvit") from error
-    except OSError as error:  # the network in all its ways, a full disk
+    except failures as error:
         raise InputError(f"{shown}: cannot be downloaded ({first_line(error)})") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from typing import Any
@@ -135,18 +136,21 @@ def create_model(name: str, *, pretrained: object = False, **kwargs: Any) -> Ima
     Raises:
         ValueError: an unknown name (the nearest ones are given), unusable arguments, or arguments that don't fit the
             trained weights.
+
+    Warns:
+        UserWarning: features alone (``num_classes=0``) of what has learned nothing, above a general encoder.
     """
     if not isinstance(pretrained, bool):
         raise InputError(
             f"pretrained must be True or False, got {pretrained!r}; a tag stands in the name: "
             f"create_model('gvit_tiny.digits', pretrained=True)"
         )
-    named = is_on_hub(name) or find_pretrained(name) is not None
-    if not pretrained and (name in _ENTRIES or not named):
+    known = find_pretrained(name)
+    if not pretrained and (name in _ENTRIES or (known is None and not is_on_hub(name))):
         return build(name, architecture(name, **kwargs))
-    if not named:
+    if known is None and not is_on_hub(name):
         raise _no_weights(name)
-    trained = load_model(name)
+    trained = load_model(name if known is None else known.path())
     parts = with_arguments(name, Architecture.of(trained), **kwargs)
     try:
         model = build(name, parts)
@@ -169,7 +173,7 @@ def _no_weights(name: str) -> InputError:
 
 
 # what no weight has the shape of, but an encoder has learned with
-_LEARNED_WITH = ("scale_factor", "noise_std", "noise_seed", "detail")
+_LEARNED_WITH = ("scale_factor", "noise_std", "noise_seed", "detail", "encoder_heads")
 
 
 def _take_over(name: str, model: ImageClassifier, trained: ImageClassifier, given: dict[str, Any]) -> None:
@@ -188,12 +192,20 @@ def _take_over(name: str, model: ImageClassifier, trained: ImageClassifier, give
     ours = model.state_dict()
     before, after = Architecture.of(trained).flat, Architecture.of(model).flat
     changed = [argument for argument in given if before.get(argument) != after.get(argument)]
-    wrong = [argument for argument in changed if argument in _LEARNED_WITH]
+    with_all = _LEARNED_WITH + (() if trained.card.encoder_only else ("num_heads",))
+    wrong = [argument for argument in changed if argument in with_all]
     if {w: v.shape for w, v in ours.items() if learned(w)} != {w: v.shape for w, v in theirs.items()}:
         wrong = wrong or [argument for argument in changed if argument != "num_classes"]
     if wrong:
         raise _misfit(name, {argument: given[argument] for argument in wrong})
     model.load_state_dict(ours | theirs)
+    if trained.card.encoder_only and not model.num_classes:
+        warnings.warn(
+            f"{name} is an encoder alone: the transformer above it has learned nothing, and features that it gives "
+            "mean nothing before it is trained",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _misfit(name: str, arguments: dict[str, Any], reason: str = "") -> InputError:

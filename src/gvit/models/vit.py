@@ -10,6 +10,7 @@ from jaxtyping import Float
 from timm.models._features import feature_take_indices
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
@@ -148,7 +149,10 @@ class ViT(ImageClassifier, VisionTransformer):
         wanted, last = feature_take_indices(len(self.blocks), _listed(indices))
         tokens, found = self._pos_embed(self.patch_embed(inputs)), []
         for index, block in enumerate(self.blocks[: last + 1] if stop_early else self.blocks):
-            tokens = block(tokens, **masked)
+            if self.grad_checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, use_reentrant=False, **masked)
+            else:
+                tokens = block(tokens, **masked)
             if index in wanted:
                 found.append(self.norm(tokens) if norm else tokens)
         prefix = self.num_prefix_tokens
@@ -170,6 +174,14 @@ class ViT(ImageClassifier, VisionTransformer):
             self.fc_norm: torch.nn.Module = torch.nn.Identity()
             self.reset_classifier(0)
         return wanted
+
+    def set_input_size(self, *args: Any, **kwargs: Any) -> None:
+        """Not afterwards: what stands for an image is made for its size.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError(f"its size is {self.img_size} px for good; create the model with another img_size")
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that weight decay leaves alone."""

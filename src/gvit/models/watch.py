@@ -15,21 +15,28 @@ def watch() -> None:
 
 
 class _Watch:
-    """A finder of modules that waits for timm's import, and lets it through."""
+    """A finder of modules that waits for timm's import, and lets it through; others may ask for timm before."""
+
+    _asks = False  # the finders after it
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> Any:
-        if name != "timm":
+        if name != "timm" or self._asks:
             return None
         from importlib.util import find_spec
 
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
+        self._asks = True
+        try:
+            spec = find_spec(name)
+        finally:
+            self._asks = False
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
 
             def execute_and_enter(module: Any) -> None:
                 execute(module)
-                _enter()
+                if self in sys.meta_path:
+                    sys.meta_path.remove(self)
+                    _enter()
 
             spec.loader.exec_module = execute_and_enter  # type: ignore[method-assign]
         return spec

@@ -27,6 +27,8 @@ FORMAT = 2
 _METADATA_KEY = "gvit.model"
 _COMPILED = "_orig_mod"  # what torch.compile calls the module that it wraps
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# of a file that holds an encoder alone: what a classifier may have for all that it tells; ViT-H has 32 and 6 * 10**8
+_MOST_BLOCKS, _MOST_MADE = 100, 10**9
 
 
 def save_model(
@@ -67,6 +69,7 @@ def save_model(
     architecture = Architecture.of(model)
     try:
         _check_finite(state)
+        _check_class_names(model)
         with torch.device("meta"):  # of no size
             _check_names(tensors, architecture.build(), model.card.encoder_only)
     except ValueError as error:
@@ -97,8 +100,7 @@ def load_model(path: str | Path) -> ImageClassifier:
                 raise InputError("a file of Gaussians, not of a model")
             described = json.loads(metadata[_METADATA_KEY])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
-        model = _describe(described)
-        _check_names(tensors, model, model.card.encoder_only)
+        model = _describe(described, tensors)
         if model.card.encoder_only:  # its classifier is what chance makes it
             tensors = model.state_dict() | tensors
         model.load_state_dict(tensors)
@@ -141,17 +143,39 @@ def _check_names(tensors: Mapping[str, Tensor], model: ImageClassifier, encoder_
             raise ValueError(f"it has no weight {name}, which a model of its arguments has")
 
 
-def _describe(described: dict[str, Any]) -> ImageClassifier:
-    """The model that a file describes, without its weights."""
+def _check_class_names(model: ImageClassifier) -> None:
+    names = len(model.card.class_names)
+    if names and not model.card.encoder_only and names != model.num_classes:
+        raise InputError(f"its card names {names} classes, and it has {model.num_classes}")
+
+
+def _describe(described: dict[str, Any], tensors: Mapping[str, Tensor]) -> ImageClassifier:
+    """The model that a file describes, before it takes its weights, which are those of its arguments.
+
+    Sizes that lie take no memory: it is built of shapes alone first.
+    """
     if "format" not in described:
         described = from_first_format(described)
     if described["format"] != FORMAT:
         raise InputError(f"format {described['format']}, which a newer gvit wrote")
-    model = Architecture(**described["architecture"]).build()
+    architecture = Architecture(**described["architecture"])
+    architecture.check_ranges()
+    depths = [values.get("depth", 0) for values in (architecture.vit, architecture.encoder or {})]
+    if max(depths) > max(len(tensors), _MOST_BLOCKS):
+        raise InputError(f"it tells of {max(depths)} blocks and has {len(tensors)} weights")
+    encoder_only = described.get("encoder_only", False)
+    with torch.device("meta"):
+        shapes = architecture.build()
+    _check_names(tensors, shapes, encoder_only)
+    made = sum(tensor.numel() for name, tensor in shapes.state_dict().items() if name not in tensors)
+    if made > _MOST_MADE:
+        raise InputError(f"it tells of {made:,} weights that it doesn't hold")
+    model = architecture.build()
     model.card = ModelCard(
         described["name"],
         Preprocessing(**described["preprocessing"]),
         tuple(described["class_names"]),
-        described.get("encoder_only", False),
+        encoder_only,
     )
+    _check_class_names(model)
     return model
