@@ -90,6 +90,17 @@ def test_started_again_it_does_nothing_twice(finished, capsys):
     assert {file: file.stat().st_mtime_ns for file in runs} == runs
 
 
+def test_whose_result_is_replaced_is_told_before(finished, tmp_path, capsys):
+    said = []
+    for rows in (ROWS, ROWS, ROWS[:2]):
+        runs = ["--rows", *rows, "--runs", str(finished / "runs"), "--out", str(tmp_path)]
+        with small():
+            assert main(["reproduce", "table1b", *QUICK, *runs]) == 0
+        said.append(" ".join(capsys.readouterr().err.split()))
+    assert ["it replaces the result" in text for text in said] == [False, False, True]
+    assert "--full --rows 'gamma = 0.1' 'no guidance' 'gamma = 0.025'" in said[-1]
+
+
 def test_the_plan_is_told_beforehand_and_writes_nothing(tmp_path, capsys):
     assert reproduce(tmp_path, "table1b", *QUICK, "--dry-run") == 0
     printed = capsys.readouterr()

@@ -242,7 +242,10 @@ def reproduce(
             f"{clock(costs[job]) if job in costs else '?':>8}  {job.folder.name}" for job in jobs
         )
     console.print(state)
-    read_contents(out, list(TARGETS))
+    for there in read_contents(out, list(TARGETS)):
+        same = (there["recipe"], there["target"]) == (recipe, target.name)
+        if same and there["command"] != command:
+            console.print(f"it replaces the result in {out}, which is that of: {there['command']}")
     if not out.absolute().name:
         raise InputError(f"{option('out', out)}: the page gets the folder's name, and this one has none")
     check_writable(out)
