@@ -38,9 +38,7 @@ def elsewhere(tmp_path, monkeypatch):
 def test_first_page(capsys):
     Image.fromarray(astronaut()[::16, ::16]).save("photo.jpg")
     Image.new("L", (20, 30), 128).save("digit.png")
-    names = follow(
-        "index.md", {"encode": ["--num-gaussians", "8", "--looks", "1"]}, images=torch.rand(1, 3, 16, 16)
-    )
+    names = follow("index.md", {"encode": ["--num-gaussians", "8", "--looks", "1"]})
     assert names["picture"].shape == (1, 3, 512, 512)
     assert "digit.png" in capsys.readouterr().out
     assert Path("encoded", "photo.safetensors").exists()
@@ -79,7 +77,6 @@ def test_decision(capsys):
 
 
 def test_photograph(capsys):
-    Image.fromarray(astronaut()[::8, ::8]).save("photograph.png")
     names = follow("tutorials/photograph.md")
     fitted, by_hand = (
         float(text) for text in re.findall(r"^([\d.]+) dB$", capsys.readouterr().out, re.MULTILINE)

@@ -133,9 +133,9 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
         description=(
             f"Train a model by a recipe.\n\n{recipes}\n\n"
             f"Below are the values of recipe '{recipe}', each of which can be changed.\n\n"
-            "Example: gvit train digits --epochs 30 --out runs/short\n\n"
+            "Example: gvit train digits --epochs 10 --out runs/short\n\n"
             "Interrupted? Go on with: gvit train --resume runs/short\n\n"
-            "Longer? Extend it by: gvit train --resume runs/short --epochs 60"
+            "Longer? Extend it by: gvit train --resume runs/short --epochs 15"
         ),
     )
     try:
