@@ -142,6 +142,15 @@ def test_numbers_of_numpy_are_saved(tmp_path, unchecked):
     assert (loaded.scale_factor, loaded.nominal_count, loaded.aspect) == (0.5, 8, 0.25)
 
 
+def test_the_nominal_count_is_a_whole_number(tmp_path, unchecked):
+    with pytest.raises(InputError, match=r"nominal_count must be a whole number, got 2\.5"):
+        Gaussians(torch.zeros(4, 9), nominal_count=2.5)
+    gaussians = Gaussians(torch.zeros(4, 9), nominal_count=2.0)
+    gaussians.save(tmp_path / "g.safetensors")
+    for loaded in (Gaussians.load(tmp_path / "g.safetensors"), Gaussians.from_bytes(gaussians.to_bytes(4))):
+        assert (loaded.nominal_count, loaded.spacing) == (2, gaussians.spacing)
+
+
 def test_iteration_goes_over_images():
     gaussians = Gaussians(random_raw(3, 5), 0.7, 32, 0.5)
     images = list(gaussians)
@@ -331,6 +340,15 @@ def test_thin_gaussians_stay_thin_in_float32():
     moved = transform_gaussians(gaussians, turn, torch.zeros(2))
     torch.testing.assert_close(moved.scales, gaussians.scales, rtol=1e-3, atol=0)
     torch.testing.assert_close(moved.angles, gaussians.angles + 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_lifted_to_be_moved(dtype):
+    gaussians = around_the_middle(20).to(dtype)
+    shift = torch.tensor([0.1, 0.0])
+    moved = transform_gaussians(gaussians, IDENTITY, shift)
+    expected = transform_gaussians(gaussians.to(torch.float32), IDENTITY, shift)
+    assert torch.equal(moved.raw, expected.raw.to(dtype))
 
 
 def test_other_bounds_keep_what_they_can_hold():

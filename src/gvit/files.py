@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+import secrets
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gvit.errors import InputError
 
-PARTIAL = ".partial"  # ends the name of a file that is being written
+_LONGEST = 255  # bytes that file systems let a name have
+# of a file that is being written, what it is to become; an older gvit's had no number
+_PARTIAL = re.compile(r"(.+?)(\.\d+-[0-9a-f]{8})?\.partial")
 
 
 @contextmanager
@@ -39,14 +43,26 @@ def replacing(path: str | Path) -> Iterator[Path]:
         raise
 
 
-def remove_partial(path: Path) -> None:
-    """Remove what a process that was killed while it wrote a file has left beside it."""
+def remove_partials(folder: Path, ours: Callable[[str], object]) -> None:
+    """Remove what processes that were killed while they wrote files have left in a folder.
+
+    Args:
+        folder: need not be there.
+        ours: whether what was to be a file of this name may be removed.
+    """
     with suppress(OSError):
-        _partial(path).unlink(missing_ok=True)
+        for file in folder.iterdir():
+            found = _PARTIAL.fullmatch(file.name)
+            if found and ours(found[1]):
+                file.unlink(missing_ok=True)
 
 
 def _partial(path: Path) -> Path:
-    return path.with_name(path.name + PARTIAL)
+    """Of a name that no other process or thread writes to, or one would rename what another has half written."""
+    name, ending = path.name, f".{os.getpid()}-{secrets.token_hex(4)}.partial"
+    while len(os.fsencode(name + ending)) > _LONGEST:
+        name = name[:-1]
+    return path.with_name(name + ending)
 
 
 def _to_disk(path: Path) -> None:

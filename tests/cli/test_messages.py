@@ -56,6 +56,16 @@ def test_too_little_memory_is_one_line(fail, capsys, monkeypatch):
     assert printed.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["fit", "encode", "predict digits", "report", "evaluate"])
+def test_a_name_that_is_too_long_is_one_line(command, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*command.split(), 300 * "a"]) == 2
+    printed = capsys.readouterr().err
+    assert printed.startswith("gvit: error: aaa")
+    assert printed.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
 def test_other_errors_of_torch_keep_their_traceback(monkeypatch):
     monkeypatch.setattr("gvit.cli.models.run", raising(RuntimeError("shapes differ")))
     with pytest.raises(RuntimeError, match="shapes differ"):

@@ -18,7 +18,8 @@ from forked import Forked, forked
 from gvit.cli import main
 from gvit.cli.sets import _conclude, is_data_set
 from gvit.data.images import open_image
-from gvit.encoding import begin_set, images, unlabelled
+from gvit.data.sources import Source
+from gvit.encoding import ImageEncoder, begin_set, images, plan_set, unlabelled
 from gvit.errors import InputError
 from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard, write_shard
 from gvit.losses import psnr
@@ -371,6 +372,21 @@ def test_shards_that_no_manifest_vouches_for_are_not_taken_over(run, photos, who
         begin_set(out, read_set(whole)[0], overwrite=True)
         assert contents(out) == {MANIFEST_NAME: (whole / MANIFEST_NAME).read_bytes()}
         shutil.copytree(whole, out, dirs_exist_ok=True)
+
+
+def test_what_was_half_written_is_removed_when_it_goes_on(whole, tmp_path):
+    for name in ("train-00000-of-00006.safetensors", MANIFEST_NAME, "film"):
+        (tmp_path / f"{name}.7-0123abcd.partial").touch()
+    begin_set(tmp_path, read_set(whole)[0])
+    assert sorted(contents(tmp_path)) == ["film.7-0123abcd.partial", MANIFEST_NAME]
+
+
+def test_parts_have_the_same_classes_in_the_same_order(run):
+    encoder = ImageEncoder(gvit.load_model(run))
+    for names in (["dog", "cat"], ["cat"]):
+        parts = {"train": Source(list, [0], ["cat", "dog"]), "test": Source(list, [0], names)}
+        with pytest.raises(InputError, match="test has other classes, or another order of them, than train"):
+            plan_set(encoder, parts, {}, "safetensors", 4)
 
 
 def test_photographs_in_a_file_that_is_called_like_a_shard_are_not_replaced(whole, tmp_path):

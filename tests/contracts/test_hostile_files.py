@@ -7,6 +7,7 @@ import pickle
 import shutil
 import struct
 import tarfile
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -195,8 +196,8 @@ def test_members_of_tars_that_lead_elsewhere(tmp_path, monkeypatch, name, image)
                 link = tarfile.TarInfo("0/link.png")
                 link.type, link.linkname = kind, str(secret)
                 file.addfile(link)
-            for member, content in ((f"{name}.png", image.read_bytes()), (f"{name}.cls", b"0")):
-                info = tarfile.TarInfo(member)
+            for called, content in ((f"{name}.png", image.read_bytes()), (f"{name}.cls", b"0")):
+                info = tarfile.TarInfo(called)
                 info.size = len(content)
                 file.addfile(info, io.BytesIO(content))
     before = everything_below(tmp_path)
@@ -204,6 +205,46 @@ def test_members_of_tars_that_lead_elsewhere(tmp_path, monkeypatch, name, image)
     assert len(source) == 1
     assert source.load(0).size == (8, 8)
     assert {path for path in everything_below(tmp_path) - before if "cache" not in path.parts} == set()
+
+
+def member(name: str, **header: object) -> tarfile.TarInfo:
+    info = tarfile.TarInfo(name)
+    for field, value in header.items():
+        setattr(info, field, value)
+    return info
+
+
+HUGE = {"GNU.sparse.realsize": "200000000"}
+TARS = {
+    "a size that leads back": [member("0/a.png"), member("0/b.png", size=-512)],
+    "one of no file": [member("0", size=-512, type=tarfile.DIRTYPE)],
+    "a size of no file": [member("0/a.png", size=2**80)],
+    "a name of exabytes": [member("x", size=2**60, type=tarfile.GNUTYPE_LONGNAME)],
+    "names of names": [member("x", size=0, type=tarfile.GNUTYPE_LONGNAME)] * 3000,
+    "a sparse label": [member("a.png"), member("a.cls", type=tarfile.GNUTYPE_SPARSE)],
+    "a label of 200 MB": [member("a.png"), member("a.cls", pax_headers=HUGE)],
+    "a label of 5,000 digits": [member("a.png"), (member("a.cls"), b"9" * 5000)],
+    "a label of brackets": [member("a.png"), (member("a.json"), b"[" * 200_000)],
+}
+
+
+@pytest.mark.parametrize("members", TARS.values(), ids=list(TARS))
+def test_headers_and_labels_of_tars(tmp_path, monkeypatch, members):
+    monkeypatch.setattr(tars, "user_cache_path", lambda *_, **__: tmp_path / "cache")
+    with (tmp_path / "train-0.tar").open("wb") as file:
+        for one in members:
+            info, content = one if isinstance(one, tuple) else (one, b"")
+            info.size = info.size or len(content)
+            file.write(info.tobuf(tarfile.PAX_FORMAT if info.pax_headers else tarfile.GNU_FORMAT))
+            file.write(content + bytes(-len(content) % 512))
+        file.write(bytes(1024))
+    tracemalloc.start()
+    try:
+        with pytest.raises(InputError, match=r"^[^\n]*train-0\.tar: [^\n]*$"):
+            load_source("wds", "train", tmp_path)
+        assert tracemalloc.get_traced_memory()[1] < 50e6
+    finally:
+        tracemalloc.stop()
 
 
 def manifest(**changes: object) -> dict:

@@ -1,6 +1,7 @@
 """What a check of a folder finds, with files that are really damaged."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -114,6 +115,17 @@ def test_the_report_and_its_json_name_odd_files_safely(photographs, capsys):
     report = json.loads(capsys.readouterr().out)
     assert report["broken"] == [{"file": str(odd), "error": "not an image file"}]
     assert not report["clean"]
+
+
+def test_what_is_not_used_is_told(photographs, capsys):
+    shutil.copytree(photographs / "val", photographs / "test")
+    note = f"{photographs}: tested with test/; val/ is not used"
+    check = check_folder(photographs)
+    assert (list(check.notes), check.clean) == ([note], True)
+    assert main(["data", "check", str(photographs)]) == 0
+    assert f"note        {note}" in capsys.readouterr().out.splitlines()
+    assert main(["data", "check", str(photographs), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["notes"] == [note]
 
 
 def test_what_else_could_be_meant(capsys):

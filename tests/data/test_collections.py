@@ -1,16 +1,19 @@
 """Frozen sets of Gaussians: written, read by class folders, and refused where they don't agree."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from PIL import Image
 
 import gvit
-from gvit.data.collections import collect_gaussians, encode_with, save_collection, write_collection
+from gvit.data.collections import collect_gaussians, encode_with, find_kept, save_collection, write_collection
 from gvit.data.inputs import eval_input
 from gvit.data.loading import EvaluationSamples
 from gvit.data.sources import Source, load_source
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
+from gvit.gaussians.shards import Manifest, Shard, write_shard
 
 
 def some(count: int, num_gaussians: int = 4, **bounds) -> Gaussians:
@@ -122,6 +125,45 @@ def test_collected_gaussians_are_the_encoders_and_classified_the_same(tmp_path):
     transform = eval_input(given, read)
     logits = given(torch.stack([transform(read.load(i)) for i in range(5)]))
     torch.testing.assert_close(logits, model(inputs)[[0, 2, 1, 3, 4]], rtol=1e-3, atol=1e-4)
+
+
+def write_set(folder, **changes) -> None:
+    """Two images to train on and two to test with, in a shard each; ``changes`` are to that of the test."""
+    folder.mkdir()
+    parts = {"train": 2, "test": 2}
+    Manifest({}, 4, "float32", "safetensors", 10, ["a", "b"], parts, "0" * 16).write(folder)
+    shard = Shard(some(2).raw, ["0", "1"], [1.0] * 2, [(8, 8)] * 2, [30.0] * 2, [0, 1], 1.0, 4)
+    for part in parts:
+        write_shard(folder / f"{part}-00000-of-00001.safetensors", shard)
+        shard = replace(shard, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"labels": [0, 2]}, "damaged: its labels are not those of 2 classes"),
+        ({"labels": [-1, 0]}, "damaged: its labels"),
+        ({"labels": None}, "damaged: its labels"),
+        ({"raw": some(2, 5).raw}, "is of another set: num_gaussians 5, not 4"),
+        ({"scale_factor": 2.0}, "is of another set: scale_factor 2.0, not 1.0"),
+        ({"nominal_count": 9}, "is of another set: nominal_count 9, not 4"),
+        ({"aspects": [0.5] * 2}, "images of 2 aspects"),
+    ],
+)
+def test_shards_have_to_be_of_their_set(tmp_path, changes, message):
+    write_set(tmp_path / "set", **changes)
+    assert load_source("gaussians", "train", tmp_path / "set").labels == [0, 1]
+    with pytest.raises(InputError, match=message):
+        load_source("gaussians", "test", tmp_path / "set")
+
+
+def test_a_damaged_image_of_a_shard_does_not_cost_the_others(tmp_path):
+    raw = some(2).raw
+    raw[0, 0, 0] = torch.nan
+    write_set(tmp_path / "set", raw=raw)
+    *good, damaged, last = find_kept([tmp_path / "set"])
+    assert [one.name for one in (*good, last)] == ["0", "1", "1"]
+    assert isinstance(damaged, InputError)
 
 
 def numbered(count: int = 11) -> EvaluationSamples:

@@ -34,6 +34,8 @@ def forms(tmp_path) -> dict[str, object]:
         "uint16 tensor": torch.from_numpy(np.moveaxis(RGB, 2, 0).astype(np.uint16) * 257),
         "channels last": torch.from_numpy(RGB),
         "floats": tensor / 255,
+        "big endian": (RGB / 255).astype(">f4"),
+        "big endian, 16 bits": (RGB * np.uint16(257)).astype(">u2"),
         "opaque": np.dstack((RGB, np.full((7, 9), 255, np.uint8))),
     }
 
@@ -98,7 +100,7 @@ def test_a_rendered_picture_is_an_image():
     assert torch.equal(as_pixels(picture), picture.clamp(0, 1))
 
 
-@pytest.mark.parametrize("color", ["whit", (1, 2, 3), (1, 1), "", "#ff88", "#ff880080"])
+@pytest.mark.parametrize("color", ["whit", (1, 2, 3), (1, 1), "", "#ff88", "#ff880080", 0, ("a", 0, 0)])
 def test_what_is_no_colour(color):
     with pytest.raises(InputError, match="must be a colour's name"):
         parse_color(color)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gvit.data.images import find_images, open_image, to_rgb
+from gvit.data.images import EXTENSIONS, find_images, open_image, to_rgb
 from gvit.errors import InputError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -107,6 +107,14 @@ def test_transparent_palette_entry(tmp_path):
     np.testing.assert_array_equal(grey_of(path), [[0, 100]])
 
 
+def test_a_transparent_value_of_sixteen_bits(tmp_path):
+    path = write(tmp_path / "a.png", Image.fromarray(GREY.astype(np.uint16) * 257), transparency=220 * 257)
+    np.testing.assert_array_equal(grey_of(path), np.where(GREY == 220, 0, GREY))
+    shown = open_image(path, alpha=True)
+    assert shown.mode == "RGBA"
+    np.testing.assert_array_equal(np.asarray(shown)[..., 3], np.where(GREY == 220, 0, 255))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_exif_orientation_is_undone(tmp_path, orientation):
     undo = {1: 0, 2: "H", 3: 180, 4: "V", 5: "T", 6: -90, 7: "X", 8: 90}[orientation]
@@ -145,6 +153,21 @@ def test_what_is_no_image_says_so(tmp_path):
 def test_the_suffix_does_not_matter(tmp_path):
     path = write(tmp_path / "a.jpg", Image.fromarray(GREY), format="PNG")
     np.testing.assert_array_equal(grey_of(path), GREY)
+
+
+def test_every_ending_that_is_looked_for_is_read(tmp_path):
+    for ending in EXTENSIONS:
+        path = write(tmp_path / f"a{ending}", Image.fromarray(GREY).convert("RGB"))
+        assert open_image(path).size == (4, 3), ending
+
+
+def test_a_program_for_ghostscript_is_no_image_whatever_it_is_called(tmp_path, monkeypatch):
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("it ran"))
+    path = write(tmp_path / "a.eps", Image.fromarray(GREY))
+    for name in ("a.eps", "a.jpg"):
+        with pytest.raises(InputError, match=f"{name}: not an image file"):
+            open_image(path.rename(tmp_path / name))
+        path = tmp_path / name
 
 
 @pytest.mark.parametrize("side", [30_000, 10_000])  # Pillow itself only warns of the second
@@ -229,6 +252,8 @@ def test_find_images_names_what_has_none(tmp_path):
         find_images([tmp_path])
     with pytest.raises(InputError, match="no such file, folder or pattern"):
         find_images([tmp_path / "*.png"])
+    with pytest.raises(InputError, match="no such file, folder or pattern"):
+        find_images([tmp_path / ("x" * 300)])
 
 
 def test_bytes_are_read_as_a_file_of_that_name_is(tmp_path):

@@ -2,6 +2,7 @@ import io
 import json
 import shutil
 import threading
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import torchvision
 from filelock import FileLock
 from PIL import Image
 
-from gvit.data.labelled import labelled_folder
+from gvit.data.labelled import labelled_folder, labelled_set
 from gvit.data.sources import download, load_source
 from gvit.data.sources.base import Keys
 from gvit.errors import InputError
@@ -150,6 +151,21 @@ def test_folders_that_cannot_be_used(tmp_path):
         load_source("folder", "test", tmp_path)
 
 
+def test_folders_that_cannot_be_looked_into(tmp_path, monkeypatch):
+    for name in ("folder", "gaussians", "parquet"):
+        with pytest.raises(InputError, match="no such folder"):
+            load_source(name, "train", tmp_path / ("x" * 300))
+    with pytest.raises(InputError, match="no such folder"):
+        labelled_set(tmp_path / ("x" * 300))
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(type(tmp_path), "iterdir", refuse)  # the superuser would be let in
+    with pytest.raises(InputError, match=r"cannot be read \(Permission denied\)"):
+        load_source("folder", "train", tmp_path)
+
+
 def write_parquet(path, labels: list[int], names: list[str]) -> None:
     def encode(label: int) -> bytes:
         stream = io.BytesIO()
@@ -189,6 +205,24 @@ def test_parquet_that_cannot_be_used(tmp_path):
         load_source("parquet", "train", tmp_path)
     pq.write_table(pa.table({"label": [0]}), path)
     with pytest.raises(InputError, match=r"train-0\.parquet: not in the Hugging Face"):
+        load_source("parquet", "train", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        '{"info": null}',
+        "[" * 200_000,
+        '{"info": {"features": {"label": {"names": [null, 3]}}}}',
+        '{"info": {"features": {"label": {"names": "ab"}}}}',
+    ],
+    ids=lambda text: text[:60],
+)
+def test_parquet_whose_description_is_damaged(tmp_path, described):
+    write_parquet(tmp_path / "train-0.parquet", [0, 1], ["a", "b"])
+    table = pq.read_table(tmp_path / "train-0.parquet")
+    pq.write_table(table.replace_schema_metadata({"huggingface": described}), tmp_path / "train-0.parquet")
+    with pytest.raises(InputError, match=r"train-0\.parquet: not in the Hugging Face image convention"):
         load_source("parquet", "train", tmp_path)
 
 
@@ -313,6 +347,29 @@ def test_the_test_split_of_the_hub_is_the_first_that_has_labels(monkeypatch):
     monkeypatch.setattr(hf, "load_dataset", lambda *_, **__: splits)
     found = load_source("hfds/a", "test")
     assert (found.labels, found.notes) == ([0, 0], ("tested with test; validation is not used",))
+
+
+def test_labels_of_the_hub_are_by_the_names_of_their_own_split(monkeypatch):
+    hf = pytest.importorskip("datasets")
+
+    def load(names, *_, **__):
+        images = [Image.new("L", (4, 4))] * 2
+        parts = {
+            part: hf.Dataset.from_dict(
+                {"image": images, "label": [0, 1]},
+                features=hf.Features({"image": hf.Image(), "label": hf.ClassLabel(names=of)}),
+            )
+            for part, of in (("train", ["fig", "kiwi", "plum"]), ("test", names))
+        }
+        return hf.DatasetDict(parts)
+
+    for names, labels in ((["kiwi", "fig", "plum"], [1, 0]), (["plum", "kiwi"], [2, 1])):
+        monkeypatch.setattr(hf, "load_dataset", partial(load, names))
+        test = load_source("hfds/a", "test")
+        assert (test.labels, test.class_names) == (labels, ["fig", "kiwi", "plum"])
+    monkeypatch.setattr(hf, "load_dataset", partial(load, ["fig", "date"]))
+    with pytest.raises(InputError, match=r"split 'test' has classes that 'train' does not have: date$"):
+        load_source("hfds/a", "test")
 
 
 def test_keys_are_a_compact_list():

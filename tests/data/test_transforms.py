@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms import v2
 
 from gvit.data.transforms import (
     Augmentation,
@@ -44,6 +45,29 @@ def test_squash_keeps_everything_and_center_keeps_the_aspect():
 def test_crop_pct_is_the_share_of_the_shorter_side():
     cropped = eval_transform(Preprocessing(16, "center", crop_pct=0.5))(gradient_image(64, 64))
     assert float(cropped[0].max() - cropped[0].min()) == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("size", [(3001, 1), (1, 3000), (250, 32), (257, 32)])
+def test_what_is_very_long_is_cropped_before_it_is_enlarged(size, monkeypatch):
+    image, resize, made = gradient_image(*size), Image.Image.resize, []
+
+    def count(self, size, *args, **kwargs):
+        made.append(size)
+        return resize(self, size, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", count)
+    preprocessing = Preprocessing(16, "center", crop_pct=1.0)
+    # what is in the middle stays there
+    whole = v2.functional.center_crop(v2.functional.resize(image, 16, v2.InterpolationMode.BICUBIC), 16)
+    expected = torch.from_numpy(np.array(whole)).permute(2, 0, 1) / 255
+    exact = max(size) <= 8 * min(size)
+    for transform in (
+        eval_transform(preprocessing),
+        train_transform(preprocessing, Augmentation(**PLAIN)),
+    ):
+        made.clear()
+        torch.testing.assert_close(transform(image), expected, rtol=0, atol=1e-6 if exact else 0.02)
+        assert max(made[0]) <= 9 * 16
 
 
 def test_without_augmentation_training_sees_the_evaluation_image():

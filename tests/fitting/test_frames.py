@@ -2,6 +2,8 @@
 
 import itertools
 import json
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,27 @@ def test_frames_are_what_is_shown(tmp_path, suffix):
         difference = np.abs(np.asarray(found.convert("RGB"), int) - np.asarray(expected, int))
         assert difference.max() <= (8 if suffix == "gif" else 0)  # a palette of 256
     assert len(list(open_frames(path, 3))) == 1
+
+
+def test_a_picture_for_who_shows_no_animations_is_no_frame(tmp_path):
+    hidden, path = Image.new("RGB", (32, 24), "white"), tmp_path / "a.png"
+    hidden.save(path, save_all=True, append_images=frames(), default_image=True)
+    assert count_frames(path) == 4
+    for found, expected in zip(open_frames(path), frames(), strict=True):
+        assert np.array_equal(np.asarray(found.convert("RGB")), np.asarray(expected))
+    assert len(list(open_frames(path, 3))) == 1
+
+
+def test_no_more_frames_are_counted_than_there_can_be(tmp_path):
+    path = animate(tmp_path / "a.png")
+    content = bytearray(path.read_bytes())
+    chunk = content.index(b"acTL")
+    struct.pack_into(">I", content, chunk + 4, 2**31)
+    struct.pack_into(">I", content, chunk + 12, zlib.crc32(content[chunk : chunk + 12]))
+    path.write_bytes(content)
+    assert 4 < count_frames(path) <= len(content) / 38
+    with pytest.raises(InputError, match=r"a\.png: frame 4 cannot be read"):
+        list(open_frames(path))
 
 
 def test_a_gaussian_keeps_its_index():

@@ -222,8 +222,9 @@ def test_transparency_lies_over_the_background(tmp_path, capsys):
 
 def test_what_nobody_can_read_is_counted_once(tmp_path, capsys):
     write(tmp_path / "in" / "a.png")
-    for name in ("b.heic", "c.HEIC", "d.pdf", "e.txt"):
+    for name in ("b.heic", "c.HEIC", "d.pdf", "e.txt", "._b.heic"):
         (tmp_path / "in" / name).touch()
+    (tmp_path / "in" / "f.raw").mkdir()
     assert run(tmp_path / "in", "--out", tmp_path / "out", *QUICK) == 0
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("gvit: warning: 2 .heic, 1 .pdf are left out: ")

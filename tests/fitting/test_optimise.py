@@ -268,7 +268,7 @@ def test_progress_tells_each_step():
     [
         (torch.rand(1, 2, 8, 8), {}, r"images must have shape \[B, 3, H, W\], got \[1, 2, 8, 8\]"),
         (255 * torch.ones(1, 3, 8, 8), {}, r"values in \[0, 1\], got 255 to 255"),
-        (torch.full((1, 3, 8, 8), torch.nan), {}, r"values in \[0, 1\], got nan"),
+        (torch.full((1, 3, 8, 8), torch.nan), {}, "an image has pixels that are NaN"),
         (torch.rand(1, 3, 8, 8), {"num_gaussians": 0}, "at least 1"),
         (torch.rand(1, 3, 8, 8), {"steps": -1}, "at least 0"),
         (torch.rand(1, 3, 8, 8), {"seed": 1.5}, "seed must be a whole number, .* got 1.5"),
@@ -289,6 +289,13 @@ def test_progress_tells_each_step():
 def test_errors_say_what_would_be_right(images, options, message, unchecked):
     with pytest.raises(InputError, match=message):
         gvit.fit(images, **options)
+
+
+def test_a_batch_is_white_up_to_rounding_as_one_image_is():
+    white = torch.full((3, 8, 8), 1 + 1e-6)
+    one, batch = (gvit.fit(images, 4, 0).gaussians.raw for images in (white, white[None]))
+    assert torch.equal(one, batch)
+    assert torch.equal(batch, gvit.fit(torch.ones(1, 3, 8, 8), 4, 0).gaussians.raw)
 
 
 def test_every_form_of_an_image_is_fitted_alike(tmp_path):

@@ -13,6 +13,7 @@ from gvit.data.collections import find_kept
 from gvit.errors import InputError
 from gvit.gaussians import FIELDS, Gaussians
 from gvit.gaussians.quantisation import BitDepths
+from gvit.gaussians.shards import to_half
 from gvit.gaussians.storage import read_depths, read_size
 
 DEPTHS = BitDepths(centers=11, scales=5, angles=6, colors=7, opacities=3)
@@ -69,6 +70,25 @@ def test_bytes_give_back_what_was_quantised_in_its_order(count, bits):
         assert getattr(found, name) == getattr(gaussians, name)
     # never longer than the bare numbers
     assert len(content) <= 46 + 2 + count * sum(BitDepths.of(bits, 400)) / 8
+
+
+def test_what_is_unpacked_depends_on_no_default():
+    content = some(9).to_bytes(6)
+    expected = Gaussians.from_bytes(content).raw
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = Gaussians.from_bytes(content).raw
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, expected)
+
+
+def test_numbers_beyond_sixteen_bits_become_the_largest():
+    gaussians = Gaussians(torch.tensor([[1e5, -1e5, *[0.0] * 7]]))
+    half = to_half(gaussians)
+    assert half.raw[0, :2].tolist() == [65504, -65504]
+    assert torch.equal(half.centers, gaussians.centers.half())
 
 
 def test_alike_numbers_take_fewer_bytes():
@@ -167,6 +187,9 @@ def test_what_cannot_be_packed_is_refused():
         gaussians[torch.tensor([2, 0])].to_bytes(4)
     with pytest.raises(InputError, match="finite"):
         gaussians.replace_raw(gaussians.raw * math.nan).to_bytes(4)
+    many = gaussians.replace_raw(gaussians.raw[:1].expand(2**20 + 1, 9))
+    with pytest.raises(InputError, match="at most 1,048,576"):
+        many.to_bytes(4)
     for bits in (1, 13):
         with pytest.raises(InputError, match=f"bits must be a whole number, 2 to 12, got {bits}"):
             gaussians.quantised(bits)

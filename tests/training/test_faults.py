@@ -16,6 +16,7 @@ import torch
 
 from forked import Forked, forked
 from gvit.errors import InputError
+from gvit.files import replacing
 from gvit.recipes import debug
 from gvit.training.observers import Observer, Step
 from gvit.training.run import Run
@@ -103,10 +104,27 @@ def test_a_process_killed_while_it_saves_leaves_the_last_whole_checkpoint(tmp_pa
     (tmp_path / "killing.py").write_text(KILLING)
     lines = forked(tmp_path / "killing.py", folder).splitlines()
     assert len(lines) == 50
-    assert "whole checkpoint.pt checkpoint.pt.partial" in lines  # it was killed in the middle of it
+    assert any(line.endswith(".partial") for line in lines)  # it was killed in the middle of it
     (folder / "film.partial").touch()  # somebody else's
+    (folder / "checkpoint.pt.partial").touch()  # an older gvit's
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "step-000012.pt.7-0123abcd.partial").touch()
     Run(folder).remove_partial()
-    assert sorted(file.name for file in folder.iterdir()) == ["checkpoint.pt", "film.partial"]
+    names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*"))
+    assert names == ["checkpoint.pt", "checkpoints", "film.partial"]
+
+
+def test_two_who_write_a_file_at_once_leave_it_whole(tmp_path):
+    file = tmp_path / f"{'ä' * 125}.json"  # as long as a name may be
+    with replacing(file) as one:
+        one.write_text("one, ")
+        with replacing(file) as other:
+            other.write_text("other")
+        with one.open("a") as going_on:
+            going_on.write("whole")
+        assert file.read_text() == "other"
+    assert file.read_text() == "one, whole"
+    assert list(tmp_path.iterdir()) == [file]
 
 
 # sends itself two signals of a kind in the middle of saving, in a forked process for each kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,11 @@ from PIL import Image
 
 import gvit
 from gvit.cli import main
+from gvit.errors import InputError
 from gvit.gaussians import Gaussians
+from gvit.gaussians.shards import is_shard
+from gvit.gaussians.storage import may_hold_gaussians
+from gvit.viewing.replaceable import check_replaceable
 
 THEIRS = b"mine, and nobody else's"
 
@@ -78,6 +83,16 @@ def test_a_picture_too_large_to_be_opened_is_somebody_elses(gaussians, tmp_path,
     assert main(["render", str(gaussians), "--out", str(tmp_path)]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert f"{place} is there and was not written by gvit" in line
+
+
+@pytest.mark.parametrize("ending", ["png", "csv", "safetensors"])
+def test_a_pipe_is_nobodys_and_is_not_waited_for(ending, tmp_path):
+    pipe = tmp_path / f"a.{ending}"
+    os.mkfifo(pipe)
+    with pytest.raises(InputError, match="was not written by gvit"):
+        check_replaceable(pipe)
+    assert not may_hold_gaussians(pipe)
+    assert not is_shard(pipe)
 
 
 @pytest.mark.parametrize("ending", ["png", "csv"])

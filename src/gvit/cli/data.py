@@ -96,6 +96,7 @@ def _report(folder: Path, check: "FolderCheck") -> Iterator[str]:
         yield from _section(name, sized, f" ({limit} pixels)")
     if check.note:
         yield f"folders     {check.note}"
+    yield from (f"note        {note}" for note in check.notes)
     if check.clean:
         yield "nothing to put right"
 

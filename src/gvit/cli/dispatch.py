@@ -23,6 +23,8 @@ _COMMANDS = (
 
 # the disk is full, the quota used up, or the file as large as it may be
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# of names that were given, wherever they are used first: too long, links in a circle, not for this user
+_NO_WAY = (errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 
 _HELP = """\
 usage: gvit COMMAND [options]
@@ -100,9 +102,10 @@ def _run(args: list[str]) -> int:
         _discard_output()
         return 0
     except OSError as error:
-        if error.errno not in _NO_ROOM:
+        if error.errno not in _NO_ROOM + _NO_WAY:
             raise
-        print_error(InputError(f"{error.filename or 'a file'}: cannot be written ({error.strerror})"))
+        what = "cannot be written" if error.errno in _NO_ROOM else "cannot be used"
+        print_error(InputError(f"{error.filename or 'a file'}: {what} ({error.strerror})"))
         return 2
     except KeyboardInterrupt:
         print("gvit: interrupted", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,7 +69,7 @@ def _recognise(sources: Sequence[str], data_dir: Path | None) -> tuple[str, Path
         return sources[0], data_dir
     if data_dir is not None:
         raise InputError("--data-dir goes with the name of a data set, as --dataset NAME or as SOURCE")
-    if len(sources) > 1 or not first.is_dir():
+    if len(sources) > 1 or not os.path.isdir(first):  # pathlib's raises at a path that is too long
         return IMAGES, None
     if any(next(place.glob("*.parquet"), None) for place in (first, first / "data")):
         return "parquet", first

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -15,7 +16,7 @@ from PIL import ImageOps
 
 from gvit.data.images import EXTENSIONS, find_images, open_image, opened, to_rgb
 from gvit.data.sources import Split
-from gvit.data.sources.class_folders import class_folders
+from gvit.data.sources.class_folders import class_folders, folders_in
 from gvit.errors import InputError, printable
 
 _AT_A_TIME = 256  # files that processes are given before their answers are read
@@ -57,6 +58,7 @@ class FolderCheck:
         max_side: images with a longer side, pixels, are oversized.
         ignored: number of files that are taken for no images, by suffix.
         note: why the class folders cannot be trained on as they are; empty where they can, or there are none.
+        notes: what a training would say of them, which folder is not used for example.
     """
 
     files: Sequence[ImageFile]
@@ -64,6 +66,7 @@ class FolderCheck:
     max_side: int
     ignored: dict[str, int]
     note: str = ""
+    notes: tuple[str, ...] = ()
 
     @property
     def broken(self) -> list[ImageFile]:
@@ -131,6 +134,7 @@ class FolderCheck:
             "clean": self.clean,
             "images": len(self.files),
             "note": self.note,
+            "notes": list(self.notes),
             "broken": [{"file": str(one.file), "error": one.error} for one in self.broken],
             "duplicates": [names(group) for group in self.duplicates],
             "leaks": [names(group) for group in self.leaks],
@@ -162,9 +166,9 @@ def check_folder(
         InputError: there is no such folder, or it holds no images.
     """
     root = Path(folder)
-    if not root.is_dir():
+    if not os.path.isdir(root):  # pathlib's raises at a path that is too long
         raise InputError(f"{root}: no such folder")
-    places, note = _places(root)
+    places, note, notes = _places(root)
     read = []
     for one in _read_all(places, workers):
         read.append(one)
@@ -172,24 +176,25 @@ def check_folder(
             progress(len(read), len(places))
     others = (path.suffix.lower() or "no suffix" for path in root.rglob("*") if path.is_file())
     ignored = Counter(suffix for suffix in others if suffix not in EXTENSIONS)
-    return FolderCheck(read, min_side, max_side, dict(ignored.most_common()), note)
+    return FolderCheck(read, min_side, max_side, dict(ignored.most_common()), note, notes)
 
 
-def _places(root: Path) -> tuple[list[ImageFile], str]:
-    """The files with their splits and classes, and what is wrong with those."""
+def _places(root: Path) -> tuple[list[ImageFile], str, tuple[str, ...]]:
+    """The files with their splits and classes, what is wrong with those, and what else there is to say of them."""
     try:
-        found = []
+        found, notes = [], list[str]()
         for split in _SPLITS:
             source = class_folders(split, root, EXTENSIONS, "images", open_image)
             found += [
                 ImageFile(root / key, split, source.class_names[label])
                 for key, label in zip(source.keys, source.labels, strict=True)
             ]
+            notes += source.notes
     except InputError as error:
         # nobody trains on a folder without folders in it
-        note = str(error) if any(path.is_dir() for path in root.iterdir()) else ""
-        return [ImageFile(file, "", "") for file in find_images([root])], note
-    return sorted(found, key=lambda one: one.file), ""
+        note = str(error) if folders_in(root) else ""
+        return [ImageFile(file, "", "") for file in find_images([root])], note, ()
+    return sorted(found, key=lambda one: one.file), "", tuple(dict.fromkeys(notes))
 
 
 def _read_all(places: Sequence[ImageFile], workers: int) -> Iterator[ImageFile]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -50,7 +51,7 @@ def find_kept(places: Sequence[str | Path]) -> Iterator[KeptImage | InputError]:
     """
     for place in places:
         folder = Path(place)
-        if (folder / MANIFEST_NAME).is_file():
+        if os.path.isfile(folder / MANIFEST_NAME):  # pathlib's raises at a path that is too long
             files = [file for part in read_set(folder)[1].values() for file in part]
         else:
             files = find_images([place], GAUSSIAN_EXTENSIONS | {".parquet"})
@@ -65,14 +66,19 @@ def find_kept(places: Sequence[str | Path]) -> Iterator[KeptImage | InputError]:
                 yield error
 
 
-def _of_shard(file: Path) -> Iterator[KeptImage]:
+def _of_shard(file: Path) -> Iterator[KeptImage | InputError]:
     shard = read_shard(file)
     beside = (file.parent / MANIFEST_NAME).is_file()
     names = Manifest.read(file.parent).class_names if beside else ()
     for row, name in enumerate(shard.names):
         label = -1 if shard.labels is None else shard.labels[row]
         class_name = names[label] if 0 <= label < len(names) else None
-        yield KeptImage(name, shard[row], shard.sizes[row], class_name)
+        try:
+            gaussians = shard[row]
+        except InputError as error:  # which doesn't cost the images after it
+            yield error
+            continue
+        yield KeptImage(name, gaussians, shard.sizes[row], class_name)
 
 
 def encode_with(model: GViT) -> Callable[[Tensor], Gaussians]:

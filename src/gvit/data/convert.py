@@ -56,9 +56,9 @@ def as_pixels(image: ImageLike) -> Float[Tensor, "channels h w"]:
     if isinstance(image, (str, Path)):
         image = open_image(image, alpha=True)
     if isinstance(image, Image.Image):  # channels last, whatever its sides
-        values = _in_range(np.array(to_rgba(image))).permute(2, 0, 1)
+        values = in_range(np.array(to_rgba(image))).permute(2, 0, 1)
     elif isinstance(image, (np.ndarray, Tensor)):
-        values = _channels_first(_in_range(image))
+        values = _channels_first(in_range(image))
     else:
         raise InputError(f"expected an image (file, Pillow image, array or tensor), got {_kind(image)}")
     if len(values) == 4 and bool((values[3] == 1).all()):
@@ -113,19 +113,28 @@ def parse_color(color: Color) -> tuple[float, float, float]:
         except ValueError:
             raise InputError(f"{option('background')} must be {wanted}, got {color!r}") from None
         return red, green, blue
-    values = [float(value) for value in color]
+    try:
+        values = [float(value) for value in color]
+    except (TypeError, ValueError):
+        raise InputError(f"{option('background')} must be {wanted}, got {color!r}") from None
     if len(values) != 3 or not all(0 <= value <= 1 for value in values):
         raise InputError(f"{option('background')} must be {wanted}, got {values}")
     return values[0], values[1], values[2]
 
 
-def _in_range(values: np.ndarray | Tensor) -> Tensor:
-    """As floats in [0, 1]."""
+def in_range(values: np.ndarray | Tensor) -> Tensor:
+    """Pixels in any shape as floats in [0, 1]; see ``as_pixels``.
+
+    Raises:
+        InputError: numbers outside of [0, 1], NaN, or of another type.
+    """
     if isinstance(values, np.ndarray):
+        # a copy in the machine's byte order: it may be in the other one, read-only, or run backwards
+        values = np.array(values, values.dtype.newbyteorder("="))
         if values.dtype == np.uint16:  # of which torch knows little
             return torch.from_numpy(values.astype(np.float32) / 65535)
         if values.dtype == np.bool_ or values.dtype == np.uint8 or values.dtype.kind == "f":
-            values = torch.from_numpy(np.array(values))  # the copy: it may be read-only, or run backwards
+            values = torch.from_numpy(values)
         else:
             raise InputError(_not_a_type(values.dtype))
     if values.dtype == torch.bool:

@@ -39,6 +39,9 @@ EXTENSIONS = frozenset(
     | ({".avif"} if features.check("avif") else set())
 )
 
+# nothing else is tried: of an EPS file that is called .jpg, Pillow would have Ghostscript run what is in it
+_FORMATS = sorted({kind for ending, kind in Image.registered_extensions().items() if ending in EXTENSIONS})
+
 _ROUNDING = 1e-3  # of floats from 0 to 1
 _SMALL = 2**22  # pixels, which the memory of any machine holds
 
@@ -54,12 +57,12 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     found: dict[Path, None] = {}
     for source in sources:
         path = Path(source)
-        if path.is_dir():
+        if os.path.isdir(path):  # pathlib's raises at a path that is too long
             shown = (p for p in path.rglob("*") if all(map(is_shown, p.relative_to(path).parts)))
             files: Iterable[Path] = sorted(p for p in shown if p.suffix.lower() in extensions)
             what = "images" if extensions == EXTENSIONS else "Gaussians"
             missing = f"{path}: no {what} in this folder (looked for {', '.join(sorted(extensions))})"
-        elif path.exists():
+        elif os.path.exists(path):
             files, missing = [path], ""
         else:
             files = sorted(p for p in map(Path, glob.glob(str(source), recursive=True)) if p.is_file())
@@ -117,7 +120,7 @@ def opened(path: str | Path, content: bytes | None = None) -> Iterator[Image.Ima
         with warnings.catch_warnings():
             # Pillow refuses what is twice its limit, and only warns of what is above it
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            file = Image.open(path if content is None else io.BytesIO(content))
+            file = Image.open(path if content is None else io.BytesIO(content), formats=_FORMATS)
         small = file.width * file.height < _SMALL
         with file:
             yield file
@@ -168,19 +171,30 @@ def to_rgb(image: Image.Image) -> Image.Image:
     Raises:
         InputError: integers above 65535, or floats that are not in [0, 1].
     """
-    if image.mode.startswith("I"):  # 16 bits, which some formats deliver as 32
-        values = np.asarray(image).astype(np.float64)
-        _check_range(values, 65535)
-        image = Image.fromarray((values / 257).round().astype(np.uint8))
-    elif image.mode == "F":
-        values = np.asarray(image)
-        _check_range(values, 1)
-        image = Image.fromarray((values * 255).round().clip(0, 255).astype(np.uint8))
+    image = _eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         black = Image.new("RGBA", image.size, (0, 0, 0, 255))
         image = Image.alpha_composite(black, image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Numbers of more bits as 8-bit grey, with alpha where one of them stands for transparency."""
+    if image.mode == "F":
+        values = np.asarray(image)
+        _check_range(values, 1)
+        return Image.fromarray((values * 255).round().clip(0, 255).astype(np.uint8))
+    if not image.mode.startswith("I"):  # 16 bits, which some formats deliver as 32
+        return image
+    values = np.asarray(image).astype(np.float64)
+    _check_range(values, 65535)
+    grey = Image.fromarray((values / 257).round().astype(np.uint8))
+    if "transparency" in image.info:
+        grey.putalpha(
+            Image.fromarray(np.where(values == image.info["transparency"], 0, 255).astype(np.uint8))
+        )
+    return grey
 
 
 def _check_range(values: np.ndarray, most: int) -> None:
@@ -193,5 +207,5 @@ def _check_range(values: np.ndarray, most: int) -> None:
 
 def to_rgba(image: Image.Image) -> Image.Image:
     """Any Pillow image as 8-bit RGBA where it has transparency, else as ``to_rgb`` gives it."""
-    deep = image.mode.startswith(("I", "F"))  # Pillow converts these to nothing with alpha
-    return image.convert("RGBA") if image.has_transparency_data and not deep else to_rgb(image)
+    image = _eight_bits(image)
+    return image.convert("RGBA") if image.has_transparency_data else to_rgb(image)

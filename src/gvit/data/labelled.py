@@ -11,7 +11,7 @@ from pathlib import Path
 from gvit.data.images import EXTENSIONS, is_shown, open_image
 from gvit.data.sources import Source, load_source
 from gvit.data.sources.base import Keys, files_below
-from gvit.data.sources.class_folders import labelled_place, shown_files, suffix_of
+from gvit.data.sources.class_folders import folders_in, labelled_place, shown_files, suffix_of
 from gvit.errors import InputError, option
 
 _SHOWN = 10
@@ -29,8 +29,10 @@ def labelled_set(data_dir: Path | None, dataset: str | None = None) -> Source:
         InputError: there are no labelled images.
     """
     if dataset is None:
-        found = data_dir is not None and any(
-            any(data_dir.glob(f"{place}*.parquet")) for place in ("", "data/")
+        found = (
+            data_dir is not None
+            and os.path.isdir(data_dir)
+            and any(any(data_dir.glob(f"{place}*.parquet")) for place in ("", "data/"))
         )
         dataset = "parquet" if found else "folder"
     if dataset != "folder" or data_dir is None:
@@ -47,11 +49,11 @@ def labelled_folder(root: Path) -> Source:
     Raises:
         InputError: there is no such folder, or it holds no class folders with images.
     """
-    if not root.is_dir():
+    if not os.path.isdir(root):  # pathlib's raises at a path that is too long
         raise InputError(f"{option('data_dir', root)}: no such folder")
     place = labelled_place(root)
     files: dict[str, list[str]] = {}
-    for name in sorted(path.name for path in place.iterdir() if path.is_dir() and is_shown(path.name)):
+    for name in (path.name for path in folders_in(place) if is_shown(path.name)):
         found = [file for file in shown_files(place / name) if suffix_of(file) in EXTENSIONS]
         if found:
             files[name] = [os.path.relpath(place / name / file, root) for file in found]

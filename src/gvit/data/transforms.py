@@ -29,6 +29,10 @@ from gvit.models.card import Preprocessing
 # Longer side of the grid of pixels that random crops are drawn on: what size the image had is not known any more.
 CROP_GRID = 512
 
+# Longer side in units of the shorter one that is read: of a line of pixels, the whole would be gigabytes when it is as
+# high as a model wants it.
+_LONGEST = 8
+
 # from what Source.load gives, an image or its Gaussians
 Transform = Callable[[Any], Tensor]
 
@@ -121,9 +125,7 @@ class ImageTransform:
 
 def eval_transform(preprocessing: Preprocessing) -> ImageTransform:
     """The fixed way from an RGB image to [3, H, W] in [0, 1]."""
-    return ImageTransform(
-        preprocessing.img_size, [*map(_drawing, _resize(preprocessing, preprocessing.resized))]
-    )
+    return ImageTransform(preprocessing.img_size, _resize(preprocessing, preprocessing.resized))
 
 
 def eval_map(preprocessing: Preprocessing, extent: tuple[float, float]) -> AffineMap:
@@ -139,7 +141,7 @@ def train_transform(preprocessing: Preprocessing, augmentation: Augmentation) ->
     if augmentation.min_crop < 1:
         steps.append(_drawing(_random_crop(preprocessing, augmentation)))
     else:
-        steps += map(_drawing, _resize(preprocessing, preprocessing.img_size))
+        steps += _resize(preprocessing, preprocessing.img_size)
     if augmentation.hflip:
         steps.append(_mirror_half)
     if augmentation.rotate or augmentation.translate or augmentation.zoom:
@@ -246,12 +248,22 @@ def _random_erase(augmentation: Augmentation) -> Transform | None:
     return erase
 
 
-def _resize(preprocessing: Preprocessing, shorter: int) -> list[v2.Transform]:
+def _resize(preprocessing: Preprocessing, shorter: int) -> list[_Step]:
     """The whole image, squashed, or a square from its middle when its shorter side has ``shorter`` pixels."""
     size, mode = preprocessing.img_size, InterpolationMode(preprocessing.interpolation)
     if preprocessing.crop_mode == "squash":
-        return [v2.Resize((size, size), mode, antialias=True)]
-    return [v2.Resize(shorter, mode, antialias=True), v2.CenterCrop(size)]
+        return [_drawing(v2.Resize((size, size), mode, antialias=True))]
+    return [_shorten, _drawing(v2.Resize(shorter, mode, antialias=True)), _drawing(v2.CenterCrop(size))]
+
+
+def _shorten(image: Image.Image) -> Image.Image:
+    """Without the ends of a very long image, as much of one as of the other."""
+    width, height = image.size
+    end = (max(width, height) - _LONGEST * min(width, height)) // 2
+    if end <= 0:
+        return image
+    left, top = (end, 0) if width > height else (0, end)
+    return image.crop((left, top, width - left, height - top))
 
 
 def _whole(preprocessing: Preprocessing, extent: tuple[float, float], crop_pct: float) -> AffineMap:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gvit.data.images import EXTENSIONS
+from gvit.data.images import EXTENSIONS, is_shown
 
 UNREAD = (
     frozenset(
@@ -28,9 +28,11 @@ def left_out(sources: Sequence[str | Path]) -> str | None:
     files = {
         Path(os.path.realpath(file))  # Path.resolve raises at a loop of links
         for folder in map(Path, sources)
-        if folder.is_dir()
+        if os.path.isdir(folder)  # pathlib's raises at a path that is too long
         for file in folder.rglob("*")
         if file.suffix.lower() in UNREAD
+        and all(map(is_shown, file.relative_to(folder).parts))
+        and os.path.isfile(file)
     }
     return count_left_out(Counter(file.suffix.lower() for file in files))
 

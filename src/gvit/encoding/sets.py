@@ -19,7 +19,7 @@ from gvit.data.sources import Source
 from gvit.data.transforms import Transform
 from gvit.encoding.images import EncodedRow, ImageEncoder
 from gvit.errors import InputError, option, wording
-from gvit.files import check_writable
+from gvit.files import check_writable, remove_partials
 from gvit.gaussians import Gaussians
 from gvit.gaussians.shards import (
     MANIFEST_NAME,
@@ -72,13 +72,15 @@ def plan_set(
         shard_size: images a file.
 
     Raises:
-        InputError: a source holds Gaussians already.
+        InputError: a source holds Gaussians already, or the parts differ in their classes.
     """
-    digest, names = hashlib.sha256(), None
+    digest, first = hashlib.sha256(), next(iter(parts))
+    names = list(parts[first].class_names)
     for part, source in parts.items():
         if source.example is not None:
             raise InputError("the data set holds Gaussians already: there is nothing to encode")
-        names = list(source.class_names)
+        if list(source.class_names) != names:
+            raise InputError(f"{part} has other classes, or another order of them, than {first}")
         for key, label in zip(source.keys, source.labels, strict=True):
             digest.update(f"{part}\0{_utf8(key)}\0{label}\0".encode())
     return Manifest(
@@ -87,7 +89,7 @@ def plan_set(
         dtype="float16" if encoder.half else "float32",
         format=format,
         shard_size=shard_size,
-        class_names=names or [],
+        class_names=names,
         parts={part: len(source) for part, source in parts.items()},
         source=digest.hexdigest()[:16],
     )
@@ -131,6 +133,7 @@ def begin_set(folder: Path, manifest: Manifest, overwrite: bool = False) -> None
             file.unlink()
     except OSError as error:
         raise InputError(f"{folder}: cannot write results here ({error.strerror})") from error
+    remove_partials(folder, {MANIFEST_NAME, *listed, *wanted}.__contains__)
     manifest.write(folder)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,17 +23,28 @@ from gvit.targets import Target
 
 # From the frame before there is little left to do: see docs/fitting.md.
 LATER_SHARE = 0.5
+_LEAST = 38  # bytes of a frame of a PNG, which has a chunk that says where it lies
 _ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # Pillow's names
 
 
 def count_frames(path: str | Path) -> int:
-    """Frames of an animated GIF, PNG, WebP, TIFF or AVIF file; 1 for any other file, readable or not."""
+    """Frames of an animated GIF, PNG, WebP, TIFF or AVIF file; 1 for any other file, readable or not.
+
+    No more than its bytes could hold of a PNG, which may claim any number.
+    """
     try:
         with opened(path) as file:
-            # a camera's JPEG (MPO) holds previews, which are no frames
-            return int(getattr(file, "n_frames", 1)) if file.format in _ANIMATED else 1
+            if file.format not in _ANIMATED:  # a camera's JPEG (MPO) holds previews, which are no frames
+                return 1
+            count = len(_shown(file))
+            return min(count, os.stat(path).st_size // _LEAST) if file.format == "PNG" else count
     except InputError:
         return 1
+
+
+def _shown(file: Image.Image) -> range:
+    """Numbers of the frames that an animation shows: a PNG may begin with a picture for who shows no animations."""
+    return range(int(file.info.get("default_image") is True), int(getattr(file, "n_frames", 1)))
 
 
 def open_frames(path: str | Path, first: int = 0) -> Iterator[Image.Image]:
@@ -46,9 +58,9 @@ def open_frames(path: str | Path, first: int = 0) -> Iterator[Image.Image]:
         InputError: the file, or a frame, can't be read.
     """
     with opened(path) as file:
-        for number in range(first, int(getattr(file, "n_frames", 1))):
+        for number, place in enumerate(_shown(file)[first:], first):
             try:
-                file.seek(number)
+                file.seek(place)
                 frame = ImageOps.exif_transpose(file)
             except Exception as error:  # as in ``opened``
                 reason = first_line(error)

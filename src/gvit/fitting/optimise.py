@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from gvit.data.convert import Color, ImageLike, as_pixels, composite, list_images, parse_color
+from gvit.data.convert import Color, ImageLike, as_pixels, composite, in_range, list_images, parse_color
 from gvit.errors import InputError, option, unknown_name
 from gvit.fitting.blobs import Blobs, draw_pixels, mean_spacing, round_blobs, scatter_within
 from gvit.fitting.felzenszwalb import felzenszwalb_blobs
@@ -147,7 +147,7 @@ def fit(
         check_bits(bits)
     pixels = stack_pixels(images)
     _check_images(pixels, ssim_weight)
-    pixels = pixels.detach().float().clone()  # a tensor made in inference mode can't be fitted to
+    pixels = pixels.clone()  # a tensor made in inference mode can't be fitted to
     images, alpha = composite(pixels, background), pixels[:, 3] if pixels.shape[1] == 4 else None
     below = torch.tensor(parse_color(background), device=images.device)
     canvas = _Canvas(images, alpha, below if below.any() else None)
@@ -211,7 +211,7 @@ def stack_pixels(images: ImageLike | Sequence[ImageLike]) -> Tensor:
         and (images.ndim == 4 and images.is_floating_point())
         and (images.shape[1] in (3, 4) or (images.shape[1] != 1 and images.shape[-1] not in (1, 3, 4)))
     ):
-        return images
+        return in_range(images)
     pixels = [as_pixels(image) for image in list_images(images)]
     sizes = {tuple(image.shape[-2:]) for image in pixels}
     if len(sizes) > 1:
@@ -269,9 +269,6 @@ def check_settings(
 def _check_images(images: Tensor, ssim_weight: float) -> None:
     if images.shape[1] not in (3, 4) or 0 in images.shape:
         raise InputError(f"images must have shape [B, 3, H, W], got {list(images.shape)}")
-    low, high = images.aminmax()
-    if not (low >= 0 and high <= 1):  # NaN, too
-        raise InputError(f"images must have values in [0, 1], got {low.item():.3g} to {high.item():.3g}")
     height, width = images.shape[-2:]
     if ssim_weight and min(height, width) < 11:
         raise InputError(

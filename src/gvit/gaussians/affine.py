@@ -42,12 +42,13 @@ def transform_gaussians(
     Returns:
         Gaussians with the same slots. No warning is given of scales that were cut.
     """
-    matrix, shift = matrix.to(gaussians.raw), shift.to(gaussians.raw)
+    lifted = gaussians._lifted()
+    matrix, shift = matrix.to(lifted.raw), shift.to(lifted.raw)
     bounds = gaussians._bounds.replace(scale_factor, nominal_count, aspect)
     with full_precision(matrix.device):
-        centers = gaussians.centers @ matrix.mT + shift.unsqueeze(-2)
-    scales, angles = map_axes(gaussians.covariances, gaussians.scales, gaussians.angles, matrix)
+        centers = lifted.centers @ matrix.mT + shift.unsqueeze(-2)
+    scales, angles = map_axes(lifted.covariances, lifted.scales, lifted.angles, matrix)
     outside = (centers.abs() > centers.new_tensor(bounds.extent)).any(-1)
-    opacities = gaussians.opacities.masked_fill(outside, 0)
-    raw = bounds.to_raw(centers, scales, angles, gaussians.colors, opacities)
-    return gaussians._under(bounds).replace_raw(raw)
+    opacities = lifted.opacities.masked_fill(outside, 0)
+    raw = bounds.to_raw(centers, scales, angles, lifted.colors, opacities)
+    return gaussians._under(bounds).replace_raw(raw.to(gaussians.raw.dtype))

@@ -33,7 +33,8 @@ class Bounds:
     """What the bounded values of Gaussians are measured by; the attributes are those of ``Gaussians``.
 
     Raises:
-        InputError: an attribute is not positive, or beyond what float32 can draw.
+        InputError: an attribute is not positive, or beyond what float32 can draw, or ``nominal_count`` is no whole
+            number.
     """
 
     scale_factor: float
@@ -52,6 +53,9 @@ class Bounds:
                 f"scale_factor and aspect must be {1 / _LARGEST:g} to {_LARGEST:g} and nominal_count at most that, got "
                 + ", ".join(map(reprlib.repr, (self.scale_factor, self.aspect, self.nominal_count)))
             )
+
+        if self.nominal_count % 1:
+            raise InputError(f"nominal_count must be a whole number, got {self.nominal_count}")
 
     def replace(self, scale_factor: float | None, nominal_count: int | None, aspect: float | None) -> Bounds:
         """The same where an argument is None."""

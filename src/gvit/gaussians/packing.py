@@ -40,7 +40,7 @@ from gvit.gaussians.bounds import Bounds
 from gvit.gaussians.fields import COLOR, NUM_FIELDS
 from gvit.gaussians.quantisation import BitDepths, Grid
 
-MAX_PACKED = 1 << 22  # Gaussians: what bytes that lie can make a reader take, 300 MB
+MAX_PACKED = 1 << 20  # Gaussians: bytes that lie make a reader take half a gigabyte, about
 _MAGIC = b"GVQ1"
 _HEADER = struct.Struct("<4s5BB2I2d2f")
 _CHECKSUM = struct.Struct("<I")
@@ -77,7 +77,7 @@ def pack_raw(raw: Tensor, bounds: Bounds, depths: BitDepths) -> bytes:
         _MAGIC,
         *astuple(depths),
         how,
-        *(len(raw), bounds.nominal_count, bounds.scale_factor, bounds.aspect),
+        *(len(raw), int(bounds.nominal_count), bounds.scale_factor, bounds.aspect),
         *(grid.low.item(), grid.high.item()),
     )
     return header + _CHECKSUM.pack(zlib.crc32(lower + body, zlib.crc32(header))) + lower + body
@@ -114,7 +114,7 @@ def unpack_raw(content: bytes) -> tuple[Float[Tensor, "k 9"], Bounds]:
     levels = _differences(np.stack(columns), depths, 1)
     if (levels >> np.array(list(depths))[:, None]).any():
         raise InputError("quantised Gaussians with numbers out of their range")
-    grid = Grid(bounds, depths, torch.full((1, 1), low), torch.full((1, 1), high))
+    grid = Grid(bounds, depths, *(torch.full((1, 1), end, dtype=torch.float32) for end in (low, high)))
     return grid.raw(torch.from_numpy(levels.T.copy())), bounds
 
 

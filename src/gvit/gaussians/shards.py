@@ -117,10 +117,14 @@ class Shard:
 
 
 def to_half(gaussians: Gaussians) -> Gaussians:
-    """The same Gaussians in 16 bits a number; angles are first brought near 0, where those have most digits."""
+    """The same Gaussians in 16 bits a number; angles are first brought near 0, where those have most digits.
+
+    What is beyond 16 bits becomes the largest number, which draws the same.
+    """
     raw = gaussians.raw.clone()
     raw[..., ANGLE] = torch.remainder(raw[..., ANGLE] + math.pi / 2, math.pi) - math.pi / 2
-    return gaussians.replace_raw(raw.to(torch.float16))
+    most = torch.finfo(torch.float16).max
+    return gaussians.replace_raw(raw.clamp(-most, most).to(torch.float16))
 
 
 def write_shard(path: Path, shard: Shard) -> None:
@@ -174,6 +178,8 @@ def is_shard(path: Path) -> bool:
     """Whether a file holds a shard, by its metadata; False where it can't be read."""
     if path.suffix == ".parquet":
         return True
+    if not path.is_file():  # at a pipe, reading would wait
+        return False
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -86,6 +86,8 @@ def read_fields(path: str | Path, make: Callable[..., T], unpack: Callable[[byte
 
 def may_hold_gaussians(path: str | Path) -> bool:
     """Whether a file says that it holds Gaussians, or is too damaged to say what it holds."""
+    if not Path(path).is_file():  # at a pipe, reading would wait
+        return False
     from safetensors import SafetensorError, safe_open
 
     try:

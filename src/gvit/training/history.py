@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from gvit.files import PARTIAL, replacing
+from gvit.files import remove_partials, replacing
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,6 @@ class History:
         """
         self.folder.mkdir(exist_ok=True)
         with replacing(self.folder / f"step-{step:06d}.pt") as partial:
-            partial.unlink(missing_ok=True)
             try:
                 os.link(checkpoint, partial)  # takes no room: the next checkpoint is another file
             except OSError:  # a file system may not have it
@@ -50,8 +50,7 @@ class History:
 
     def remove_partial(self) -> None:
         """What a process that was killed was about to write."""
-        for file in self.folder.glob(f"step-*.pt{PARTIAL}"):
-            file.unlink()
+        remove_partials(self.folder, re.compile(r"step-\d+\.pt").fullmatch)
 
     def _steps(self) -> list[tuple[int, str]]:
         names = [file.name for file in self.folder.glob("step-*.pt")]

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 
 from gvit.data.splits import Record
 from gvit.errors import InputError, first_line, option, wording
-from gvit.files import remove_partial, replacing, write_text
+from gvit.files import remove_partials, replacing, write_text
 from gvit.models.hub_files import is_saved_config
 from gvit.models.weights import WEIGHTS_NAME
 from gvit.training.config import TrainConfig
@@ -130,8 +130,7 @@ class Run:
 
     def remove_partial(self) -> None:
         """Remove what a process that was killed was about to write; for who has the folder for itself."""
-        for file in self._files:
-            remove_partial(file)
+        remove_partials(self.folder, {file.name for file in self._files}.__contains__)
         self._history.remove_partial()
 
     @classmethod

@@ -34,7 +34,7 @@ def check_replaceable(file: Path) -> None:
         InputError: it would take the place of somebody else's.
     """
     ours = {".png": _drawn, ".safetensors": may_hold_gaussians}.get(file.suffix.lower(), _written)
-    if file.exists() and not ours(file):
+    if file.exists() and not (file.is_file() and ours(file)):  # at a pipe, reading would wait
         raise InputError(
             f"{file} is there and was not written by gvit; move it, or choose another {option('out')}"
         )
@@ -44,7 +44,7 @@ def _drawn(file: Path) -> bool:
     from PIL import Image
 
     try:
-        with Image.open(file) as there:
+        with Image.open(file, formats=["PNG"]) as there:
             return AUTHOR.items() <= there.info.items()
     except Exception:  # what Pillow raises at bytes that are no picture, or too large a one, is of any kind
         return False

@@ -122,6 +122,6 @@ def existing_folder(data_dir: Path | None, name: str) -> Path:
     """
     if data_dir is None:
         raise InputError(f"data set {name!r} needs {wording('data_dir, a folder', '--data-dir FOLDER')}")
-    if not data_dir.is_dir():
+    if not os.path.isdir(data_dir):  # pathlib's raises at a path that is too long
         raise InputError(f"{option('data_dir', data_dir)}: no such folder")
     return data_dir

@@ -92,7 +92,7 @@ def class_folders(
 
 def split_folders(root: Path, words: Sequence[str]) -> list[Path]:
     """The folders in ``root`` that the words name, in their order: as they are written, or else in any case."""
-    folders = [path for path in sorted(root.iterdir()) if path.is_dir()]
+    folders = folders_in(root)
     named = {path.name.lower(): path for path in folders} | {path.name: path for path in folders}
     return [named[word] for word in words if word in named]
 
@@ -104,11 +104,24 @@ def labelled_place(root: Path) -> Path:
 
 
 def _holds_folders(folder: Path) -> bool:
-    return any(path.is_dir() and is_shown(path.name) for path in folder.iterdir())
+    return any(is_shown(path.name) for path in folders_in(folder))
+
+
+def folders_in(folder: Path) -> list[Path]:
+    """The folders in a folder, in order.
+
+    Raises:
+        InputError: it can't be read.
+    """
+    try:
+        inside = sorted(folder.iterdir(), key=lambda path: path.name)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be read ({error.strerror})") from error
+    return [path for path in inside if os.path.isdir(path)]
 
 
 def _class_names(root: Path) -> list[str]:
-    names = sorted(path.name for path in root.iterdir() if path.is_dir() and is_shown(path.name))
+    names = [path.name for path in folders_in(root) if is_shown(path.name)]
     if len(names) < 2:
         raise InputError(
             f"{root}: expected a folder for each class, at least two, found {len(names)}{_other_kind(root)}"

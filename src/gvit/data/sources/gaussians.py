@@ -13,7 +13,7 @@ from gvit.data.sources.base import Source, Split, existing_folder, files_below
 from gvit.data.sources.class_folders import class_folders
 from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
-from gvit.gaussians.shards import MANIFEST_NAME, Shard, read_set, read_shard
+from gvit.gaussians.shards import MANIFEST_NAME, Manifest, Shard, read_set, read_shard
 
 GAUSSIAN_EXTENSIONS = frozenset({".safetensors"})
 
@@ -25,8 +25,8 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
 
     Raises:
         InputError: as for folders of photographs; also on loading a file that is damaged, or whose Gaussians differ
-            in number or bounds from those of the first training file. Of shards: one is missing or damaged, or the set
-            has no classes, no such split or images of several aspects.
+            in number or bounds from those of the first training file. Of shards: one is missing, damaged or of another
+            set, or the set has no classes, no such split or images of several aspects.
     """
     root = existing_folder(data_dir, "gaussians")
     if (root / MANIFEST_NAME).is_file():
@@ -59,13 +59,15 @@ def _of_shards(split: Split, root: Path) -> Source:
             "name of a data set, makes one to train on"
         )
     shards = {part: [read_shard(file) for file in files[part]] for part in dict.fromkeys(("train", split))}
-    for part in shards.values():
-        aspects = {aspect for shard in part for aspect in shard.aspects}
-        if len(aspects) > 1:
-            raise InputError(
-                f"{root}: images of {len(aspects)} aspects; {option('view', 'crop')} encodes squares, which can be "
-                "trained on"
-            )
+    read = [shard for part in shards.values() for shard in part]
+    for file, shard in zip((file for part in shards for file in files[part]), read, strict=True):
+        _check_shard(file, shard, manifest, read[0])
+    aspects = {aspect for shard in read for aspect in shard.aspects}
+    if len(aspects) > 1:
+        raise InputError(
+            f"{root}: images of {len(aspects)} aspects; {option('view', 'crop')} encodes squares, which can be "
+            "trained on"
+        )
     rows = [(shard, row) for shard in shards[split] for row in range(len(shard))]
     example = next((shard[row] for shard in shards["train"] for row in range(len(shard))), None)
     if example is None:
@@ -76,6 +78,21 @@ def _of_shards(split: Split, root: Path) -> Source:
         keys += list(shard.names)
         labels += list(shard.labels or ())
     return Source(partial(_of_shard, rows), labels, manifest.class_names, example, keys=keys)
+
+
+def _check_shard(file: Path, shard: Shard, manifest: Manifest, first: Shard) -> None:
+    """Raise an ``InputError`` where a file is none of a set that begins with the shard ``first``."""
+    classes = range(len(manifest.class_names))
+    if shard.labels is None or not all(isinstance(n, int) and n in classes for n in shard.labels):
+        raise InputError(f"{file}: damaged: its labels are not those of {len(classes)} classes")
+    count = len(shard.raw[0]) if len(shard) else manifest.num_gaussians
+    for what, found, expected in (
+        ("num_gaussians", count, manifest.num_gaussians),
+        ("scale_factor", shard.scale_factor, first.scale_factor),
+        ("nominal_count", shard.nominal_count, first.nominal_count),
+    ):
+        if found != expected:
+            raise InputError(f"{file}: is of another set: {what} {found}, not {expected}")
 
 
 def _of_shard(rows: Sequence[tuple[Shard, int]], index: int) -> Gaussians:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ def source(split: Split, data_dir: Path | None = None, name: str = "") -> Source
     that is there and has labels; where there is none, a fifth of each class, always the same images, is kept for it.
 
     Raises:
-        InputError: ``datasets`` is not installed, there are no such data, or they have no images or no labels; also
-            on loading an image that can't be read.
+        InputError: ``datasets`` is not installed, there are no such data, or they have no images or no labels, or
+            classes in the test split that training has not; also on loading an image that can't be read.
     """
     try:
         import datasets
@@ -79,8 +80,21 @@ def _source(split: Split, splits: dict[str, Any], name: str) -> Source:
     rows = splits[part]
     if rows._indices is not None:  # a selection: the table below would be the whole
         rows = rows.flatten_indices()
-    labels, names = index_classes(columns[part], columns["train"], names)
+    values, own = columns[part], getattr(rows.features[label], "names", None)
+    if names is not None and own not in (None, names):
+        values = _renumbered(values, own, names, part)
+    labels, names = index_classes(values, columns["train"], names)
     keys = Keys(f"{part}/{row}" for row in range(len(labels)))
     notes = tuple(f"tested with {test}; {part} is not used" for part in labelled[1:])
     found = Source(image_loader(rows.data, image, keys), labels, names, keys=keys, notes=notes)
     return found if test else split_off(found, split)
+
+
+def _renumbered(values: Sequence[Any], own: Sequence[str], names: Sequence[str], part: str) -> list[Any]:
+    """Labels of a split, which count its own names, as numbers of training's."""
+    index = {name: label for label, name in enumerate(names)}
+    unknown = [name for name in own if name not in index]
+    if unknown:
+        raise InputError(f"split {part!r} has classes that 'train' does not have: {', '.join(unknown)}")
+    number = {label: index[name] for label, name in enumerate(own)}
+    return [number.get(value, value) for value in values]

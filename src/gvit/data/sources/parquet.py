@@ -51,8 +51,19 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         known = pq.read_table(training, columns=[label]).column(label).to_pylist()
         features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
         names = features.get("info", {}).get("features", {}).get(label, {}).get("names")
+        if names is not None and not (isinstance(names, list) and all(isinstance(n, str) for n in names)):
+            raise ValueError("its class names are no list of names")
         labels, names = index_classes(values, known, names)
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError, StopIteration) as error:
+    except (
+        pa.ArrowException,
+        OSError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        RecursionError,
+        StopIteration,
+    ) as error:
         raise InputError(
             f"{files[0]}: not in the Hugging Face image convention ({first_line(error)})"
         ) from error

@@ -39,6 +39,7 @@ _WORDS = {
 }
 _NAMES = ("classes.txt", "classnames.txt", "classes.json")
 _LABELS = ("cls", "cls.txt", "json")  # members with a sample's label
+_LARGEST_LABEL = 2**20  # bytes of such a member
 _VERSION = 2  # of what is kept
 
 
@@ -160,7 +161,7 @@ def _class_names(root: Path) -> tuple[list[str] | None, list[str] | None, Path |
             content = [content[str(label)] for label in range(len(content))]
         classes = [str(name).strip() for name in content if str(name).strip()]
         return classes, list(map(str, content.values())) if isinstance(content, dict) else classes, file
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise InputError(f"{file}: not a list of class names ({first_line(error)})") from error
 
 
@@ -214,7 +215,13 @@ def _read_headers(tar: Path) -> _Shard:
             file.fileobj.seek(file.offset)
             if any(file.fileobj.read(tarfile.BLOCKSIZE)):
                 raise tarfile.ReadError(f"what is at byte {file.offset} is no header")
-    except (tarfile.TarError, OSError, EOFError) as error:
+    except InputError:
+        raise
+    except (
+        *(tarfile.TarError, OSError, EOFError),
+        # at headers that were made to harm
+        *(ValueError, IndexError, OverflowError, RecursionError, MemoryError),
+    ) as error:
         raise InputError(
             f"{tar}: not a whole, uncompressed tar file ({first_line(error)}); what is compressed as a whole has to "
             "be unpacked with gunzip first"
@@ -230,6 +237,11 @@ def _samples(file: tarfile.TarFile) -> Iterator[tuple[str, dict[str, tarfile.Tar
     key, members = "", dict[str, tarfile.TarInfo]()
     for member in file:
         file.members = []  # type: ignore[attr-defined]  # it would remember a million of them
+        # the next header would be this one or one before it; what is sparse is not at one place
+        if member.size < 0 or member.issparse():
+            raise tarfile.ReadError(
+                f"{member.name} is {'sparse' if member.issparse() else 'of negative size'}"
+            )
         if not member.isfile():
             continue
         path = PurePosixPath(member.name)
@@ -262,15 +274,17 @@ def _label(file: tarfile.TarFile, members: dict[str, tarfile.TarInfo], tar: Path
         if folder:
             return folder
         raise InputError(f"{tar}: {key} has no class: no member {key}.cls or {key}.json, and no folder")
+    if member.size > _LARGEST_LABEL:
+        raise InputError(f"{tar}: {member.name} has no label, but {member.size:,} bytes")
     stream = file.extractfile(member)
     assert stream is not None
     text = stream.read().decode("utf-8", "replace").strip()
-    if member.name.endswith(".json"):
-        try:
-            label = json.loads(text)["label"]
-            if label is None:
-                raise ValueError("it is null")
-            return label if isinstance(label, int) else str(label)
-        except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{tar}: {member.name} has no label ({first_line(error)})") from error
-    return int(text) if text.isdecimal() else text
+    try:
+        if not member.name.endswith(".json"):
+            return int(text) if text.isdecimal() else text
+        label = json.loads(text)["label"]
+        if label is None:
+            raise ValueError("it is null")
+        return label if isinstance(label, int) else str(label)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise InputError(f"{tar}: {member.name} has no label ({first_line(error)})") from error
