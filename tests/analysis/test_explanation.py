@@ -141,6 +141,11 @@ def test_det_is_higher_for_smaller_gaussians():
     gaussians = some_gaussians()
     found = attribute(tiny(), gaussians, "det")
     torch.testing.assert_close(found, -torch.linalg.det(gaussians.covariances).log())
+    thin = gaussians.raw.clone()
+    thin[0, 0, 2] = -200.0  # whose standard deviation is 0 in float32
+    found = attribute(tiny(), gaussians.replace_raw(thin), "det")
+    assert found.isfinite().all()
+    assert found[0].argmax() == 0
 
 
 @pytest.mark.parametrize("pool", ["token", "avg"])

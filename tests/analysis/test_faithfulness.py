@@ -86,6 +86,7 @@ def test_the_interval_is_scipys():
     assert found.verdict == "too small to tell"
     assert Estimate.of(values + 1).verdict == "better"
     assert Estimate.of(-values - 1).verdict == "worse"
+    assert Estimate.of(values * math.nan) == Estimate(None, None)  # JSON has no NaN
     assert (Estimate.of(values[:1]).margin, Estimate.of(values[:1]).verdict) == (None, "too small to tell")
 
 

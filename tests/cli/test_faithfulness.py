@@ -59,6 +59,18 @@ def test_tables_of_two_models_and_a_file_with_every_image(patches, tmp_path, cap
     assert content["comparison"]["units"].keys() == {"cdam", "centre", "random"}
 
 
+def test_nobody_elses_file_is_replaced(tmp_path, capsys):
+    out = tmp_path / "package.json"
+    out.write_text('{"name": "mine"}')
+    said = fails(capsys, "digits", "digits", "--out", out, *QUICK)
+    assert said.startswith(f"{out} is there and was not written by gvit")
+    assert json.loads(out.read_text()) == {"name": "mine"}
+    # its own is
+    out.write_text(json.dumps({"command": "gvit faithfulness digits digits"}))
+    assert main(["faithfulness", "digits", "digits", "--out", str(out), "--no-pixels", *QUICK]) == 0
+    assert "rows" in json.loads(out.read_text())
+
+
 def test_json_is_the_same_with_the_same_seed(capsys):
     def measured(seed):
         command = ["faithfulness", "digits", "digits", "--json", "--no-pixels", "--seed", str(seed)]

@@ -101,6 +101,7 @@ def test_shards_of_a_set_with_names_that_would_collide_or_lead_elsewhere(tmp_pat
     (name,) = manifest.files("test")
     write_shard(folder / name, shard)
     assert render(folder, "--out", out, "--format", "json") == 0
+    assert "evil\\n.json  " in capsys.readouterr().out  # a terminal obeys what stands in a name
     made = sorted(file.relative_to(out).as_posix() for file in out.rglob("*.json"))
     assert made == ["cat/1.json", "cat/1.png.json", "etc/x.json", "evil\n.json"]
     assert json.loads((out / "cat" / "1.png.json").read_text())["class"] == "yes"

@@ -362,6 +362,15 @@ def test_cross_training_of_fitted_and_learned_gaussians(study):
     assert target.paper_data == MINI
 
 
+@pytest.mark.parametrize("name", ["table1d", "table4"])
+def test_the_papers_numbers_are_those_of_its_own_encoders(name, tmp_path):
+    target = plan(name, "digits", 1, tmp_path)
+    ours = [row for row in target.rows if row.label.startswith(("refining", "guided"))]
+    assert len(ours) in (2, 4)
+    assert [row.paper for row in ours] == [None] * len(ours)
+    assert not any("against" in c.text for c in target.claims if c.better.startswith(("refining", "guided")))
+
+
 def test_gaussians_and_their_pictures_of_table_4(study):
     target = TARGETS["table4"](study)
     expected = {}

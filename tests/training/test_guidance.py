@@ -25,6 +25,7 @@ from gvit.training.config import (
     TrainConfig,
 )
 from gvit.training.guidance import Guidance, without_conflict
+from gvit.training.loop import Loop
 from gvit.training.objective import GuidedObjective
 from gvit.training.run import Run
 from gvit.training.setup import Setup, set_up
@@ -314,6 +315,25 @@ def test_how_many_optimizer_steps_ten_batches_take(kind, guided_steps, every, ad
     take_steps(setup, GUIDE, 10)
     turns = setup.task.model.encoder.turns
     assert taken == {"encoder": 10 * turns + added, "classifier": classified}
+
+
+def test_a_run_that_goes_on_within_the_guided_phase_begins_it(tmp_path):
+    """As one does that has fewer images now, whose phases begin earlier."""
+    config = with_(guidance={"guide_ema": 0.9, "psnr_budget": 0.5})
+    loop = Loop(set_up(config), Run.create(tmp_path / "run", config))
+    loop.step = GUIDE + 2
+    loop.fit(until=GUIDE + 3)
+    task = loop.setup.task
+    assert task.guidance.averaged is not None
+    assert task.guidance.draw_start is not None
+    start = task.motion.start
+    loop.fit(until=GUIDE + 4)  # once
+    assert task.motion.start is start
+
+
+def test_what_moves_is_of_the_weights_that_are_evaluated():
+    task = set_up(with_(optimizer={"ema_decay": 0.9})).task
+    assert task.motion.model is task.ema.module
 
 
 @kinds

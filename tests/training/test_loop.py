@@ -441,6 +441,32 @@ def test_a_warm_up_that_leaves_no_time_to_learn_is_pointed_out():
     assert for_command_line(note) == told.format("--warmup-epochs 0.25")
 
 
+def test_of_an_encoder_alone_the_warm_up_is_looked_at_too():
+    phases = {
+        "classify_epochs": 0.0,
+        "guide_epochs": 0.0,
+        "perceptual_epochs": 0.0,
+        "reconstruct_epochs": 3.0,
+    }
+    (note,) = set_up(with_(schedule=phases, optimizer={"warmup_epochs": 2.0})).notes
+    assert for_python(note).startswith("the warm-up, 2 epochs, takes over half of the encoder's 3;")
+
+
+def test_a_phase_that_is_less_than_a_step_is_told():
+    notes = map(for_python, set_up(with_(schedule={"guide_epochs": 0.001})).notes)
+    assert "guide_epochs=0.001 are less than a step: the phase is left out" in notes
+
+
+def test_a_batch_of_all_images_has_as_many_as_can_be_split():
+    setup = set_up(with_(data={"batch_size": 2048}, compute={"accumulate": 3}))
+    count = len(setup.feed.train)
+    assert count % 3
+    assert setup.feed.batch_size == 3 * (count // 3)
+    assert f"{count} images to train on: a batch has {3 * (count // 3)}, not 2048" in map(
+        for_python, setup.notes
+    )
+
+
 @pytest.mark.parametrize("epochs", [None, 6.25])
 def test_an_average_that_never_forgets_the_first_weights_is_pointed_out(epochs):
     config = with_(schedule={"epochs": epochs})

@@ -7,7 +7,14 @@ import torch
 
 import gvit
 from gvit.gaussians import Gaussians
-from gvit.viewing.figures import confusion_figure, determinant_map, draw_ellipses, report_figure, save_figure
+from gvit.viewing.figures import (
+    confusion_figure,
+    determinant_map,
+    draw_ellipses,
+    mistakes_figure,
+    report_figure,
+    save_figure,
+)
 
 
 def one_gaussian(angle: float, opacity: float = 0.99) -> Gaussians:
@@ -120,6 +127,14 @@ def test_report_has_four_pictures_per_image(tmp_path):
 def test_confusion_figure_counts():
     figure = confusion_figure([[3, 1], [0, 2]], ["a", "b"])
     assert sorted(text.get_text() for text in figure.axes[0].texts) == ["1", "2", "3"]
+
+
+def test_names_of_files_that_are_no_text_are_shown_as_they_can_be(tmp_path):
+    name = b"\xff".decode("utf-8", "surrogateescape")
+    figure = confusion_figure([[2, 1], [0, 3]], [name, "b"])
+    save_figure(figure, tmp_path / "confusion.png")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [r"\udcff", "b"]
+    save_figure(mistakes_figure([torch.zeros(3, 8, 8)], [f"{name}\nis b"]), tmp_path / "mistakes.png")
 
 
 def test_confusion_of_a_thousand_classes_is_no_endless_figure():

@@ -36,11 +36,14 @@ def test_each_method_has_its_two_maps_beside_image_and_drawing(gaussians):
     (drawn,) = (axes for title, axes in panels.items() if title.startswith("drawn, 7 Gaussians, "))
     picture = gvit.render(gaussians, HEIGHT, WIDTH).clamp(0, 1).permute(1, 2, 0).numpy()
     np.testing.assert_allclose(drawn.images[0].get_array(), picture)
-    for name, values in (("cdam", scores), ("det", scores + 2)):
+    for name, values, least in (
+        ("cdam", scores, 0.0),
+        ("det", scores - scores.min(), scores.min().item() + 2),
+    ):
         cells, pixels = panels[f"{name}, 16 x 16"].images[1], panels[f"{name}, drawn"].images[1]
-        np.testing.assert_allclose(cells.get_array(), project_on_grid(values, gaussians).numpy())
+        np.testing.assert_allclose(cells.get_array(), project_on_grid(values, gaussians).numpy() + least)
         splat = splat_scores(values[None], gaussians[None], HEIGHT, WIDTH)[0].numpy()
-        np.testing.assert_allclose(pixels.get_array(), splat)
+        np.testing.assert_allclose(pixels.get_array(), splat + least, rtol=1e-6)
         for shown in (cells, pixels):
             low, high = shown.get_clim()
             assert shown.get_extent() == [-0.5, WIDTH - 0.5, HEIGHT - 0.5, -0.5]
@@ -48,6 +51,15 @@ def test_each_method_has_its_two_maps_beside_image_and_drawing(gaussians):
                 assert -low == high == pytest.approx(abs(shown.get_array()).max())
             else:
                 assert (low, high) == pytest.approx((shown.get_array().min(), shown.get_array().max()))
+
+
+def test_nothing_is_darker_than_the_least_score_without_a_sign(gaussians):
+    scores = torch.linspace(-9, -3, 7)
+    panels = panels_of(scores_figure(gaussians, {"det": scores}, HEIGHT, WIDTH))
+    for shown in ("16 x 16", "drawn"):
+        assert panels[f"det, {shown}"].images[1].get_array().min() >= -9.001
+    # and where nothing is, is as dark
+    assert panels["det, 16 x 16"].images[1].get_array().min() == -9
 
 
 def test_many_methods_go_into_further_rows(gaussians):

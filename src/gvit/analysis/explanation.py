@@ -6,6 +6,7 @@ that is not drawn, as ``model.classify(gaussians.drop(mask))`` does, and no grey
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +16,13 @@ import torch
 from captum.attr import FeatureAblation, InputXGradient, IntegratedGradients
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn import functional
 
 from gvit.analysis.attribution import asking, cdam, check_reads_gaussians, class_per_image, in_order
 from gvit.analysis.scoremap import collect_map
 from gvit.errors import InputError, option, unknown_name
 from gvit.gaussians import Gaussians
+from gvit.gaussians.fields import SCALE
 from gvit.models.base import ImageClassifier
 from gvit.rendering import render
 
@@ -132,7 +135,11 @@ def _cdam(asked: Question) -> Tensor:
 
 
 def _det(asked: Question) -> Tensor:
-    return -2 * asked.gaussians.scales.log().sum(-1)
+    drawn = asked.gaussians
+    # logsigmoid instead of the scales' logarithm: finite for every raw number
+    largest = math.log(drawn.scale_factor * drawn.spacing)
+    raw = drawn.raw[..., SCALE].to(drawn.scales.dtype)
+    return -2 * (functional.logsigmoid(raw) + largest).sum(-1)
 
 
 def _opacity(asked: Question) -> Tensor:

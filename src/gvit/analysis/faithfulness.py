@@ -47,11 +47,11 @@ class Estimate:
     """A mean over images.
 
     Attributes:
-        mean: NaN without images.
+        mean: None without images.
         margin: half of the 95 % interval around it, by Student's t over the images; None below two.
     """
 
-    mean: float
+    mean: float | None
     margin: float | None
 
     @classmethod
@@ -60,7 +60,7 @@ class Estimate:
         from scipy.stats import t  # comes with scikit-learn
 
         known = values[~values.isnan()].double()
-        mean, count = known.mean().item(), len(known)
+        mean, count = known.mean().item() if len(known) else None, len(known)
         if count < 2:
             return cls(mean, None)
         return cls(mean, float(t.ppf(0.975, count - 1)) * known.std().item() / math.sqrt(count))
@@ -68,7 +68,7 @@ class Estimate:
     @property
     def verdict(self) -> str:
         """Of a difference where more is better."""
-        if self.margin is None or abs(self.mean) <= self.margin:
+        if self.mean is None or self.margin is None or abs(self.mean) <= self.margin:
             return "too small to tell"
         return "better" if self.mean > 0 else "worse"
 

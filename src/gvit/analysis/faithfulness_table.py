@@ -126,6 +126,8 @@ def markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _estimate(of: Mapping[str, Any], sign: str = "") -> str:
+    if of["mean"] is None:
+        return "–"
     margin = "" if of["margin"] is None else f" ± {of['margin']:.3f}"
     return f"{of['mean']:{sign}.3f}{margin}"
 

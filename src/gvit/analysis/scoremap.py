@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gvit.analysis.attribution import check_scores
 from gvit.errors import InputError
-from gvit.gaussians import Gaussians
+from gvit.gaussians import VISIBLE_OPACITY, Gaussians
 from gvit.rendering import rasterize
 
 
@@ -35,6 +35,18 @@ def splat_scores(
     centers, covariances, colors, opacities = gaussians.in_pixels(height, width)
     values, _ = rasterize(centers, covariances, scores.to(colors).unsqueeze(-1), opacities, height, width)
     return values[:, 0]
+
+
+def above_least(scores: Float[Tensor, " k"], gaussians: Gaussians) -> tuple[Float[Tensor, " k"], float]:
+    """Scores without a sign above the least one that is drawn, and that one, for a map whose darkest is the least.
+
+    Args:
+        scores: of one image.
+        gaussians: raw [K, 9].
+    """
+    drawn = scores[gaussians.opacities >= VISIBLE_OPACITY]
+    least = drawn.min().item() if len(drawn) else 0.0
+    return (scores - least).clamp(min=0), least
 
 
 def collect_map(values: Float[Tensor, "batch h w"], gaussians: Gaussians) -> Float[Tensor, "batch k"]:

@@ -95,6 +95,7 @@ def run(args: list[str]) -> int:
     from gvit.files import check_writable, write_text
     from gvit.progress import ProgressBar
     from gvit.training.faithfulness import assess_faithfulness
+    from gvit.viewing.replaceable import check_replaceable
 
     if options.out is not None:  # minutes later would be late
         if options.out.is_dir():
@@ -104,6 +105,7 @@ def run(args: list[str]) -> int:
                 f"--out {options.out}: a JSON file is written; give it a name that ends in .json"
             )
         check_writable(options.out.parent)
+        check_replaceable(options.out)
     with ProgressBar("measuring", 1) as bar:
         content = assess_faithfulness(
             options.run,

@@ -12,7 +12,7 @@ import tyro
 
 from gvit.cli.messages import print_error
 from gvit.cli.parsing import parse
-from gvit.errors import InputError, counted
+from gvit.errors import InputError, counted, printable
 
 if TYPE_CHECKING:
     from gvit.data.collections import KeptImage
@@ -77,9 +77,9 @@ def run(args: list[str]) -> int:
         file = options.out / _free_name(image.name, options.format, taken)
         _write(image, file, height, width, background)
         count += 1
-        print(f"{file}  {width}x{height}  {len(image.gaussians)} Gaussians", flush=True)
+        print(f"{printable(str(file))}  {width}x{height}  {len(image.gaussians)} Gaussians", flush=True)
     if count > 1:
-        print(f"{counted(count, 'image')} in {options.out}")
+        print(f"{counted(count, 'image')} in {printable(str(options.out))}")
     return 2 if failed else 0
 
 

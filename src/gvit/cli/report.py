@@ -9,7 +9,7 @@ import tyro
 from gvit.cli.devices import find_device
 from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import parse
-from gvit.errors import counted
+from gvit.errors import counted, printable
 
 
 @dataclass(frozen=True)
@@ -80,5 +80,5 @@ def run(args: list[str]) -> int:
     for error in written.unread:
         print_error(error)
     size = written.file.stat().st_size
-    print(f"{written.file}  {counted(written.num_images, 'image')}, {size / 1e6:.2f} MB")
+    print(f"{printable(str(written.file))}  {counted(written.num_images, 'image')}, {size / 1e6:.2f} MB")
     return 2 if written.unread else 0

@@ -80,7 +80,7 @@ class ImageClassifier(HubMixin, Part, nn.Module):
 
     def forward_with_gaussians(
         self,
-        inputs: Float[Tensor, batch * shape],
+        inputs: Float[Tensor, "batch ..."],
         *,
         num_gaussians: int | None = None,
         looks: int | None = None,

@@ -176,7 +176,7 @@ class Training(Job):
         self.finish(
             **{name: last.get(name) for name in _MEASURES},
             epochs=last["epoch"],
-            broken=sum(line["kind"] == "broken" for line in lines),
+            broken=sum(line["kind"] == "broken" and line["split"] == "train" for line in lines),
             stumbling=cast(dict[str, Any], Run(self.folder).load_checkpoint()).get("stumbling", {}),
             data=checksum_of(self.config, self.folder),
         )

@@ -79,15 +79,18 @@ class Feed:
                 f"the data have no test images of their own: {len(self.test)} of {len(self.train) + len(self.test)}, a "
                 "fifth of each class, are kept for the test; which ones is written down in the run's split.json"
             )
-        self.batch_size: int = min(data.batch_size or fitting_batch(len(self.train)), len(self.train))
         parts = world.size * config.compute.accumulate
+        mixed = next((option(name) for name in ("mixup", "cutmix") if getattr(config.pixels, name)), None)
+        self.batch_size: int = data.batch_size or fitting_batch(len(self.train))
+        if self.batch_size > len(self.train):  # as many as there are, in equal parts
+            unit = parts if mixed is None else 2 * parts
+            self.batch_size = len(self.train) // unit * unit or len(self.train)
         if self.batch_size % parts:
             raise InputError(
                 f"a batch of {self.batch_size} images cannot be split evenly over {world.size} processes "
                 f"times {option('accumulate', config.compute.accumulate)}; make {option('batch_size')} a multiple of "
                 f"{parts}"
             )
-        mixed = next((option(name) for name in ("mixup", "cutmix") if getattr(config.pixels, name)), None)
         if mixed is not None and self.batch_size // parts % 2:
             raise InputError(
                 f"{mixed} mixes images in pairs, but a batch of {self.batch_size}"

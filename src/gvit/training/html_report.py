@@ -335,7 +335,8 @@ def _facts(way: _Way, contents: Contents, shown: Sequence[ShownImage]) -> list[F
     if "top5" in measures:
         facts.append(Fact("Top-5", f"{100 * measures['top5']:.2f} %", "the true class is among five"))
     if "psnr" in measures:
-        facts.append(Fact("PSNR", f"{measures['psnr']:.2f} dB", f"SSIM {measures.get('ssim', 0):.3f}, mean"))
+        ssim = "" if measures.get("ssim") is None else f"SSIM {measures['ssim']:.3f}, "
+        facts.append(Fact("PSNR", f"{measures['psnr']:.2f} dB", f"{ssim}mean"))
     if not contents.measured_on:
         known = [image.psnr for image in shown if image.psnr is not None]
         if known:

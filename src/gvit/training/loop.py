@@ -173,7 +173,7 @@ class Loop:
     ) -> dict[str, float] | None:
         """What was measured; None where the step was skipped."""
         schedule, task = self.setup.schedule, self.setup.task
-        if self.step == schedule.steps_of(plan.phase).start:
+        if self.step == schedule.steps_of(plan.phase).start or not task.has_begun(plan.phase):
             with self.stumbling.diverging(self.step + 1, plan.phase):
                 task.begin(plan.phase)
         try:

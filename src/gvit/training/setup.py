@@ -14,7 +14,7 @@ from gvit.training.config import GuidanceConfig, TrainConfig
 from gvit.training.distributed import ALONE, World
 from gvit.training.feed import Feed
 from gvit.training.scaling import MOST_BATCH, balanced_weights, fitting_batch, in_proportion, stretched
-from gvit.training.schedule import Schedule, learning_rates
+from gvit.training.schedule import PHASES, Schedule, learning_rates
 from gvit.training.task import Task, make_task
 
 _NUM_PROBES = 32  # test images that show how far Gaussians move
@@ -207,13 +207,19 @@ def _proportions(setup: Setup) -> list[str]:
     feed, schedule, notes = setup.feed, setup.schedule, []
     if feed.batch_size < (setup.config.data.batch_size or 0):
         notes.append(
-            f"{len(feed.train)} images to train on: a batch is all of them, not {setup.config.data.batch_size}"
+            f"{len(feed.train)} images to train on: a batch has {feed.batch_size}, not {setup.config.data.batch_size}"
         )
-    learning = schedule.total - schedule.classify_start
+    for phase, epochs in zip(PHASES, setup.config.schedule.phase_epochs(), strict=True):
+        # without an encoder there is one phase alone
+        if epochs and not schedule.steps_of(phase) and setup.task.model.encoder is not None:
+            notes.append(f"{option(f'{phase}_epochs', epochs)} are less than a step: the phase is left out")
+    trained, learning = "classifier", schedule.total - schedule.classify_start
+    if schedule.encoder_only:
+        trained, learning = "encoder", schedule.total
     if 0 < learning < 2 * setup.warmup_steps:
         epochs, whole = learning / feed.steps_per_epoch, schedule.total / feed.steps_per_epoch
         notes.append(
-            f"the warm-up, {setup.config.optimizer.warmup_epochs:g} epochs, takes over half of the classifier's "
+            f"the warm-up, {setup.config.optimizer.warmup_epochs:g} epochs, takes over half of the {trained}'s "
             f"{epochs:.3g}; {option('warmup_epochs', float(f'{whole / 20:.2g}'))} would be in proportion"
         )
     decay, kept = setup.config.optimizer.ema_decay, 0.05

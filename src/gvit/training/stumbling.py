@@ -25,6 +25,7 @@ class Stumbling:
         skipped: steps in all.
         in_a_row: of the last steps.
         gamma: factor on the weight of guidance: 1, or 1/2 since the run went back.
+        guided: whether a step since the last checkpoint was.
     """
 
     most: int
@@ -32,9 +33,11 @@ class Stumbling:
     skipped: int = 0
     in_a_row: int = 0
     gamma: float = 1.0
+    guided: bool = False
 
     def plan(self, plan: StepPlan) -> StepPlan:
         """A step of the schedule, as it is guided by now."""
+        self.guided = self.guided or plan.gamma > 0
         return replace(plan, gamma=plan.gamma * self.gamma)
 
     def go_on(self) -> None:
@@ -76,17 +79,18 @@ class Stumbling:
         """Have the run go back to its last checkpoint, with half of the guidance; once.
 
         Raises:
-            Diverged: it went back before, or there is no checkpoint.
+            Diverged: it went back before, no step since the checkpoint was guided, or there is none.
         """
-        if self.gamma < 1 or not go_back():
+        if self.gamma < 1 or not self.guided or not go_back():
             raise error
-        self.gamma, self.in_a_row = 0.5, 0
+        self.gamma, self.in_a_row, self.guided = 0.5, 0, False
         return (
             f"{error.args[0].partition(';')[0]}; the run goes back to its last checkpoint, with gamma halved"
         )
 
     def state(self) -> dict[str, float]:
-        """For a checkpoint."""
+        """For a checkpoint that is written now."""
+        self.guided = False
         return {"skipped": self.skipped, "in_a_row": self.in_a_row, "gamma": self.gamma}
 
     def load_state(self, state: dict[str, float]) -> None:

@@ -6,7 +6,7 @@ import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.utils import ModelEmaV3
@@ -141,6 +141,10 @@ class Task:
 
     def begin(self, phase: Phase) -> None:
         """A phase begins."""
+
+    def has_begun(self, phase: Phase) -> bool:
+        """Whether a phase has, or needs nothing; with fewer images than before, a run may go on inside of a new one."""
+        return True
 
     def measure_motion(self) -> Motion | None:
         """How far guidance has moved the Gaussians; None where there is nothing to tell."""
@@ -347,7 +351,9 @@ class GuidedTask(Task):
         return round(math.exp(low + share * (high - low)))
 
     def watch(self, inputs: Callable[[], Tensor]) -> None:
-        self.motion = GaussianMotion(self.model, inputs())
+        # of what is evaluated, and saved
+        model = self.model if self.ema is None else cast(GViT, self.ema.module)
+        self.motion = GaussianMotion(model, inputs())
 
     def begin(self, phase: Phase) -> None:
         if phase != "guide":
@@ -355,6 +361,9 @@ class GuidedTask(Task):
         self.guidance.begin(self.model)
         if self.motion is not None:
             self.motion.begin()
+
+    def has_begun(self, phase: Phase) -> bool:
+        return phase != "guide" or self.motion is None or self.motion.start is not None
 
     def step(
         self, step: int, parts: Sequence[Batch], plan: StepPlan, rates: dict[str, float]

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from gvit.errors import printable
 from gvit.files import replacing
 from gvit.gaussians import VISIBLE_OPACITY, Gaussians
 from gvit.losses import psnr
@@ -101,12 +102,12 @@ def report_figure(model: GViT, images: Float[Tensor, "n c h w"], labels: Sequenc
         probability, predicted = probabilities[column].max(-1)
         wrong = int(predicted) != labels[column]
         # a class may be called $
-        axes[0].set_title(f"is {class_names[labels[column]]}", fontsize=8, parse_math=False)
+        axes[0].set_title(f"is {printable(class_names[labels[column]])}", fontsize=8, parse_math=False)
         axes[1].set_title(f"{quality[column]:.1f} dB", fontsize=8)
         if model.card.encoder_only:  # nothing has learned to answer
             continue
         axes[2].set_title(
-            f"{class_names[int(predicted)]}: {100 * probability:.0f} %",
+            f"{printable(class_names[int(predicted)])}: {100 * probability:.0f} %",
             fontsize=8,
             color="firebrick" if wrong else "black",
             parse_math=False,
@@ -166,12 +167,13 @@ def confusion_figure(
     axes: Any = figure.subplots()
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if len(class_names) <= 30:
+        shown = [printable(name) for name in class_names]
         for (row, column), count in np.ndenumerate(counts):
             if count:
                 shade = "white" if shares[row, column] > 0.5 else "black"
                 axes.text(column, row, str(count), ha="center", va="center", fontsize=7, color=shade)
-        axes.set_xticks(range(len(class_names)), class_names, fontsize=7, rotation=90, parse_math=False)
-        axes.set_yticks(range(len(class_names)), class_names, fontsize=7, parse_math=False)
+        axes.set_xticks(range(len(shown)), shown, fontsize=7, rotation=90, parse_math=False)
+        axes.set_yticks(range(len(shown)), shown, fontsize=7, parse_math=False)
     axes.set(xlabel="predicted", ylabel="true")
     axes.set_title(title, fontsize=9, wrap=True, parse_math=False)
     return figure
@@ -191,7 +193,8 @@ def mistakes_figure(
         axes.set_axis_off()
     for axes, picture, caption in zip(grid.flat, pictures, captions, strict=False):
         axes.imshow(as_picture(picture))
-        axes.set_title(caption, fontsize=8, parse_math=False)  # a class may be called $
+        lines = (printable(line) for line in caption.split("\n"))
+        axes.set_title("\n".join(lines), fontsize=8, parse_math=False)  # a class may be called $
     figure.suptitle(title, fontsize=10, parse_math=False)
     return figure
 

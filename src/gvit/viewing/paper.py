@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from gvit.analysis.attribution import cdam, project_on_grid
-from gvit.errors import InputError
+from gvit.errors import InputError, printable
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
 from gvit.models.base import ImageClassifier
@@ -121,7 +121,9 @@ def explain_figure(
     for column in range(count):
         axes = grid[:, column]
         axes[0].imshow(as_picture(images[column]))
-        axes[0].set_title(names[labels[column]], fontsize=9, parse_math=False)  # a class may be called $
+        axes[0].set_title(
+            printable(names[labels[column]]), fontsize=9, parse_math=False
+        )  # a class may be called $
         sizes = axes[1].imshow(determinants[column].cpu().numpy(), cmap="viridis", vmin=low, vmax=high)
         greyed = images[column].mean(0, keepdim=True).expand(3, -1, -1) * 0.5 + 0.15
         axes[2].imshow(as_picture(greyed))
@@ -137,7 +139,7 @@ def explain_figure(
         )
         predicted = chosen[column] == int(probabilities[column].argmax())
         axes[2].set_title(
-            f"for {names[chosen[column]]}, {100 * probabilities[column, chosen[column]]:.0f} %",
+            f"for {printable(names[chosen[column]])}, {100 * probabilities[column, chosen[column]]:.0f} %",
             fontsize=8,
             color="firebrick" if predicted and chosen[column] != labels[column] else "black",
             parse_math=False,

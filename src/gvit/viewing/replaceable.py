@@ -15,7 +15,9 @@ _HTML = rb'\s*<!doctype html>\n(?:<(?:html|head|meta)\b.*>\n)*<meta name="genera
 # how gvit's files begin
 _BEGINNINGS = {
     ".csv": re.escape(",".join(COLUMNS)).encode() + rb"[,\n]",
-    ".json": rb'\{\n "name": .*,\n "class": .*,\n "width": \d+,\n "height": \d+,\n "gaussians": \[',
+    # of Gaussians, or of gvit faithfulness
+    ".json": rb'\{\n "name": .*,\n "class": .*,\n "width": \d+,\n "height": \d+,\n "gaussians": \['
+    rb'|\{"command": "gvit faithfulness ',
     ".svg": rb"<svg [^>]*>\n" + re.escape(MARK).encode(),
     ".html": _HTML,
     ".htm": _HTML,

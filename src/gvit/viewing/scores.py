@@ -11,8 +11,8 @@ from torch import Tensor
 
 from gvit.analysis.attribution import project_on_grid
 from gvit.analysis.explanation import METHODS
-from gvit.analysis.scoremap import splat_scores
-from gvit.errors import InputError
+from gvit.analysis.scoremap import above_least, splat_scores
+from gvit.errors import InputError, printable
 from gvit.gaussians import Gaussians
 from gvit.losses import psnr
 from gvit.rendering import render
@@ -72,10 +72,12 @@ def scores_figure(
         _show(grid[0, 0], image, "image")
     behind = (drawn if image is None else image).mean(0, keepdim=True).expand(3, -1, -1) * 0.5 + 0.25
     for number, (name, values) in enumerate(scores.items()):
-        values = values.detach()
-        cells = project_on_grid(values, gaussians)
-        pixels = splat_scores(values.unsqueeze(0), gaussians[None], height, width)[0]
+        values, least = values.detach(), 0.0
         signed = name not in METHODS or METHODS[name].signed
+        if not signed:  # the darkest is what has least of it, or where nothing is
+            values, least = above_least(values, gaussians)
+        cells = project_on_grid(values, gaussians) + least
+        pixels = splat_scores(values.unsqueeze(0), gaussians[None], height, width)[0] + least
         upper = 2 * (number // columns)
         both = grid[upper : upper + 2, 1 + number % columns]
         for axes, shown, what in zip(both, (cells, pixels), ("16 x 16", "drawn"), strict=True):
@@ -83,7 +85,7 @@ def scores_figure(
             _lay_over(axes, shown, signed, height, width)
     for axes in grid.flat:
         axes.set(xticks=[], yticks=[], xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    figure.suptitle(title, fontsize=9, parse_math=False)
+    figure.suptitle(printable(title), fontsize=9, parse_math=False)
     return figure
 
 

@@ -91,7 +91,10 @@ class BrokenImage:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A step was left out, because its losses, Gaussians or gradients were not finite.
+    """A step was left out from where its losses, Gaussians or gradients were not finite.
+
+    That is all of it, but for an encoder of several looks, which learns at each, and a guided step that was added to an
+    ordinary one.
 
     Attributes:
         step: steps gone by so far, this one included.
@@ -120,4 +123,4 @@ class Observer:
         """For every image that cannot be read, once, before the step or evaluation that met it."""
 
     def skipped(self, skipped: Skipped) -> None:
-        """Instead of ``step``, for a step that changed nothing."""
+        """Instead of ``step``, for a step that was left out."""

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from gvit.analysis.scoremap import splat_scores
+from gvit.analysis.scoremap import above_least, splat_scores
 from gvit.gaussians import VISIBLE_OPACITY, Gaussians
 from gvit.viewing.ellipses import find_ellipses
 
@@ -77,9 +77,7 @@ def score_map(
     scores = scores.detach().to(gaussians.raw)
     least = 0.0
     if not signed:
-        drawn = scores[gaussians.opacities >= VISIBLE_OPACITY]
-        least = drawn.min().item() if len(drawn) else 0.0
-        scores = (scores - least).clamp(min=0)
+        scores, least = above_least(scores, gaussians)
     factor = max(1.0, _MAP_SIDE / max(height, width))
     values = splat_scores(scores[None], gaussians[None], round(factor * height), round(factor * width))[0]
     top = values.abs().max().item()

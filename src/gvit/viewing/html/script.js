@@ -75,7 +75,7 @@
     const short = article.querySelector(".short");
     const halo = article.querySelector(".halo ellipse");
     let current = null;
-    // from the highest score down; where there is a sign, whatever that is
+    // from the largest score down, for or against the class
     const order = () => [...ellipses].sort((p, q) => size(read(q).scores, method()) - size(read(p).scores, method()));
     const show = (ellipse) => {
       if (current) current.classList.remove("on");
