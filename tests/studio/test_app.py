@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 
 import gvit
 from gvit.analysis.explanation import attribute
+from gvit.gaussians.storage import read_size
 from gvit.studio.app import create_app
 from gvit.studio.guard import MAX_BODY
 from gvit.studio.wire import encode
@@ -149,6 +150,30 @@ def test_what_was_saved_opens_again(client, gaussians, tmp_path):
     opened = read(client.post("/api/open", params=query, content=saved.read_bytes(), headers=MESSAGE).content)
     np.testing.assert_array_equal(opened["raw"].reshape(-1, 9), gaussians[0].drop(off).raw)
     assert opened["size"] == [48, 48]
+
+
+def test_saved_gaussians_keep_the_size_of_their_image(client, gaussians, tmp_path):
+    file = tmp_path / "large.safetensors"
+    gaussians[0].save(file, size=(2000, 3000))
+    query = {"model": "gvit_tiny.digits", "name": file.name}
+    opened = read(client.post("/api/open", params=query, content=file.read_bytes(), headers=MESSAGE).content)
+    assert opened["size"] == [2000, 3000]
+    saved = client.post(
+        "/api/save",
+        params={"format": "safetensors"},
+        content=message(gaussians, image_height=2000, image_width=3000),
+        headers=MESSAGE,
+    )
+    file.write_bytes(saved.content)
+    assert read_size(file) == (2000, 3000)
+
+
+def test_a_size_that_no_image_has_is_not_believed(client, gaussians, tmp_path):
+    file = tmp_path / "large.safetensors"
+    gaussians[0].save(file, size=(10**30, 1))
+    query = {"model": "gvit_tiny.digits", "name": file.name}
+    opened = read(client.post("/api/open", params=query, content=file.read_bytes(), headers=MESSAGE).content)
+    assert opened["size"] == [512, 512]
 
 
 def test_a_selection_is_read_as_in_python(client, model, gaussians, tmp_path):
@@ -299,6 +324,19 @@ def _with_length(content, gaussians):
 def test_scores_that_there_are_not(client, gaussians, change, told):
     answer = client.post("/api/scores", content=message(gaussians, **change), headers=MESSAGE)
     assert told in refused(answer, 422)
+
+
+@pytest.mark.parametrize(("method", "most"), [("shap", "256"), ("occlusion", "1,448")])
+def test_scores_that_would_take_too_long_are_refused(client, gaussians, method, most):
+    asked = message(gaussians, np.zeros((1500, 9), "<f4").tobytes(), method=method)
+    told = refused(client.post("/api/scores", content=asked, headers=MESSAGE), 422)
+    assert f"{method} of 1,500 Gaussians takes too long: here, it scores at most {most}" in told
+
+
+def test_scores_of_all_that_the_page_makes_are_not_refused(benches):
+    for name in benches.names:
+        bench = benches[name]
+        assert all(bench.most_scored(method) >= bench.most_gaussians for method in bench.methods)
 
 
 def png(width, height) -> bytes:

@@ -13,6 +13,7 @@ from PIL import Image
 import gvit
 from gvit.analysis.explanation import attribute
 from gvit.data.sources import digits
+from gvit.gaussians.storage import read_size
 
 playwright = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -261,3 +262,84 @@ def test_everything_that_can_be_used_has_a_name(page):
     assert page.evaluate(f"{nameless}.map((one) => one.outerHTML)") == []
     page.keyboard.press("?")
     assert page.locator("#shortcuts").is_visible()
+
+
+def test_screen_readers_are_told_what_keys_do(page):
+    def spoken() -> str:
+        ready(page)
+        return page.locator("#spoken[role=status]").text_content()
+
+    page.keyboard.press("n")
+    x, y = page.evaluate("Array.from(studio.stage.ellipse(0).slice(0, 2), Math.round)")
+    assert spoken().startswith(f"#0 at {x}, {y}, selected. 0, ")
+    page.keyboard.press("Shift+ArrowRight")
+    assert spoken().startswith(f"#0 at {x + 20}, {y}, selected. ")
+    page.keyboard.press("x")
+    assert spoken().startswith(f"#0 at {x + 20}, {y}, selected, off. ")
+    before = spoken()
+    page.evaluate("studio.preview([studio.edit('fade', {opacity: 0.1})])")
+    page.mouse.move(*place(page, 11))
+    assert spoken() == before
+    page.keyboard.press("Control+a")
+    assert spoken().startswith("32 selected, 1 off. ")
+
+
+def test_the_model_that_is_open_is_a_pressed_button(page):
+    pressed = page.get_by_role("group", name="Model").get_by_role("button", pressed=True)
+    assert pressed.all_inner_texts() == ["digits"]
+
+
+def test_it_starts_where_nothing_can_be_stored(browser, url):
+    page = browser.new_page()
+    page.add_init_script(
+        "Object.defineProperty(window, 'localStorage', {get() { throw new DOMException('', 'SecurityError'); }})"
+    )
+    page.goto(url)
+    ready(page)
+    page.click("#theme")
+    assert page.evaluate("document.documentElement.dataset.theme") in ("light", "dark")
+    page.close()
+
+
+def drag(page, index, dx, dy) -> None:
+    x, y = place(page, index)
+    page.mouse.move(x, y)
+    page.mouse.down()
+    page.mouse.move(x + dx, y + dy, steps=3)
+    page.mouse.up()
+    ready(page)
+
+
+def test_an_edit_that_fails_is_not_left_on_the_page(page):
+    before, picture = place(page, 11), canvas(page)
+    page.evaluate("void (globalThis.fetch = () => Promise.reject(new Error()))")
+    drag(page, 11, 80, 40)
+    assert page.locator(".toast").all_inner_texts() == [
+        "The server does not answer. Is 'gvit studio' still running?"
+    ]
+    assert place(page, 11) == before
+    assert np.array_equal(canvas(page), picture)
+
+
+def test_a_hand_may_go_far(page):
+    page.evaluate("studio.stage.select([11]); studio.commit([studio.move({dx: 5000, dy: -5000})])")
+    ready(page)
+    assert page.locator(".toast").count() == 0
+    assert page.evaluate("Array.from(studio.stage.ellipse(11).slice(0, 2))") == pytest.approx(
+        [512, 0], abs=0.1
+    )
+
+
+def test_a_swap_to_another_image_keeps_no_selection(page):
+    page.click("#compare")
+    page.click("[data-name='digit 7.png']")
+    ready(page)
+    choose(page, 3)
+    page.click("#swap")
+    ready(page)
+    assert page.evaluate("studio.chosen") == []
+
+
+def test_the_page_saves_the_size_of_the_image(page, tmp_path):
+    assert page.evaluate("studio.doc.width") == 512
+    assert read_size(save(page, "safetensors", tmp_path)) == (32, 32)

@@ -1,6 +1,11 @@
 """The server as a process sees it: its socket, bodies of any length, and the command line."""
 
+import re
+import signal
 import socket
+import subprocess
+import sys
+import threading
 from urllib.parse import urlsplit
 
 import httpx
@@ -68,3 +73,41 @@ def test_a_port_that_is_taken_is_told(capsys):
     (line,) = capsys.readouterr().err.splitlines()
     assert f"--port {port}: in use; --port 0 takes any that is free" in line
     assert main(["studio", "--no-browser", "--port", "70000"]) == 2
+
+
+_COMPUTES_FOR_A_MINUTE = """
+import time
+from gvit.cli import main
+from gvit.studio.bench import Bench
+
+def describe(bench):
+    print("begun", flush=True)
+    time.sleep(60)
+
+Bench.describe = describe
+main(["studio", "--no-browser"])
+"""
+
+
+def test_ctrl_c_waits_for_nothing_that_is_being_computed():
+    with subprocess.Popen(
+        [sys.executable, "-c", _COMPUTES_FOR_A_MINUTE],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as studio:
+        try:
+            url = re.search(r"http://\S+", studio.stdout.readline())[0]
+
+            def ask():
+                with pytest.raises(httpx.HTTPError):
+                    httpx.get(f"{url}/api/model?name=gvit_tiny.digits", timeout=60).raise_for_status()
+
+            asking = threading.Thread(target=ask)
+            asking.start()
+            assert studio.stdout.readline() == "begun\n"
+            studio.send_signal(signal.SIGINT)
+            assert studio.wait(timeout=30) == 0
+            asking.join()
+        finally:
+            studio.kill()

@@ -1,6 +1,8 @@
 """gvit studio: a page in the browser on which Gaussians are edited."""
 
 import contextlib
+import os
+import sys
 import threading
 import webbrowser
 from dataclasses import dataclass
@@ -50,6 +52,19 @@ def run(args: list[str]) -> int:
         if options.browser:
             # some browsers hold who opens them; the socket takes their request already
             threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        others = set(threading.enumerate())
         with contextlib.suppress(KeyboardInterrupt):  # the way to end it
             make_server(benches, bound).run(sockets=[bound])
+    if _still_computing(others):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # the interpreter would wait for them
     return 0
+
+
+def _still_computing(others: set[threading.Thread]) -> bool:
+    """Whether a thread that the server began has work; those without end when it does."""
+    begun = [thread for thread in threading.enumerate() if thread not in others and not thread.daemon]
+    for thread in begun:
+        thread.join(0.5)
+    return any(thread.is_alive() for thread in begun)

@@ -163,7 +163,9 @@ class _Routes:
                 if suffix == "png":
                     save_picture(self.benches[state.model].draw(shown, *size), file)
                 else:
-                    shown.save(file, size=size)
+                    shown.save(
+                        file, size=(state.image_height or state.height, state.image_width or state.width)
+                    )
                 return file.read_bytes()
 
         return await _answer(work)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import functools
 import io
+import math
 import tempfile
 import threading
 from collections.abc import Mapping
@@ -30,9 +31,11 @@ from gvit.models.pretrained import find_pretrained, is_pretrained_name, shipped
 from gvit.models.weights import load_model
 from gvit.prediction import class_names
 from gvit.rendering import render
-from gvit.studio.wire import MAX_GAUSSIANS
+from gvit.studio.wire import MAX_GAUSSIANS, MAX_IMAGE_SIDE
 
 _MOST_LOOKS = 48
+# these ask the classifier about each Gaussian: work grows with the square of their number
+_BY_REMOVAL = ("occlusion", "shap")
 _PHOTOGRAPHS = ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg")  # scikit-image's
 
 
@@ -85,16 +88,34 @@ class Bench:
             name: method for name, method in METHODS.items() if self.classifies or not method.asks_classifier
         }
 
+    @property
+    def _own_count(self) -> int:
+        return self.model.encoder.num_gaussians if self.classifies else PHOTOGRAPH_COUNT
+
+    @property
+    def most_gaussians(self) -> int:
+        """That the page makes of an image."""
+        return min(8 * self._own_count, MAX_GAUSSIANS)
+
+    def most_scored(self, method: str) -> int:
+        """Gaussians of which a method's scores take no more work than ``shap`` of ``most_gaussians``.
+
+        Work is passes of the classifier times their tokens: about a minute for the digits on one core.
+        """
+        if method not in _BY_REMOVAL:
+            return MAX_GAUSSIANS
+        orders = METHODS[method].samples or 1
+        return int(self.most_gaussians * math.sqrt(METHODS["shap"].samples / orders))
+
     def describe(self) -> dict[str, Any]:
         """What the page has to know."""
         encoder, names = self.model.encoder, class_names(self.model)
-        own = encoder.num_gaussians if self.classifies else PHOTOGRAPH_COUNT
         return {
             "name": self.name,
             "classes": names if self.classifies else [],
             "any_number": encoder.any_number,
-            "num_gaussians": own if encoder.any_number else encoder.num_gaussians,
-            "most_gaussians": min(8 * own, MAX_GAUSSIANS),
+            "num_gaussians": self._own_count if encoder.any_number else encoder.num_gaussians,
+            "most_gaussians": self.most_gaussians,
             "looks": getattr(encoder, "turns", None) if encoder.any_number else None,
             "most_looks": _MOST_LOOKS,
             "methods": [
@@ -178,10 +199,16 @@ class Bench:
             target: class index; None for the predicted one.
 
         Raises:
-            InputError: no such method or class.
+            InputError: no such method or class, or more Gaussians than ``most_scored``.
         """
         if method not in self.methods:
             raise unknown_name("method", method, self.methods)
+        count, most = len(gaussians), self.most_scored(method)
+        if count > most:
+            raise InputError(
+                f"{method} of {count:,} Gaussians takes too long: here, it scores at most {most:,}; "
+                "cdam and ixg score any number"
+            )
         device = next(self.model.parameters()).device
         with self._explaining:
             scores = attribute(self._explained, gaussians[None].to(device), method, target)
@@ -268,5 +295,5 @@ def _read_gaussians(name: str, content: bytes) -> Opened:
         raise InputError(f"{name}: must hold 1 to {MAX_GAUSSIANS:,} Gaussians of finite numbers")
     aspect = gaussians.aspect
     fallback = (max(1, round(512 * min(1.0, aspect))), max(1, round(512 * min(1.0, 1 / aspect))))
-    found = size if size is not None and min(size) >= 1 else fallback
+    found = size if size is not None and 1 <= min(size) <= max(size) <= MAX_IMAGE_SIDE else fallback
     return Opened(gaussians, found, None, None)

@@ -21,6 +21,7 @@ from gvit.studio import edits
 
 MAX_GAUSSIANS = 10_000
 MAX_SIDE = 2048  # pixels of a picture
+MAX_IMAGE_SIDE = 1_000_000  # pixels of an image; nothing is drawn at that size
 _LARGEST = 1e6  # of raw numbers; those of encoders and fits are below 100
 Unit = Annotated[float, Field(ge=0, le=1)]
 Index = Annotated[int, Field(ge=0, lt=MAX_GAUSSIANS)]
@@ -79,6 +80,8 @@ class State(_Strict):
         aspect: see ``Gaussians``.
         height: of the picture, pixels.
         width: of the picture, pixels.
+        image_height: of the image that the Gaussians were made of, pixels; None for the picture's.
+        image_width: of the same image, pixels.
         off: indices of the Gaussians that are switched off.
         edits: what is done, in order.
     """
@@ -89,6 +92,8 @@ class State(_Strict):
     aspect: float = Field(ge=1e-3, le=1e3)
     height: int = Field(ge=1, le=MAX_SIDE)
     width: int = Field(ge=1, le=MAX_SIDE)
+    image_height: int | None = Field(None, ge=1, le=MAX_IMAGE_SIDE)
+    image_width: int | None = Field(None, ge=1, le=MAX_IMAGE_SIDE)
     off: list[Index] = Field(default=[], max_length=MAX_GAUSSIANS)
     edits: list[Edit] = Field(default=[], max_length=100)
 

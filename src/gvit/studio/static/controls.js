@@ -9,9 +9,10 @@ export function bindControls(studio) {
   stage.addEventListener("select", () => {
     studio.settle();
     studio.describeSelection();
+    studio.speak();
   });
-  stage.addEventListener("drag", ({ detail: { dx, dy } }) => studio.preview([studio.edit("move", { dx, dy })]));
-  stage.addEventListener("dragged", ({ detail: { dx, dy } }) => studio.commit([studio.edit("move", { dx, dy })]));
+  stage.addEventListener("drag", ({ detail: shift }) => studio.preview([studio.move(shift)]));
+  stage.addEventListener("dragged", ({ detail: shift }) => studio.commit([studio.move(shift)]));
   stage.addEventListener("wheel", ({ detail: { factor } }) => wheel(factor));
 
   // what the wheel has done is for good when it rests, or when something else is done
@@ -138,11 +139,29 @@ export function bindControls(studio) {
   });
 
   const { dataset } = document.documentElement;
-  dataset.theme = localStorage.getItem("theme") ?? "";
+  dataset.theme = stored("theme") ?? "";
   function toggleTheme() {
     const now = dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
     const theme = now === "dark" ? "light" : "dark";
     dataset.theme = theme;
-    localStorage.setItem("theme", theme);
+    store("theme", theme);
+  }
+}
+
+// where a browser keeps nothing for pages, it throws: the theme then lasts as long as the page
+
+function stored(name) {
+  try {
+    return localStorage.getItem(name);
+  } catch {
+    return null;
+  }
+}
+
+function store(name, value) {
+  try {
+    localStorage.setItem(name, value);
+  } catch {
+    // see above
   }
 }

@@ -35,7 +35,7 @@ function alone(studio, key, event) {
   const slides = event.target.matches("input[type=range]");
   if (key in ARROWS && !slides && stage.selected.size) {
     const [dx, dy] = ARROWS[key].map((step) => step * STEP * (event.shiftKey ? 10 : 1));
-    studio.commit([studio.edit("move", { dx, dy })]);
+    studio.commit([studio.move({ dx, dy })]);
   } else if (key in TRANSFORMS && stage.selected.size) {
     studio.transform(TRANSFORMS[key]);
   } else if (key in CLICKS) {

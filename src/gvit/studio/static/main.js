@@ -7,6 +7,7 @@ import { History } from "./history.js";
 import { Bars, element, fill, find, showNumbers, toHex, toast } from "./panel.js";
 import { Stage, paintPicture } from "./stage.js";
 
+const MOST_SHIFT = 2048; // pixels of the picture; MAX_SIDE in gvit/studio/wire.py
 const LONGER_SIDE = { least: 512, most: 768 }; // pixels of the picture
 
 class Studio {
@@ -35,7 +36,7 @@ class Studio {
     const names = await server.models();
     find("models").replaceChildren(...names.map((name) => {
       const button = element("button", "", name.replace(/^gvit_tiny\./, "").split("/").slice(-2).join("/"));
-      Object.assign(button, { title: name, role: "radio" });
+      button.title = name;
       button.addEventListener("click", () => this.run(() => this.use(name)));
       button.dataset.name = name;
       return button;
@@ -47,7 +48,7 @@ class Studio {
   async load(name) {
     const model = await server.describe(name);
     this.model = model;
-    for (const button of find("models").children) button.setAttribute("aria-checked", button.dataset.name === name);
+    for (const button of find("models").children) button.setAttribute("aria-pressed", button.dataset.name === name);
     find("prediction").hidden = !model.classes.length;
     find("target-field").hidden = !model.classes.length;
     find("encoding").hidden = !model.any_number;
@@ -123,7 +124,7 @@ class Studio {
     const longer = Math.max(height, width);
     const scale = Math.min(Math.max(longer, LONGER_SIDE.least), LONGER_SIDE.most) / longer;
     const doc = {
-      model: model.name, name, source: { name, content, own }, numbers, raw: opened.raw, bounds: opened.bounds,
+      model: model.name, name, source: { name, content, own }, numbers, raw: opened.raw, bounds: opened.bounds, size: opened.size,
       off: new Uint8Array(opened.raw.length / 9), width: Math.max(1, Math.round(scale * width)), height: Math.max(1, Math.round(scale * height)),
       seen: opened.seen && { pixels: opened.seen, size: opened.seen_size }, psnr: opened.psnr,
     };
@@ -162,12 +163,18 @@ class Studio {
     const { source } = this.doc;
     return this.run(async () => {
       if (this.doc.source !== source) return; // another image was opened meanwhile
-      const before = { ...this.doc, off: await switched(this.doc.off) };
-      const view = await server.state(before, edits);
-      const doc = edits.length ? { ...before, raw: view.raw } : before;
-      this.history.push(doc);
-      await this.show(doc, view);
-      this.changed();
+      try {
+        const before = { ...this.doc, off: await switched(this.doc.off) };
+        const view = await server.state(before, edits);
+        const doc = edits.length ? { ...before, raw: view.raw } : before;
+        this.history.push(doc);
+        await this.show(doc, view);
+      } catch (error) {
+        this.paint(this.doc, this.view); // what a hand has moved or a preview shown is not so
+        throw error;
+      } finally {
+        this.changed();
+      }
     });
   }
 
@@ -211,11 +218,12 @@ class Studio {
     }
     const on = doc.off.reduce((count, off) => count + !off, 0);
     find("facts").title = "Gaussians that are drawn, PSNR of the picture as it was encoded, file";
-    find("facts").textContent = [
+    const facts = [
       `${on === doc.off.length ? "" : `${on} of `}${doc.off.length} Gaussians`,
       doc.psnr === null ? "" : `${doc.psnr.toFixed(1)} dB`,
       doc.name,
     ].filter(Boolean).join("  ·  ");
+    if (find("facts").textContent !== facts) find("facts").textContent = facts; // else it would be spoken again
     find("now").querySelector(".what").textContent = this.caption(doc, view);
   }
 
@@ -253,6 +261,7 @@ class Studio {
     if (!doc.seen) this.original(false);
     find("show-original").disabled = !doc.seen;
     this.describeSelection();
+    this.speak();
   }
 
   step(which) {
@@ -276,6 +285,12 @@ class Studio {
 
   edit(kind, values) {
     return { kind, chosen: this.chosen, ...values };
+  }
+
+  /** By pixels of the picture; a hand may go farther than the server takes, which is beyond the border in any case. */
+  move({ dx, dy }) {
+    const [x, y] = [dx, dy].map((shift) => Math.min(MOST_SHIFT, Math.max(-MOST_SHIFT, shift)));
+    return this.edit("move", { dx: x, dy: y });
   }
 
   transform(values) {
@@ -314,6 +329,18 @@ class Studio {
       find("opacity-out").textContent = mean(8).toFixed(2);
       find("off").textContent = this.chosen.every((index) => doc.off[index]) ? "Switch on" : "Switch off";
     }
+  }
+
+  /** To screen readers: what is chosen, and its prediction. What is pointed at, or only previewed, is not for them. */
+  speak() {
+    const { stage, doc, chosen } = this;
+    const off = chosen.filter((index) => doc.off[index]).length;
+    const [x, y] = chosen.length === 1 ? Array.from(stage.ellipse(chosen[0]), Math.round) : [];
+    const selection = chosen.length === 1
+      ? `#${chosen[0]} at ${x}, ${y}, selected${off ? ", off" : ""}`
+      : `${chosen.length || "none"} selected${off ? `, ${off} off` : ""}`;
+    const prediction = mostProbable(this.view) === null ? "" : `. ${find("answer").textContent}, ${find("confidence").textContent}`;
+    find("spoken").textContent = selection + prediction;
   }
 
   // --- scores
@@ -389,8 +416,10 @@ class Studio {
     const { doc } = this.kept;
     this.compare(true);
     return this.run(async () => {
+      const view = await server.state(doc, []);
+      if (doc.source !== this.doc.source) this.stage.selected = new Set();
       this.history.push(doc);
-      await this.show(doc, await server.state(doc, []));
+      await this.show(doc, view);
       this.changed();
     });
   }

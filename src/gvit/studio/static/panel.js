@@ -13,6 +13,7 @@ export function element(tag, className = "", text = "") {
 }
 
 export function toast(text) {
+  if ([...find("toasts").children].some((shown) => shown.textContent === text)) return;
   const shown = element("div", "toast", text);
   find("toasts").append(shown);
   setTimeout(() => shown.remove(), 6000);

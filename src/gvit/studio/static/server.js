@@ -40,7 +40,7 @@ async function ask(path, query = {}, body = undefined) {
 }
 
 const header = (doc) => ({
-  model: doc.model, ...doc.bounds, height: doc.height, width: doc.width,
+  model: doc.model, ...doc.bounds, height: doc.height, width: doc.width, image_height: doc.size[0], image_width: doc.size[1],
   off: Array.from(doc.off.keys()).filter((index) => doc.off[index]),
 });
 
