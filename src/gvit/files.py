@@ -13,7 +13,7 @@ from gvit.errors import InputError
 
 _LONGEST = 255  # bytes that file systems let a name have
 # of a file that is being written, what it is to become; an older gvit's had no number
-_PARTIAL = re.compile(r"(.+?)(\.\d+-[0-9a-f]{8})?\.partial")
+_PARTIAL = re.compile(r"(.+?)(?:\.(\d+)-[0-9a-f]{8})?\.partial")
 
 
 @contextmanager
@@ -53,8 +53,22 @@ def remove_partials(folder: Path, ours: Callable[[str], object]) -> None:
     with suppress(OSError):
         for file in folder.iterdir():
             found = _PARTIAL.fullmatch(file.name)
-            if found and ours(found[1]):
-                file.unlink(missing_ok=True)
+            if found and ours(found[1]) and not _is_written(found[2]):
+                with suppress(OSError):
+                    file.unlink(missing_ok=True)
+
+
+def _is_written(process: str | None) -> bool:
+    """Whether another process of this machine has a number, and so may be writing still."""
+    if process is None or int(process) == os.getpid() or os.name == "nt":
+        return False
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def _partial(path: Path) -> Path:

@@ -66,7 +66,7 @@ def test_nobody_elses_file_is_replaced(tmp_path, capsys):
     assert said.startswith(f"{out} is there and was not written by gvit")
     assert json.loads(out.read_text()) == {"name": "mine"}
     # its own is
-    out.write_text(json.dumps({"command": "gvit faithfulness digits digits"}))
+    out.write_text(json.dumps({"command": "gvit faithfulness digits digits"}, indent=2))  # as by --json
     assert main(["faithfulness", "digits", "digits", "--out", str(out), "--no-pixels", *QUICK]) == 0
     assert "rows" in json.loads(out.read_text())
 

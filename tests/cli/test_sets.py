@@ -1,6 +1,7 @@
 """``gvit encode RUN SOURCE``: whole data sets, whatever interrupts it and however many processes there are."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -376,9 +377,11 @@ def test_shards_that_no_manifest_vouches_for_are_not_taken_over(run, photos, who
 
 def test_what_was_half_written_is_removed_when_it_goes_on(whole, tmp_path):
     for name in ("train-00000-of-00006.safetensors", MANIFEST_NAME, "film"):
-        (tmp_path / f"{name}.7-0123abcd.partial").touch()
+        (tmp_path / f"{name}.99999999-0123abcd.partial").touch()
+    written = f"test-00000-of-00002.safetensors.{os.getppid()}-0123abcd.partial"  # by a process that lives
+    (tmp_path / written).touch()
     begin_set(tmp_path, read_set(whole)[0])
-    assert sorted(contents(tmp_path)) == ["film.7-0123abcd.partial", MANIFEST_NAME]
+    assert sorted(contents(tmp_path)) == sorted(["film.99999999-0123abcd.partial", written, MANIFEST_NAME])
 
 
 def test_parts_have_the_same_classes_in_the_same_order(run):

@@ -168,6 +168,11 @@ def test_a_program_for_ghostscript_is_no_image_whatever_it_is_called(tmp_path, m
         with pytest.raises(InputError, match=f"{name}: not an image file"):
             open_image(path.rename(tmp_path / name))
         path = tmp_path / name
+    path = write(tmp_path / "a.tga", Image.fromarray(GREY))
+    with pytest.raises(
+        InputError, match=r"a\.tga: not an image file of a format that is read; convert \.tga to \.png"
+    ):
+        open_image(path)
 
 
 @pytest.mark.parametrize("side", [30_000, 10_000])  # Pillow itself only warns of the second

@@ -363,7 +363,11 @@ def test_labels_of_the_hub_are_by_the_names_of_their_own_split(monkeypatch):
         }
         return hf.DatasetDict(parts)
 
-    for names, labels in ((["kiwi", "fig", "plum"], [1, 0]), (["plum", "kiwi"], [2, 1])):
+    for names, labels in (
+        (["kiwi", "fig", "plum"], [1, 0]),
+        (["plum", "kiwi"], [2, 1]),
+        (["kiwi", "fig", "date"], [1, 0]),
+    ):
         monkeypatch.setattr(hf, "load_dataset", partial(load, names))
         test = load_source("hfds/a", "test")
         assert (test.labels, test.class_names) == (labels, ["fig", "kiwi", "plum"])

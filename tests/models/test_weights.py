@@ -78,6 +78,15 @@ def test_models_that_were_built_directly_can_be_saved_and_loaded(model, tmp_path
     assert Architecture.of(loaded) == Architecture.of(model)
 
 
+def test_a_file_of_another_number_of_channels_than_models_are_made_of_by_name_loads(tmp_path):
+    model = ViT(PatchTokens(16, 8, 1, 8), num_classes=3, depth=1, num_heads=2).eval()
+    gvit.save_model(model, tmp_path / "model.safetensors")
+    grey = torch.rand(2, 1, 16, 16)
+    assert torch.equal(gvit.load_model(tmp_path)(grey), model(grey))
+    with pytest.raises(ValueError, match="in_chans must be 3"):
+        gvit.create_model("vit_tiny_patch8", in_chans=1)
+
+
 def test_the_default_gvit_is_gvit_s_and_can_be_saved_and_loaded(tmp_path):
     model = GViT()
     assert Architecture.of(model) == registry.architecture("gvit_small")

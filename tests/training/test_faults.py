@@ -108,7 +108,7 @@ def test_a_process_killed_while_it_saves_leaves_the_last_whole_checkpoint(tmp_pa
     (folder / "film.partial").touch()  # somebody else's
     (folder / "checkpoint.pt.partial").touch()  # an older gvit's
     (folder / "checkpoints").mkdir()
-    (folder / "checkpoints" / "step-000012.pt.7-0123abcd.partial").touch()
+    (folder / "checkpoints" / "step-000012.pt.99999999-0123abcd.partial").touch()
     Run(folder).remove_partial()
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*"))
     assert names == ["checkpoint.pt", "checkpoints", "film.partial"]

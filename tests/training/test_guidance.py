@@ -331,6 +331,24 @@ def test_a_run_that_goes_on_within_the_guided_phase_begins_it(tmp_path):
     assert task.motion.start is start
 
 
+def test_what_has_begun_goes_on_where_its_motion_can_be_compared_no_more(tmp_path):
+    """Another number of test images can be read by now: the average and the budget are as they were."""
+    config = with_(guidance={"guide_ema": 0.9, "psnr_budget": 0.5})
+    loop = Loop(set_up(config), Run.create(tmp_path / "run", config))
+    loop.fit(until=GUIDE + 2)
+    state = loop.setup.task.state()
+    averaged = state["guidance"]["averaged"]
+    task = set_up(config).task
+    task.load_state(state | {"motion": state["motion"][:-1]})
+    assert task.motion.start is None
+    assert task.has_begun("guide")
+    again = task.state()["guidance"]["averaged"]
+    assert all(torch.equal(again[name], averaged[name]) for name in averaged)
+    fresh = set_up(config).task
+    assert not fresh.has_begun("guide")
+    assert fresh.has_begun("classify")
+
+
 def test_what_moves_is_of_the_weights_that_are_evaluated():
     task = set_up(with_(optimizer={"ema_decay": 0.9})).task
     assert task.motion.model is task.ema.module

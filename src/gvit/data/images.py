@@ -157,6 +157,9 @@ def _guess(path: str | Path, content: bytes | None) -> str:
         start = file.read(512).lstrip().lower()
     if not start:
         return ": it is empty"
+    suffix = Path(path).suffix.lower()
+    if suffix in Image.registered_extensions() and suffix not in EXTENSIONS:
+        return f" of a format that is read; convert {suffix} to .png"
     return ": it is a web page" if start.startswith((b"<!doctype html", b"<html")) else ""
 
 

@@ -28,7 +28,7 @@ _FLAT = {
 # What can't be built, or would show only when it is used: least and largest of whole numbers, and of shares.
 _MOST = 10**7
 _WHOLE = {
-    **dict.fromkeys(("img_size", "num_gaussians", "patch_size"), 1),
+    **dict.fromkeys(("img_size", "in_chans", "num_gaussians", "patch_size"), 1),
     **dict.fromkeys(("embed_dim", "num_heads", "looks"), 1),
     **dict.fromkeys(("depth", "num_classes"), 0),
 }
@@ -115,6 +115,10 @@ class Architecture:
                 flat = _flat_name(part, name)
                 known.add(flat)
                 if flat in arguments:
+                    if name == "in_chans" and arguments[flat] != 3:
+                        raise InputError(
+                            f"{option(flat)} must be 3, as images are read and drawn in colours; got {arguments[flat]}"
+                        )
                     _check_range(flat, name, arguments[flat])
                     values[name] = _plain(arguments[flat])
             changed[part] = values
@@ -178,10 +182,6 @@ def _check_class(part: str, module: Any) -> None:
 
 
 def _check_range(called: str, name: str, value: Any) -> None:
-    if name == "in_chans" and value != 3:
-        raise InputError(
-            f"{option(called)} must be 3, as images are read and drawn in colours; got {value!r}"
-        )
     if name in _WHOLE:
         least = _WHOLE[name]
         if not (isinstance(value, Integral) and least <= int(value) <= _MOST):

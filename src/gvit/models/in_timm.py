@@ -113,8 +113,8 @@ def _create(
     arguments = _arguments(name, kwargs)
     frozen = arguments.pop("freeze_encoder", False)
     entry = find_pretrained(f"{name}.{cfg.tag}") if cfg.tag else None
-    if entry is not None and not _is_of(cfg, entry):
-        entry = None
+    if entry is not None and not (_is_of(cfg, entry) and (pretrained or entry.installed)):
+        entry = None  # nothing is downloaded unasked
     loads = pretrained and (entry is None or cfg.state_dict is not None)  # timm does
     if entry is None:
         model = create_model(name, **arguments)

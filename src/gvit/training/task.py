@@ -316,6 +316,7 @@ class GuidedTask(Task):
 
     def make_objective(self) -> Objective:
         self.motion: GaussianMotion | None = None
+        self._guiding = False  # the guided phase has begun
         self.guidance: Guidance = Guidance(self.config.guidance, GraphedTurns if self.graphs else None)
         objective = GuidedObjective(
             *(self.model, self.config.objective, self.parallel, self.autocast, self.guidance),
@@ -358,12 +359,13 @@ class GuidedTask(Task):
     def begin(self, phase: Phase) -> None:
         if phase != "guide":
             return
+        self._guiding = True
         self.guidance.begin(self.model)
         if self.motion is not None:
             self.motion.begin()
 
     def has_begun(self, phase: Phase) -> bool:
-        return phase != "guide" or self.motion is None or self.motion.start is not None
+        return phase != "guide" or self._guiding
 
     def step(
         self, step: int, parts: Sequence[Batch], plan: StepPlan, rates: dict[str, float]
@@ -399,7 +401,11 @@ class GuidedTask(Task):
         return None if self.motion is None else self.motion.measure()
 
     def state(self) -> dict[str, Any]:
-        motion = {} if self.motion is None else {"motion": self.motion.start}
+        motion = (
+            {}
+            if self.motion is None
+            else {"motion": self.motion.start, "motion_averaged": self.ema is not None}
+        )
         return super().state() | motion | {"guidance": self.guidance.state()}
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -407,8 +413,11 @@ class GuidedTask(Task):
         self.guidance.load_state(state.get("guidance", {}), self.model)
         if self.motion is not None:
             start = state["motion"]
-            # where another number of these images can be read by now, there is nothing to compare them with
-            alike = start is not None and len(start) == len(self.motion.images)
+            self._guiding = start is not None
+            # where another number of these images can be read by now, there is nothing to compare them with; nor is
+            # there with an average of weights, whose Gaussians an older gvit did not keep
+            averaged = state.get("motion_averaged", False) == (self.ema is not None)
+            alike = start is not None and len(start) == len(self.motion.images) and averaged
             self.motion.start = start if alike else None
 
 

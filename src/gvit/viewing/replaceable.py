@@ -17,7 +17,7 @@ _BEGINNINGS = {
     ".csv": re.escape(",".join(COLUMNS)).encode() + rb"[,\n]",
     # of Gaussians, or of gvit faithfulness
     ".json": rb'\{\n "name": .*,\n "class": .*,\n "width": \d+,\n "height": \d+,\n "gaussians": \['
-    rb'|\{"command": "gvit faithfulness ',
+    rb'|\{\s*"command": "gvit faithfulness ',
     ".svg": rb"<svg [^>]*>\n" + re.escape(MARK).encode(),
     ".html": _HTML,
     ".htm": _HTML,

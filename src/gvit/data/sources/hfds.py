@@ -93,8 +93,9 @@ def _source(split: Split, splits: dict[str, Any], name: str) -> Source:
 def _renumbered(values: Sequence[Any], own: Sequence[str], names: Sequence[str], part: str) -> list[Any]:
     """Labels of a split, which count its own names, as numbers of training's."""
     index = {name: label for label, name in enumerate(names)}
-    unknown = [name for name in own if name not in index]
+    there = set(values)
+    unknown = [name for label, name in enumerate(own) if label in there and name not in index]
     if unknown:
         raise InputError(f"split {part!r} has classes that 'train' does not have: {', '.join(unknown)}")
-    number = {label: index[name] for label, name in enumerate(own)}
+    number = {label: index[name] for label, name in enumerate(own) if name in index}
     return [number.get(value, value) for value in values]
