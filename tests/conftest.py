@@ -39,6 +39,8 @@ _UNCHECKED = {
         "test_readme",
         "test_guidance",
         "test_jobs",
+        *("test_stumbling", "test_frozen", "test_broken", "test_export", "test_sets", "test_history"),
+        *("test_faults", "test_row_effects", "test_scaling", "test_finetune"),
     )
 }
 

@@ -14,6 +14,7 @@ from huggingface_hub import errors
 import gvit
 from gvit.cli import main
 from gvit.errors import InputError
+from gvit.models import registry
 from gvit.models.base import ImageClassifier
 from gvit.models.gvit import GViT
 from gvit.models.vit import ViT
@@ -100,6 +101,21 @@ def test_a_folder_gives_the_same_model_in_gvit_and_in_timm(model, tmp_path, caps
     # it is weights, and no run
     assert main(["evaluate", str(folder)]) == 2
     assert "weights without a run" in capsys.readouterr().err
+
+
+def test_a_registered_models_own_head_is_loaded_by_timm(tmp_path, monkeypatch):
+    """Its number of classes is the name's own, so no argument tells it."""
+    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
+    tokens, sizes = registry.TOKENIZERS["canonical"], {"img_size": 16, "num_gaussians": 5, "num_classes": 3}
+    registry.register_model(
+        "gvit_of_three", "for this test", tokens, "denoising", patch_size=8, depth=1, **sizes
+    )
+    model = gvit.create_model("gvit_of_three").eval()
+    model.save_pretrained(tmp_path / "three")
+    import timm
+
+    theirs = timm.create_model(f"local-dir:{tmp_path / 'three'}", pretrained=True)
+    assert torch.equal(theirs.classifier.head.weight, model.classifier.head.weight)
 
 
 def test_a_patch_vit_and_an_encoder_alone_go_there_and_back(tmp_path):

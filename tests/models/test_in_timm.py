@@ -19,7 +19,6 @@ from timm.utils import CheckpointSaver, ModelEmaV3
 import gvit
 from gvit.data.transforms import eval_transform
 from gvit.errors import InputError
-from gvit.models import registry
 from gvit.models.architecture import Architecture
 from gvit.models.card import Preprocessing
 from gvit.models.named import NAMED
@@ -206,16 +205,6 @@ def test_no_size_is_set_afterwards():
     for model in (gvit.create_model("vit_tiny_patch8"), small().classifier):
         with pytest.raises(InputError, match="px for good; create the model with another img_size"):
             model.set_input_size((64, 64))
-
-
-def test_a_registered_models_own_head_is_loaded(tmp_path, monkeypatch):
-    monkeypatch.setattr(registry, "_ENTRIES", dict(registry._ENTRIES))
-    tokens = registry.TOKENIZERS["canonical"]
-    registry.register_model("gvit_of_three", "for this test", tokens, "denoising", **SMALL)
-    model = gvit.create_model("gvit_of_three").eval()
-    model.save_pretrained(tmp_path / "three")
-    theirs = timm.create_model(f"local-dir:{tmp_path / 'three'}", pretrained=True)
-    assert torch.equal(theirs.classifier.head.weight, model.classifier.head.weight)
 
 
 def test_a_training_as_timms_script_does_it(tmp_path):
