@@ -63,11 +63,10 @@ def _is_written(process: str | None) -> bool:
     if process is None or int(process) == os.getpid() or os.name == "nt":
         return False
     try:
-        os.kill(int(process), 0)
+        with suppress(PermissionError):  # it is somebody else's
+            os.kill(int(process), 0)
     except (ProcessLookupError, OverflowError):
         return False
-    except PermissionError:  # somebody else's
-        return True
     return True
 
 

@@ -343,6 +343,13 @@ def test_what_has_begun_goes_on_where_its_motion_can_be_compared_no_more(tmp_pat
     assert task.motion.start is None
     assert task.has_begun("guide")
     again = task.state()["guidance"]["averaged"]
+    once_more = set_up(config).task
+    once_more.load_state(task.state())
+    assert once_more.has_begun("guide")
+    older = {name: value for name, value in state.items() if name not in ("guiding", "motion_averaged")}
+    once_more.load_state(older)
+    assert once_more.has_begun("guide")
+    assert once_more.motion.start is not None
     assert all(torch.equal(again[name], averaged[name]) for name in averaged)
     fresh = set_up(config).task
     assert not fresh.has_begun("guide")

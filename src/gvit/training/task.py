@@ -401,19 +401,17 @@ class GuidedTask(Task):
         return None if self.motion is None else self.motion.measure()
 
     def state(self) -> dict[str, Any]:
-        motion = (
-            {}
-            if self.motion is None
-            else {"motion": self.motion.start, "motion_averaged": self.ema is not None}
-        )
-        return super().state() | motion | {"guidance": self.guidance.state()}
+        found = super().state() | {"guidance": self.guidance.state(), "guiding": self._guiding}
+        if self.motion is not None:
+            found |= {"motion": self.motion.start, "motion_averaged": self.ema is not None}
+        return found
 
     def load_state(self, state: dict[str, Any]) -> None:
         super().load_state(state)
         self.guidance.load_state(state.get("guidance", {}), self.model)
         if self.motion is not None:
             start = state["motion"]
-            self._guiding = start is not None
+            self._guiding = state.get("guiding", start is not None)  # an older gvit's has the one alone
             # where another number of these images can be read by now, there is nothing to compare them with; nor is
             # there with an average of weights, whose Gaussians an older gvit did not keep
             averaged = state.get("motion_averaged", False) == (self.ema is not None)

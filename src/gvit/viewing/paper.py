@@ -121,9 +121,8 @@ def explain_figure(
     for column in range(count):
         axes = grid[:, column]
         axes[0].imshow(as_picture(images[column]))
-        axes[0].set_title(
-            printable(names[labels[column]]), fontsize=9, parse_math=False
-        )  # a class may be called $
+        # a class may be called $
+        axes[0].set_title(printable(names[labels[column]]), fontsize=9, parse_math=False)
         sizes = axes[1].imshow(determinants[column].cpu().numpy(), cmap="viridis", vmin=low, vmax=high)
         greyed = images[column].mean(0, keepdim=True).expand(3, -1, -1) * 0.5 + 0.15
         axes[2].imshow(as_picture(greyed))
