@@ -8,6 +8,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gvit import Gaussians, render
+from gvit.gaussians.precision import full_precision
 from gvit.losses import ms_ssim, pixel_loss, psnr, ssim
 
 
@@ -170,6 +171,73 @@ def test_precision_is_not_the_callers(pair, large_pair):
             of_few_bits = measure(image.to(dtype), other.to(dtype))
             assert of_few_bits.dtype == torch.float32
             assert torch.equal(of_few_bits, measure(image.to(dtype).float(), other.to(dtype).float()))
+
+
+def test_precision_of_matrix_products_is_not_the_callers(pair):
+    """On processors with products of bfloat16, a choice of all threads would be seen in SSIM."""
+    smooth = [torch.nn.functional.avg_pool2d(x, 3, 1).float() for x in pair]
+    expected = ssim(*smooth)
+    before = torch.get_float32_matmul_precision()
+    try:
+        for chosen in ("medium", "high"):
+            torch.set_float32_matmul_precision(chosen)
+            assert torch.equal(ssim(*smooth), expected)
+            with full_precision(smooth[0].device):
+                with full_precision(smooth[0].device):
+                    pass
+                assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.get_float32_matmul_precision() == chosen
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="needs PyTorch 2.9")
+def test_nor_that_of_single_backends(pair):
+    products = torch.backends.mkldnn.matmul
+    before = products.fp32_precision
+    smooth = [torch.nn.functional.avg_pool2d(x, 3, 1).float() for x in pair]
+    expected = ssim(*smooth)
+    try:
+        products.fp32_precision = "bf16"
+        assert torch.equal(ssim(*smooth), expected)
+        assert products.fp32_precision == "bf16"
+    finally:
+        products.fp32_precision = before
+
+
+@pytest.mark.parametrize(
+    ("image", "target", "message"),
+    [
+        (torch.rand(2, 3, 16, 16), torch.rand(1, 3, 16, 16), r"got \[2, 3, 16, 16\] and \[1, 3, 16, 16\]"),
+        (torch.rand(16, 16), torch.rand(16, 16), r"the same shape \[..., C, H, W\], got \[16, 16\]"),
+        (
+            torch.rand(3, 16, 16),
+            torch.zeros(3, 16, 16, dtype=torch.uint8),
+            "floating point, .* got torch.uint8",
+        ),
+    ],
+    ids=["batch", "no channels", "bytes"],
+)
+def test_what_cannot_be_compared_is_refused(unchecked, image, target, message):
+    for measure in (
+        ssim,
+        ms_ssim,
+        psnr,
+        *(partial(pixel_loss, kind=kind) for kind in ("bce", "mse", "psnr")),
+    ):
+        with pytest.raises(ValueError, match=message):
+            measure(image, target)
+
+
+def test_images_of_two_dtypes_are_compared_in_the_larger_one(pair):
+    image, other = pair[0].double(), pair[1].float()
+    for measure in (ssim, psnr, *(partial(pixel_loss, kind=kind) for kind in ("bce", "mse", "psnr"))):
+        assert torch.equal(measure(image, other), measure(image, other.double()))
+
+
+def test_of_no_images_there_are_no_measures():
+    none = torch.empty(0, 3, 176, 176)
+    assert ssim(none, none).shape == ms_ssim(none, none).shape == psnr(none, none).shape == (0,)
 
 
 def test_unknown_pixel_loss():

@@ -1,7 +1,8 @@
 """Reconstruction losses and the measures of fidelity that are reported: PSNR, SSIM and MS-SSIM.
 
-Images are float tensors [..., C, H, W] with values in [0, 1]. What comes of them is float32 or more, also of images
-of fewer bits and under autocast.
+Images are float tensors [..., C, H, W] with values in [0, 1], two of the same shape; all raise a ValueError for others.
+What comes of them is float32 or more, also of images of fewer bits, under autocast, and where matrix products are
+computed in TF32 or bfloat16.
 """
 
 from __future__ import annotations
@@ -39,9 +40,9 @@ def pixel_loss(
     logarithm. For ``psnr`` it is ``psnr_loss`` of each image's mean squared error.
 
     Raises:
-        ValueError: an unknown ``kind``.
+        ValueError: an unknown ``kind``; images that differ in shape or are not floating point.
     """
-    rendered, target = at_least_float32(rendered), at_least_float32(target)
+    rendered, target = _alike(rendered, target)
     if kind == "mse":
         return F.mse_loss(rendered, target)
     if kind == "bce":
@@ -59,6 +60,18 @@ def psnr_loss(squared_errors: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
     Every image counts alike, well drawn or not; one with more than 40 dB hardly counts.
     """
     return 10 * (squared_errors + _PSNR_MARGIN).log10().mean()
+
+
+def _alike(image: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """Both in one dtype of 32 bits or more."""
+    if image.shape != target.shape or image.ndim < 3:
+        raise ValueError(
+            f"two images must have the same shape [..., C, H, W], got {list(image.shape)} and {list(target.shape)}"
+        )
+    for tensor in (image, target):
+        if not tensor.is_floating_point():
+            raise ValueError(f"images must be floating point, values in [0, 1], got {tensor.dtype}")
+    return at_least_float32(image, target)
 
 
 def _window_matrix(size: int, like: Tensor) -> Tensor:
@@ -82,9 +95,9 @@ def ssim(
     (as scikit-image with ``gaussian_weights=True, use_sample_covariance=False``).
 
     Raises:
-        ValueError: an image side is shorter than 11 pixels.
+        ValueError: an image side is shorter than 11 pixels; images that differ in shape or are not floating point.
     """
-    image, target = at_least_float32(image), at_least_float32(target)
+    image, target = _alike(image, target)
     height, width = image.shape[-2:]
     if min(height, width) < _WINDOW:
         raise ValueError(f"SSIM needs images of at least {_WINDOW}x{_WINDOW} pixels, got {height}x{width}")
@@ -115,12 +128,14 @@ def ms_ssim(
 
     None where a side is shorter than 176 pixels, which leaves the coarsest scale no window.
     """
+    image, target = _alike(image, target)
+    batch = image.shape[:-3]
     if min(image.shape[-2:]) < _SCALES_SIDE:
         return None
+    if not image.numel():
+        return image.new_zeros(batch)
     from torchmetrics.functional.image import multiscale_structural_similarity_index_measure  # slow to import
 
-    batch = image.shape[:-3]
-    image, target = at_least_float32(image), at_least_float32(target)
     with full_precision(image.device):
         found = multiscale_structural_similarity_index_measure(
             image.flatten(0, -4) if batch else image[None],
@@ -135,5 +150,5 @@ def psnr(
     image: Float[Tensor, "*batch c h w"], target: Float[Tensor, "*batch c h w"]
 ) -> Float[Tensor, "*batch"]:
     """Peak signal-to-noise ratio in dB, one number per image, data range 1; infinite for equal images."""
-    image, target = at_least_float32(image), at_least_float32(target)
+    image, target = _alike(image, target)
     return -10 * (image - target).square().mean((-3, -2, -1)).log10()

@@ -9,7 +9,7 @@ from scenes import random_scene
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gvit.errors import InputError
-from gvit.rendering import cuda, memory, rasterize
+from gvit.rendering import cpu, cuda, memory, rasterize
 from gvit.rendering.operators import Constants
 
 
@@ -34,13 +34,19 @@ def draw(height=6, width=5, **changes):
         ({"background": torch.zeros(4)}, r"background must have shape \[3\] or \[2, 3\], got \[4\]"),
         (
             {"opacities": torch.zeros(2, 3, dtype=torch.int64)},
-            "opacities must have a float dtype, got torch.int64",
+            "opacities must have a float dtype of 16, 32 or 64 bits, got torch.int64",
         ),
         ({"centers": torch.zeros(2, 3, 2).double()}, "centers is torch.float64, but colors is torch.float32"),
         ({"centers": torch.zeros(2, 3, 2, device="meta")}, "centers is on meta, but colors is on cpu"),
         ({"height": 0}, "at least 1, got 0 x 5"),
         ({"width": -1}, "at least 1, got 6 x -1"),
+        ({"height": 10**20}, "height must be at most 2147483647 pixels, got 100000000000000000000"),
+        (
+            {"colors": torch.zeros(2, 3, 3, dtype=torch.float8_e4m3fn)},
+            "colors must have a float dtype of 16, 32 or 64 bits, got torch.float8",
+        ),
         ({"blur": -0.1}, "blur must be .* got -0.1"),
+        ({"blur": 1e154}, r"blur must be in \[0, 1e\+30\] square pixels, got 1e\+154"),
         ({"blur": float("nan")}, "blur must be .* got nan"),
         ({"alpha_max": 1.5}, r"alpha_max must be in \(0, 1\], got 1.5"),
         ({"alpha_min": 1.0}, r"alpha_min must be in \[0, 1\), got 1.0"),
@@ -124,14 +130,36 @@ def test_cuda_needs_a_gpu():
 
 @pytest.mark.parametrize(("backend", "package"), [("cpu", "numba"), ("cuda", "triton")])
 def test_says_what_to_install(monkeypatch, backend, package):
-    from gvit.rendering import cpu, cuda
-
     loader = {"cpu": cpu._load, "cuda": cuda._kernels}[backend]
     loader.cache_clear()
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ValueError, match=f"backend '{backend}' needs {package}: pip install {package}"):
         draw(backend=backend)
     loader.cache_clear()
+
+
+def test_without_a_compiler_it_says_so(monkeypatch):
+    from numba.core import config
+
+    cpu._load.cache_clear()
+    monkeypatch.setattr(config, "DISABLE_JIT", 1)
+    with pytest.raises(ValueError, match="which NUMBA_DISABLE_JIT=1 turns off: unset it, or draw with"):
+        draw(backend="cpu")
+    cpu._load.cache_clear()
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.jacrev, torch.func.vjp])
+def test_derivatives_by_torch_func_are_refused_in_plain_words(backend, transform):
+    scene = random_scene(2, 3, 6, 5)
+
+    def drawn(centers):
+        return rasterize(centers, *scene[1:4], 6, 5, backend=backend)[0].sum()
+
+    with pytest.raises(
+        RuntimeError, match=r"cannot be differentiated by torch\.func .* use torch\.autograd\.grad"
+    ):
+        transform(drawn, scene.centers) if transform is torch.func.vjp else transform(drawn)(scene.centers)
 
 
 @pytest.mark.parametrize(
@@ -148,12 +176,33 @@ def test_an_image_beyond_the_memory_is_refused(backend, what, monkeypatch):
         rasterize(*one, 20_000, 20_000, backend=backend)
 
 
+def test_what_a_thread_keeps_counts_as_memory(monkeypatch):
+    """A line of pixels is drawn in a block of 32 of them."""
+    monkeypatch.setattr(memory, "free_memory", lambda: 3 * 10**8)
+    one = [tensor[0] for tensor in random_scene(2, 3, 6, 5)[:4]]
+    with pytest.raises(InputError, match=r"400000 x 1 pixels needs 0\.\d GB"):
+        rasterize(*one, 1, 400_000, backend="cpu")
+    with pytest.raises(InputError, match="up to 16777216 pixels in a row, got 16777217"):
+        rasterize(*one, 1, 2**24 + 1, backend="cpu")
+
+
+def test_a_reference_gradient_beyond_the_memory_is_refused(monkeypatch):
+    """It needs more than the image did."""
+    scene = [tensor.requires_grad_() for tensor in random_scene(2, 3, 6, 5)[:4]]
+    monkeypatch.setattr(memory, "_UNASKED", 0)
+    monkeypatch.setattr(memory, "free_memory", lambda: 100 * 2 * 3 * 6 * 5)
+    image, _ = rasterize(*scene, 6, 5, backend="reference")
+    with pytest.raises(InputError, match="the gradient of 2 images of 5 x 6 pixels with 3 Gaussians"):
+        image.sum().backward()
+
+
 def test_gradients_beyond_the_memory_are_refused(monkeypatch):
     """What they need grows with the images and their Gaussians, not with the pixels."""
     scene = [tensor.requires_grad_() for tensor in random_scene(2, 3, 6, 5)[:4]]
     image, _ = rasterize(*scene, 6, 5, backend="cpu")
     monkeypatch.setattr(memory, "_UNASKED", 0)
     monkeypatch.setattr(memory, "free_memory", lambda: 0)
+    monkeypatch.setattr(cpu, "_check_room", lambda *_: None)
     with pytest.raises(
         InputError, match=r"gradient of 6 Gaussians .* draw fewer images or Gaussians at a time"
     ):
@@ -170,7 +219,9 @@ def test_cuda_refuses_what_32_bits_cannot_number(monkeypatch):
             ValueError, match=rf"have {numbers} numbers, and .* draw fewer images or Gaussians"
         ):
             cuda._forward(*many, scene.background, 6, 5, Constants())
-    cuda._check_numbers(2, (2**31 - 1) // 18, 3)
+    cuda._check_numbers(2, (2**31 - 1) // 18, 3, 2**15, 2**15)
+    with pytest.raises(ValueError, match="65536 x 32768 pixels has more of them than the 'cuda' backend"):
+        cuda._check_numbers(1, 1, 3, 2**15, 2**16)
     cuda._check_places(2**31 - 1, recording=True)
     with pytest.raises(ValueError, match=r"while a CUDA graph is recorded, .* 2147483648 in all"):
         cuda._check_places(2**31, recording=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from numbers import Integral
 from typing import Any
 
@@ -21,6 +20,9 @@ _USUAL = Constants()
 _OPERATORS = {"reference": reference.rasterize, "cpu": cpu.rasterize, "cuda": cuda.rasterize}
 BACKENDS = tuple(_OPERATORS)
 MAX_CHANNELS = 32
+_MOST_BLUR = 1e30  # square pixels: what numbers may be, see ``rasterize``
+_MOST_SIDE = 2**31 - 1  # pixels
+_DTYPES = (*HALF, torch.float32, torch.float64)
 # there is none of it to compute in on Apple's GPUs
 _WITHOUT_FLOAT64 = ("mps",)
 
@@ -83,7 +85,7 @@ def rasterize(
         height: of the image, in pixels, at least 1.
         width: of the image, in pixels, at least 1.
         background: [C] or [..., C]; zeros when None.
-        blur: added to the variances, square pixels; keeps Gaussians smaller than a pixel differentiable.
+        blur: added to the variances, square pixels, up to 1e30; keeps Gaussians smaller than a pixel differentiable.
         alpha_max: in (0, 1].
         alpha_min: in [0, 1), at most ``alpha_max``.
         transmittance_min: in [0, 1); ``cpu`` and ``cuda`` stop at 1.2e-38 at the latest, where float32 loses digits.
@@ -102,8 +104,9 @@ def rasterize(
         ValueError: shapes, dtypes or devices don't fit together; a number is NaN or infinite; a covariance is
             not positive semi-definite (or still singular after the blur); a constant is out of its range; the
             backend is unknown or can't run here.
-        RuntimeError: in a second backward pass, or for inputs with tangents (forward mode, ``torch.func.jvp``):
-            there are first derivatives only, in reverse mode.
+        RuntimeError: in a second backward pass, for inputs with tangents (forward mode, ``torch.func.jvp``), and
+            within ``torch.func.grad``, ``vjp`` or ``jacrev``: there are first derivatives only, in reverse mode, by
+            ``backward`` and ``torch.autograd.grad``.
     """
     inputs = {"centers": centers, "covariances": covariances, "colors": colors, "opacities": opacities}
     if background is not None:
@@ -117,11 +120,18 @@ def rasterize(
         inputs = {name: _ToFloat32.apply(tensor) for name, tensor in inputs.items()}
 
     behind = inputs["background"] if background is not None else inputs["colors"].new_zeros(colors.shape[-1])
-    image, alpha, _, _ = _OPERATORS[backend](
-        *(inputs[name] for name in ("centers", "covariances", "colors", "opacities")),
-        behind,
-        *(height, width, blur, alpha_max, alpha_min, transmittance_min),
-    )
+    try:
+        image, alpha, _, _ = _OPERATORS[backend](
+            *(inputs[name] for name in ("centers", "covariances", "colors", "opacities")),
+            behind,
+            *(height, width, blur, alpha_max, alpha_min, transmittance_min),
+        )
+    except RuntimeError as error:
+        if "setup_context" not in str(error):
+            raise
+        raise RuntimeError(
+            "gvit's renderers cannot be differentiated by torch.func (grad, vjp, jacrev): use torch.autograd.grad"
+        ) from None
     return image, alpha
 
 
@@ -196,8 +206,9 @@ def _check_shapes(inputs: dict[str, Tensor]) -> None:
             f"background must have shape [{channels}] or {[*batch, channels]}, got {list(background.shape)}"
         )
     for name, tensor in inputs.items():
-        if not tensor.is_floating_point():
-            raise ValueError(f"{name} must have a float dtype, got {tensor.dtype}")
+        if tensor.dtype not in _DTYPES:
+            raise ValueError(f"{name} must have a float dtype of 16, 32 or 64 bits, got {tensor.dtype}")
+    for name, tensor in inputs.items():
         if tensor.dtype != colors.dtype:
             raise ValueError(f"{name} is {tensor.dtype}, but colors is {colors.dtype}: use one dtype")
         if tensor.device != colors.device:
@@ -218,13 +229,15 @@ def _check_size(height: int, width: int) -> None:
     for name, size in (("height", height), ("width", width)):
         if not isinstance(size, (Integral, torch.SymInt)):
             raise ValueError(f"{name} must be a whole number of pixels, got {size!r}")
+        if isinstance(size, Integral) and size > _MOST_SIDE:
+            raise ValueError(f"{name} must be at most {_MOST_SIDE} pixels, got {size}")
     if height < 1 or width < 1:
         raise ValueError(f"height and width must be at least 1, got {height} x {width}")
 
 
 def _check_constants(blur: float, alpha_max: float, alpha_min: float, transmittance_min: float) -> None:
-    if not 0 <= blur < math.inf:
-        raise ValueError(f"blur must be a finite number, at least 0, got {blur}")
+    if not 0 <= blur <= _MOST_BLUR:
+        raise ValueError(f"blur must be in [0, {_MOST_BLUR:g}] square pixels, got {blur}")
     if not 0 < alpha_max <= 1:
         raise ValueError(f"alpha_max must be in (0, 1], got {alpha_max}")
     for name, value in (("alpha_min", alpha_min), ("transmittance_min", transmittance_min)):

@@ -16,7 +16,8 @@ import os
 import tempfile
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +27,7 @@ import torch
 from platformdirs import user_cache_path
 from torch import Tensor
 
+from gvit.errors import InputError
 from gvit.rendering.memory import drawing, refuse_beyond_memory
 from gvit.rendering.operators import Constants, Gradients, Rendered, register
 
@@ -37,6 +39,7 @@ _SPANS_PER_THREAD = 2_000
 # an image is differentiated in this many parts if it is alone: more than any number of threads worth having
 # here
 _GROUPS = 32
+_WIDEST = 2**24  # float32 knows each column up to it
 
 
 def _writable(directory: Path) -> bool:
@@ -72,6 +75,13 @@ def _load() -> ModuleType:
         from numba.core import config, event
     except ImportError as error:
         raise ValueError("backend 'cpu' needs numba: pip install numba") from error
+    # Numba's stubs don't know its settings
+    settings: Any = config
+    if settings.DISABLE_JIT:
+        raise ValueError(
+            "backend 'cpu' needs Numba's compiler, which NUMBA_DISABLE_JIT=1 turns off: unset it, or draw with "
+            "backend='reference'"
+        )
 
     class Announcer(event.Listener):
         told = False
@@ -85,8 +95,6 @@ def _load() -> ModuleType:
             pass
 
     announcer = Announcer()
-    # Numba's stubs don't know its settings
-    settings: Any = config
     default = settings.CACHE_DIR
     event.register("numba:compile", announcer)
     settings.CACHE_DIR = str(_cache_directory())
@@ -133,7 +141,9 @@ def _spread(kernel: Any, arguments: tuple[Any, ...], tasks: int, spans: int) -> 
         while (portion := next(turn)) < portions:
             kernel(*arguments, tasks * portion // portions, tasks * (portion + 1) // portions)
 
-    others = [_pool().submit(work) for _ in range(threads - 1)]
+    others: list[Future[None]] = []
+    with suppress(RuntimeError):  # the interpreter is ending: this thread does all of it
+        others.extend(_pool().submit(work) for _ in range(threads - 1))
     work()
     for other in others:
         if not other.cancel():
@@ -157,6 +167,16 @@ def _prepare(
     return None if (spans < 0).any() else (params, rows, int(spans.sum()))
 
 
+def _check_room(batch: int, height: int, width: int, channels: int, others: int) -> None:
+    """Raise an InputError for an image that is too wide, or does not fit into memory with what each thread needs."""
+    if width > _WIDEST:
+        raise InputError(f"the 'cpu' backend draws images of up to {_WIDEST} pixels in a row, got {width}")
+    numbers = channels + others  # of a pixel; a thread keeps a block of rows, as wide as the image
+    threads = min(torch.get_num_threads(), batch * -(-height // _kernels().BLOCK))
+    kept = height * batch + _kernels().BLOCK * threads
+    refuse_beyond_memory(4 * numbers * kept * width, drawing(batch, height, width))
+
+
 def _forward(
     centers: Tensor,
     covariances: Tensor,
@@ -168,8 +188,7 @@ def _forward(
     constants: Constants,
 ) -> Rendered | None:
     batch, _, channels = colors.shape
-    # the image, and three numbers more a pixel
-    refuse_beyond_memory(4 * batch * height * width * (channels + 3), drawing(batch, height, width))
+    _check_room(batch, height, width, channels, 3)
     image = colors.new_empty(batch, channels, height, width)
     alpha, transmittance = (colors.new_empty(batch, height, width) for _ in range(2))
     stops = colors.new_empty(batch, height, width, dtype=torch.int32)
@@ -206,6 +225,7 @@ def _backward(
     kernels = _kernels()
     batch, count, channels = colors.shape
     height, width = transmittance.shape[-2:]
+    _check_room(batch, height, width, channels, 5)
     inputs = tuple(map(_array, (centers, covariances, colors, opacities, background)))
     prepared = _prepare(inputs, height, constants)
     assert prepared is not None, "the forward pass drew these"

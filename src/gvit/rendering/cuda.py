@@ -50,8 +50,12 @@ def check_device(device: torch.device) -> None:
         )
 
 
-def _check_numbers(batch: int, count: int, channels: int) -> None:
-    """Raise a ValueError where the kernels' 32 bits can't number the Gaussians' parameters or colours."""
+def _check_numbers(batch: int, count: int, channels: int, height: int, width: int) -> None:
+    """Raise a ValueError where the kernels' 32 bits can't number pixels, or the Gaussians' parameters or colours."""
+    if height * width > _MOST_PLACES:
+        raise ValueError(
+            f"an image of {width} x {height} pixels has more of them than the 'cuda' backend can number, {_MOST_PLACES}"
+        )
     numbers = batch * count * max(_kernels().NUM_PARAMS, channels)
     if numbers > _MOST_PLACES:
         raise ValueError(
@@ -113,7 +117,8 @@ class _Scene(NamedTuple):
 
 
 def _scene(tensors: tuple[Tensor, ...], height: int, width: int, constants: Constants) -> _Scene:
-    _check_numbers(*tensors[2].shape)
+    batch, count, channels = tensors[2].shape
+    _check_numbers(batch, count, channels, height, width)
     centers, covariances, colors, opacities, background = (tensor.contiguous() for tensor in tensors)
     return _Scene(centers, covariances, colors, opacities, background, height, width, constants)
 

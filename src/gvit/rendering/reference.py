@@ -17,7 +17,8 @@ from gvit.rendering.memory import drawing, refuse_beyond_memory
 from gvit.rendering.operators import Constants, Gradients, Rendered, register
 from gvit.rendering.values import can_be_drawn
 
-_BYTES_PER_PAIR = 40  # at the least, of a Gaussian and a pixel
+# at the least, of a Gaussian and a pixel
+_BYTES_PER_PAIR, _BYTES_PER_PAIR_BACK = 50, 170
 
 
 def composite(
@@ -110,6 +111,10 @@ def _running_product(visible: Float[Tensor, "batch k p"]) -> Float[Tensor, "batc
     return visible.cumprod(1)
 
 
+def _what(batch: int, height: int, width: int, count: int) -> str:
+    return f"{drawing(batch, height, width)} with {count} Gaussians by the reference"
+
+
 def _forward(
     centers: Tensor,
     covariances: Tensor,
@@ -124,7 +129,7 @@ def _forward(
     if centers.device.type == "cpu":
         # distances and exponents of every Gaussian at every pixel, in double precision
         need = _BYTES_PER_PAIR * batch * max(count, 1) * height * width
-        refuse_beyond_memory(need, f"{drawing(batch, height, width)} with {count} Gaussians by the reference")
+        refuse_beyond_memory(need, _what(batch, height, width, count))
     if not can_be_drawn(centers, covariances, colors, opacities, background, constants.blur):
         return None
     image, transmittance = composite(
@@ -146,7 +151,11 @@ def _backward(
     stops: Tensor,
     constants: Constants,
 ) -> Gradients:
+    batch, count = opacities.shape
     height, width = transmittance.shape[-2:]
+    if centers.device.type == "cpu":
+        need = _BYTES_PER_PAIR_BACK * batch * max(count, 1) * height * width
+        refuse_beyond_memory(need, f"the gradient of {_what(batch, height, width, count)}")
 
     def draw(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         return composite(*tensors, height, width, constants)  # type: ignore[call-arg, arg-type]

@@ -42,7 +42,12 @@ def explain(inputs: tuple[Tensor, ...], blur: float) -> ValueError:
         if len(bad):
             index = bad[0].tolist()
             return ValueError(f"{name} must be finite, got {tensor[tuple(index)].item()} at index {index}")
-    index = degenerate(covariances, blur).nonzero()[0].tolist()
+    bad = degenerate(covariances, blur).nonzero()
+    if not len(bad):  # within the rounding of a kernel
+        return ValueError(
+            f"covariances cannot be drawn with a blur of {blur} added: a determinant is not above 0"
+        )
+    index = bad[0].tolist()
     return ValueError(
         f"covariances must be positive semi-definite, and definite with a blur of {blur} added, "
         f"got {covariances[tuple(index)].tolist()} at index {index}"
