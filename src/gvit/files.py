@@ -97,9 +97,14 @@ def _of_the_system(error: BaseException | None) -> OSError | None:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replace a text file in one go; see ``replacing``."""
+    """Replace a text file in one go, in UTF-8 wherever it is; see ``replacing``."""
     with replacing(path) as partial:
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
+
+
+def utf8_name(name: str) -> str:
+    """A file's name, whatever its bytes, as text that every format can hold."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def check_writable(folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -16,9 +17,9 @@ from torch import Tensor
 
 from gvit.data.images import EXTENSIONS, find_images
 from gvit.errors import InputError, option, wording
-from gvit.files import check_writable
+from gvit.files import check_writable, remove_partials, utf8_name
 from gvit.gaussians import Gaussians
-from gvit.gaussians.shards import MANIFEST_NAME
+from gvit.gaussians.shards import MANIFEST_NAME, SHARD_FORMATS, Manifest, is_shard
 from gvit.gaussians.storage import Origin, read_depths, read_origin
 from gvit.viewing.figures import save_figure, save_picture
 from gvit.viewing.replaceable import check_replaceable
@@ -80,11 +81,12 @@ def plan_targets(
     """Image files named by files, folders and patterns, each with its own files in ``out``; see ``find_images``.
 
     Images of a folder keep their place in it: ``photos`` makes ``out/cat/1.png`` of ``photos/cat/1.jpg``.
-    Where ``out`` lies in that folder, what is in it is left alone.
+    Where ``out`` lies in that folder, what is in it is left alone. Bytes of a name that are no UTF-8 are written out
+    in those of its results: safetensors opens no other files.
 
     Raises:
         InputError: nothing is found, results would replace each other, an image, or a file that gvit did not write,
-            cannot be written, or would lie among the files of a set.
+            cannot be written, or read again, or would lie among the files of a set.
     """
     targets: dict[Path, Target] = {}
     for source in sources:
@@ -96,14 +98,42 @@ def plan_targets(
             if inside and _real(out) in _real(file).parents:
                 continue
             place = file.relative_to(folder) if inside else Path(file.name)
-            targets.setdefault(_real(file), Target(file, out / place.with_suffix(""), endings))
+            name = out / utf8_name(str(place.with_suffix("")))
+            targets.setdefault(_real(file), Target(file, name, endings))
     check_writable(out)
-    if ".safetensors" in endings and (out / MANIFEST_NAME).exists():
-        raise InputError(
-            f"{out} holds a set of Gaussians ({MANIFEST_NAME}); choose another {option('out')} folder for single images"
-        )
+    if ".safetensors" in endings:
+        if utf8_name(str(out)) != str(out):
+            raise InputError(
+                f"{out}: safetensors opens no file in a folder whose name is not UTF-8; choose another {option('out')}"
+            )
+        if _holds_set(out):
+            raise InputError(
+                f"{out} holds a set of Gaussians ({MANIFEST_NAME}); choose another {option('out')} folder for single "
+                "images"
+            )
     check_targets(list(targets.values()))
     return list(targets.values())
+
+
+def _holds_set(folder: Path) -> bool:
+    """Whether a manifest is one of a set, or is damaged beside a shard."""
+    if not (folder / MANIFEST_NAME).exists():
+        return False
+    try:
+        Manifest.read(folder)
+    except InputError:
+        shards = (file for file in folder.glob("*-of-*") if file.suffix[1:] in SHARD_FORMATS)
+        return any(map(is_shard, shards))
+    return True
+
+
+def remove_unfinished(targets: Sequence[Target]) -> None:
+    """Remove what a process that was killed while it wrote results of ``targets`` has left, and nothing else."""
+    names: dict[Path, set[str]] = defaultdict(set)
+    for target in targets:
+        names[target.name.parent].update(file.name for file in target.files)
+    for folder, ours in names.items():
+        remove_partials(folder, ours.__contains__)
 
 
 def check_targets(targets: Sequence[Target]) -> None:
@@ -231,6 +261,7 @@ def write_results(
     """
     try:
         target.name.parent.mkdir(parents=True, exist_ok=True)
+        target.gaussians_file.unlink(missing_ok=True)  # or beside a new picture they would pass for its own
         save_picture(picture, target.picture_file)
         if figure is not None:
             save_figure(figure, target.figure_file)

@@ -1,6 +1,7 @@
 """``gvit encode`` as a person meets it, with an encoder of a moment's training."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import numpy as np
@@ -98,13 +99,24 @@ def test_what_is_encoded_is_skipped_unless_overwritten(tmp_path, encoder, capsys
     skipped = f"{file}  skipped: {out / 'a.safetensors'} is there, --overwrite makes it again"
     assert capsys.readouterr().out.splitlines() == [skipped]
     assert (out / "a.safetensors").read_bytes() == before
+    for name in ("a.png", "b.png"):
+        (out / f"{name}.99999999-0123abcd.partial").touch()
     assert encode(file, "--out", out, "--model", encoder, "--num-gaussians", 40, "--overwrite") == 0
+    assert [left.name for left in out.glob("*.partial")] == ["b.png.99999999-0123abcd.partial"]
     assert (out / "a.safetensors").read_bytes() != before
     capsys.readouterr()
     message = fails(capsys, file, "--out", out, "--model", encoder, "--num-gaussians", 41)
     assert (
         "a.safetensors has 40 Gaussians, not 41: --num-gaussians 40 goes on, --overwrite makes it" in message
     )
+
+
+def test_a_name_that_is_no_text_is_escaped_and_what_came_of_it_is_read_again(tmp_path, encoder, capsys):
+    file, out = write(tmp_path / os.fsdecode(b"caf\xe9\x1b[2J.png")), tmp_path / "out"
+    for told in ("", "skipped: "):
+        assert encode(file, "--out", out, "--model", encoder, *QUICK) == 0
+        assert capsys.readouterr().out.startswith(rf"{tmp_path}/caf\udce9\x1b[2J.png  {told}")
+    assert {made.name for made in out.iterdir()} == {"caf\\xe9\x1b[2J.safetensors", "caf\\xe9\x1b[2J.png"}
 
 
 def test_an_image_that_was_changed_is_not_skipped_in_silence(tmp_path, encoder, capsys):
@@ -166,6 +178,16 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, encoder, capsys):
     model = ("--model", encoder)
     for flag in ("--num-gaussians", "--looks", "--max-side"):
         assert fails(capsys, file, "--out", out, *model, flag, 0) == f"{flag} must be at least 1, got 0"
+    for flag, value in {"--num-gaussians": "10,000,000", "--looks": "10,000"}.items():
+        assert f"{flag} must be at least 1 and at most {value}, got 1" in fails(
+            capsys, file, *model, flag, 10**20
+        )
+    for flag in ("--dataset", "--data-dir", "--shard-size", "--batch-size", "--workers"):
+        value = tmp_path if flag == "--data-dir" else 3
+        message = fails(capsys, file, "--out", out, *model, "--format", "files", flag, value)
+        assert message == f"{flag} is for a set: --format safetensors or parquet"
+    message = fails(capsys, file, "--out", out, *model, "--view", "crop", "--max-side", 40)
+    assert message == "--max-side is for whole images: --view whole"
     assert "no images given" in fails(capsys, "--out", out, *model)
     assert "no such file" in fails(capsys, tmp_path / "gone.png", "--out", out, *model)
     assert "nearest: digits" in fails(capsys, file, "--out", out, "--model", "digts")

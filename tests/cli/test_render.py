@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,20 @@ def test_pictures_at_any_size(tmp_path, capsys):
     some().save(file)  # as an older gvit wrote it
     assert render(file, "--out", out) == 0
     assert size_of(out / "a.png") == (512, 256)
-    assert "give --size instead" in fails(capsys, file, "--out", out, "--scale", 2)
+    some().save(tmp_path / "b.safetensors", size=(20, 40))
+    assert "give --size instead" in fails(capsys, tmp_path, "--out", out, "--scale", 2)
+    assert size_of(out / "b.png") == (80, 40)  # the others are drawn
+    some().save(file, size=(0, 0))
+    assert render(file, "--out", out) == 0
+    assert size_of(out / "a.png") == (512, 256)
+
+
+def test_a_file_that_is_named_twice_is_drawn_once(tmp_path, capsys):
+    file, out = tmp_path / "a.safetensors", tmp_path / "out"
+    some().save(file, size=(20, 40))
+    (tmp_path / "b.safetensors").symlink_to(file)
+    assert render(file, file, tmp_path, "--out", out) == 0
+    assert [made.name for made in out.iterdir()] == ["a.png"]
 
 
 def test_what_was_fitted_over_white_is_drawn_over_white(tmp_path, capsys):
@@ -109,6 +123,8 @@ def test_shards_of_a_set_with_names_that_would_collide_or_lead_elsewhere(tmp_pat
     expected = gvit.render(some(3), 10, 20).clamp(0, 1)
     with Image.open(out / "etc" / "x.png") as drawn:
         assert abs(drawn.getpixel((4, 5))[0] / 255 - expected[0, 5, 4]) < 0.51 / 255
+    write_shard(folder / name, replace(shard, sizes=[(0, 0)] * 4))
+    assert "not a shard of Gaussians" in fails(capsys, folder / name, "--out", out)
     (folder / name).write_bytes((folder / name).read_bytes()[:100])
     assert name in fails(capsys, folder, "--out", out)
 
@@ -117,10 +133,12 @@ def test_bad_input_is_one_line(tmp_path, capsys):
     file = tmp_path / "a.safetensors"
     some().save(file)
     assert "no files given" in fails(capsys, "--out", tmp_path)
-    for size in ("0", "axb", "1x2x3", "-4"):
+    for size in ("0", "axb", "1x2x3", "-4", f"1x{10**20}"):
         assert "--size takes pixels" in fails(capsys, file, f"--size={size}")
     assert "give one of them" in fails(capsys, file, "--size", 3, "--scale", 1)
     assert "--scale must be above 0" in fails(capsys, file, "--scale", 0)
+    some().save(file, size=(20, 40))
+    assert "a.safetensors: would be more than 1,000,000,000 pixels" in fails(capsys, file, "--scale", 1e300)
     assert "no such file" in fails(capsys, tmp_path / "b.safetensors")
     (tmp_path / "b.safetensors").write_text("text")
     assert "not a file of Gaussians" in fails(capsys, tmp_path, "--out", tmp_path / "out")

@@ -5,6 +5,7 @@ import os
 import random
 import shutil
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,8 @@ from forked import Forked, forked
 from gvit.cli import main
 from gvit.cli.sets import _conclude, is_data_set
 from gvit.data.images import open_image
-from gvit.data.sources import Source
-from gvit.encoding import ImageEncoder, begin_set, images, plan_set, unlabelled
+from gvit.data.sources import Source, load_source
+from gvit.encoding import ImageEncoder, begin_set, encode_set, images, plan_set, unlabelled
 from gvit.errors import InputError
 from gvit.gaussians.shards import MANIFEST_NAME, read_set, read_shard, write_shard
 from gvit.losses import psnr
@@ -324,7 +325,12 @@ def test_sets_and_single_images_have_folders_of_their_own(run, photos, whole, tm
     error = fails(capsys, image, "--model", run, "--out", whole, *asked)
     assert "holds a set of Gaussians (manifest.json)" in error
     assert contents(whole) == before
+    damaged = shutil.copytree(whole, tmp_path / "damaged")
+    (damaged / MANIFEST_NAME).write_text("{")
+    assert "holds a set of Gaussians" in fails(capsys, image, "--model", run, "--out", damaged, *asked)
+    (tmp_path / MANIFEST_NAME).write_text("{}")  # of a web page, say
     assert encode(image, "--model", run, "--out", tmp_path, *asked) == 0
+    (tmp_path / MANIFEST_NAME).unlink()
     assert capsys.readouterr().out.splitlines()[-1].startswith("1 image by ")
     error = fails(capsys, run, photos, "--out", tmp_path)
     assert "holds files of single images, 0.safetensors for one" in error
@@ -337,7 +343,7 @@ def test_another_set_is_refused_and_replaced_only_when_told_so(run, photos, whol
     before = contents(out)
     for flags, named in (
         (("--shard-size", 4), "other shard size (10, not 4)"),
-        (("--shard-size", 10, "--half"), "other dtype (float32, not float16)"),
+        (("--shard-size", 10, "--half"), "other --half (float32, not float16)"),
         (("--shard-size", 10, "--dataset", "images"), "other images or labels"),
     ):
         assert named in fails(capsys, run, photos, "--out", out, *flags)
@@ -382,6 +388,28 @@ def test_what_was_half_written_is_removed_when_it_goes_on(whole, tmp_path):
     (tmp_path / written).touch()
     begin_set(tmp_path, read_set(whole)[0])
     assert sorted(contents(tmp_path)) == sorted(["film.99999999-0123abcd.partial", written, MANIFEST_NAME])
+
+
+def test_what_was_there_counts_as_done(run, photos, whole, tmp_path):
+    manifest, files = read_set(shutil.copytree(whole, tmp_path / "set"))
+    files["train"][2].unlink()
+    parts = {part: load_source("folder", part, photos) for part in ("train", "test")}
+    encoder, seen = ImageEncoder(gvit.load_model(run)), []
+    made = encode_set(encoder, parts, tmp_path / "set", manifest, batch_size=3, progress=seen.append)
+    assert [file for file, _ in made] == [files["train"][2]]
+    assert seen == [26, 29, 30]
+
+
+def test_without_pyarrow_no_parquet_is_begun(run, photos, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    assert "need pyarrow" in fails(capsys, run, photos, "--out", tmp_path / "set", "--format", "parquet")
+    assert not (tmp_path / "set").exists()
+
+
+def test_a_number_that_nothing_could_hold_is_one_line(photos, tmp_path, capsys):
+    asked = ("--out", tmp_path / "set", "--num-gaussians", 10**20)
+    assert "at most 10,000,000, got 1" in fails(capsys, "gvit_tiny.photos", photos, *asked)
+    assert not (tmp_path / "set").exists()
 
 
 def test_parts_have_the_same_classes_in_the_same_order(run):

@@ -15,6 +15,7 @@ import gvit
 from gvit.cli import main
 from gvit.errors import InputError
 from gvit.fitting.frames import count_frames, fit_frames, open_frames
+from gvit.fitting.image_files import write_fit
 
 NUM, STEPS = 40, 60
 
@@ -146,9 +147,59 @@ def test_an_animation_whose_fit_diverges_and_a_narrow_one(tmp_path, capsys):
         == 2
     )
     assert f"{path}: the fit diverged (" in capsys.readouterr().err
+    small = [frame.resize((8, 8)) for frame in frames(2)]
+    small[0].save(tmp_path / "s.gif", save_all=True, append_images=small[1:])
+    assert run(tmp_path / "s.gif", "--frames", "--out", tmp_path, "--ssim-weight", 0.1) == 2
+    assert capsys.readouterr().err.startswith(
+        f"gvit: error: {tmp_path / 's.gif'}: --ssim-weight above 0 needs"
+    )
     narrow = [frame.resize((3, 40)) for frame in frames(2)]
     narrow[0].save(tmp_path / "b.gif", save_all=True, append_images=narrow[1:])
     assert run(tmp_path / "b.gif", "--frames", "--out", tmp_path) == 0
+
+
+def test_the_frame_whose_fit_diverges_is_named(tmp_path, capsys, monkeypatch):
+    for number, frame in enumerate(frames(3)):
+        frame.save(tmp_path / f"{number}.png")
+    fits = []
+
+    def diverges(*args, **settings):
+        fits.append(None)
+        if len(fits) == 2:
+            raise ValueError("colors must be finite")
+        return gvit.fit(*args, **settings)
+
+    monkeypatch.setattr("gvit.fitting.frames.fit", diverges)
+    assert run(tmp_path, "--sequence", "--out", tmp_path / "out") == 2
+    assert capsys.readouterr().err.startswith(f"gvit: error: {tmp_path / '1.png'}: the fit diverged (")
+
+
+def test_a_frame_of_other_numbers_is_named(tmp_path, capsys):
+    first, second = (Image.fromarray(np.full((24, 32), value, np.float32)) for value in (0.5, 2))
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    assert run(tmp_path / "a.tif", "--frames", "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"gvit: error: {tmp_path / 'a.tif'}: frame 1 cannot be read (has numbers from 2 to 2"
+    )
+
+
+def test_an_interrupted_overwrite_leaves_no_frame_of_the_former_video(tmp_path, monkeypatch):
+    path, out = animate(tmp_path / "a.gif"), tmp_path / "out" / "a-frames"
+    assert run(path, "--frames", "--out", out.parent) == 0
+    before = (out / "00000.safetensors").read_bytes()
+    written = []
+
+    def interrupted(*args):
+        if written:
+            raise KeyboardInterrupt
+        written.append(write_fit(*args))
+        return written[0]
+
+    monkeypatch.setattr("gvit.fitting.image_files.write_fit", interrupted)
+    assert run(path, "--frames", "--out", out.parent, "--seed", 1, "--overwrite") == 130
+    assert [file.name for file in out.glob("*.safetensors")] == ["00000.safetensors"]
+    assert (out / "00000.safetensors").read_bytes() != before
 
 
 def run(*args) -> int:

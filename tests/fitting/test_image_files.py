@@ -19,6 +19,7 @@ from gvit.fitting.image_files import FIT_ENDINGS, fit_files, write_fit
 from gvit.fitting.optimise import Fit
 from gvit.losses import ms_ssim, psnr
 from gvit.targets import Target, plan_targets
+from gvit.viewing.figures import fit_figure
 
 QUICK = ("--num-gaussians", 12, "--steps", 3)
 
@@ -111,8 +112,9 @@ def test_a_model_that_cannot_start_a_fit_says_so_in_a_line(tmp_path, encoder, ca
         gvit.save_model(gvit.create_model(name), path)
         assert fails(capsys, file, "--out", out, "--start", path).startswith(f"--start {path}: {found}; ")
     assert "no run here" in fails(capsys, file, "--out", out, "--start", tmp_path / "gone")
-    both = fails(capsys, file, "--out", out, "--start", encoder, "--init", "grid")
-    assert both == f"--init grid and --start {encoder} are two places to begin; give one"
+    for init in ("grid", "gradient"):
+        both = fails(capsys, file, "--out", out, "--start", encoder, "--init", init)
+        assert both == f"--init {init} and --start {encoder} are two places to begin; give one"
     assert not out.exists()
 
 
@@ -168,6 +170,33 @@ def test_what_is_fitted_is_skipped_unless_overwritten(tmp_path, capsys):
     assert run(first, third, "--out", out, *QUICK) == 2
     assert "a.safetensors: not a file of Gaussians" in capsys.readouterr().err
     assert not (out / "c.safetensors").exists()
+
+
+def test_names_that_are_no_text_are_escaped_and_their_results_are_read_again(tmp_path, capsys):
+    file, out = write(tmp_path / os.fsdecode(b"caf\xe9\x1b[2J.png")), tmp_path / "out"
+    assert run(file, "--out", out, *QUICK) == 0
+    shown = rf"{tmp_path}/caf\udce9\x1b[2J.png  "
+    assert capsys.readouterr().out.startswith(shown)
+    assert {made.name for made in out.iterdir()} == {
+        f"caf\\xe9\x1b[2J{ending}" for ending in (".safetensors", ".png", "-fit.png")
+    }
+    assert run(file, "--out", out, *QUICK) == 0
+    assert capsys.readouterr().out.startswith(shown + "skipped: ")
+    nowhere = tmp_path / os.fsdecode(b"\xe9")
+    assert "a folder whose name is not UTF-8" in fails(capsys, file, "--out", nowhere, *QUICK)
+    assert not nowhere.exists()
+
+
+def test_gaussians_are_not_left_beside_a_picture_that_replaces_theirs(tmp_path, monkeypatch):
+    file = write(tmp_path / "a.png")
+    assert run(file, "--out", tmp_path / "out", *QUICK) == 0
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("gvit.targets.save_figure", interrupted)
+    assert run(file, "--out", tmp_path / "out", *QUICK, "--seed", 1, "--overwrite") == 130
+    assert not (tmp_path / "out" / "a.safetensors").exists()
 
 
 def test_no_more_images_than_a_batch_are_held(tmp_path, monkeypatch):
@@ -237,9 +266,11 @@ def test_a_fit_without_its_gaussians_was_interrupted_and_is_done_again(tmp_path)
     file = write(tmp_path / "in" / "a.png")
     assert run(file, "--out", tmp_path, *QUICK) == 0
     (tmp_path / "a.safetensors").unlink()
+    for name in ("a.safetensors", "a.png", "a-fit.png", "b.png"):
+        (tmp_path / f"{name}.99999999-0123abcd.partial").touch()
     assert run(file, "--out", tmp_path, *QUICK) == 0
     assert (tmp_path / "a.safetensors").exists()
-    assert not list(tmp_path.glob("*.partial"))
+    assert [left.name for left in tmp_path.glob("*.partial")] == ["b.png.99999999-0123abcd.partial"]
 
 
 def test_images_that_would_overwrite_each_others_results(tmp_path, capsys):
@@ -341,6 +372,10 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys):
     assert "nearest: gradient" in fails(capsys, file, "--out", out, "--init", "gradiant")
     assert fails(capsys, file, "--out", out, "--steps", 0) == "--steps must be at least 1, got 0"
     assert "--num-gaussians must be" in fails(capsys, file, "--out", out, "--num-gaussians", 0)
+    assert "at most 10,000,000" in fails(capsys, file, "--out", out, "--num-gaussians", 10**20)
+    assert fails(capsys, file, "--out", out, "--num-gaussians", 2**20 + 1, "--bits", 6) == (
+        "--bits is for at most 1,048,576 Gaussians an image, got --num-gaussians 1048577"
+    )
     assert "unknown loss" in fails(capsys, file, "--out", out, "--loss", "l2")
     assert "no such file" in fails(capsys, tmp_path / "gone.png", "--out", out)
     assert "11x11" in fails(capsys, write(tmp_path / "b.png", (8, 8)), "--out", out, "--ssim-weight", 0.1)
@@ -349,7 +384,9 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, capsys):
     assert "cannot write results here" in fails(capsys, file, "--out", tmp_path / "file" / "x", *QUICK)
 
 
-def test_without_an_image_a_photograph_is_fitted(tmp_path):
+def test_without_an_image_a_photograph_is_fitted(tmp_path, monkeypatch):
+    # the one figure of this file that is drawn
+    monkeypatch.setattr("gvit.fitting.image_files.fit_figure", fit_figure)
     assert run("--out", tmp_path, "--num-gaussians", 30, "--steps", 1) == 0
     with Image.open(tmp_path / "astronaut-fit.png") as figure:
         assert figure.width > 2.5 * figure.height

@@ -274,6 +274,11 @@ def test_progress_tells_each_step():
         (torch.rand(1, 3, 8, 8), {"seed": 1.5}, "seed must be a whole number, .* got 1.5"),
         (torch.rand(1, 3, 8, 8), {"seed": None}, "seed must be a whole number, .* got None"),
         (torch.rand(1, 3, 8, 8), {"bits": 6.5}, "bits must be a whole number, 2 to 12, got 6.5"),
+        (
+            *(torch.rand(1, 3, 8, 8), {"bits": 6, "num_gaussians": 2**20 + 1}),
+            "bits is for at most 1,048,576 Gaussians an image, got num_gaussians=1048577",
+        ),
+        (torch.rand(1, 3, 8, 8), {"num_gaussians": 10**7 + 1}, "at most 10,000,000"),
         (torch.rand(1, 3, 8, 8), {"loss": "l1"}, "unknown loss 'l1'; there are: bce, mse"),
         (torch.rand(1, 3, 8, 8), {"ssim_weight": 0.1}, "at least 11x11 pixels, got 8x8"),
         (torch.rand(1, 3, 8, 8), {"ssim_weight": -1.0}, "ssim_weight must be"),

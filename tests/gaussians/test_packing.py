@@ -57,6 +57,14 @@ def test_each_image_of_a_batch_is_quantised_as_if_it_were_alone():
     torch.testing.assert_close(both.raw[1], other.quantised(4).raw)
 
 
+def test_what_is_no_number_is_not_made_one():
+    gaussians = some(4)
+    for column in range(9):
+        raw = gaussians.raw.clone()
+        raw[2, column] = math.nan
+        assert gaussians.replace_raw(raw).quantised(6).raw[2, column].isnan()
+
+
 @pytest.mark.parametrize("count", [0, 1, 9, 3000])  # kept as bits, and by LZMA
 @pytest.mark.parametrize("bits", [2, 6, 12])
 def test_bytes_give_back_what_was_quantised_in_its_order(count, bits):

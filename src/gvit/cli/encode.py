@@ -10,7 +10,7 @@ from gvit.cli.devices import find_device
 from gvit.cli.encoders import left_to_do, load_encoder
 from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
-from gvit.errors import InputError, counted
+from gvit.errors import InputError, counted, printable
 
 if TYPE_CHECKING:
     from gvit.encoding import EncodedFile, ImageEncoder
@@ -49,13 +49,14 @@ class Options:
             classifier, crop where not given, else whole.
         num_gaussians: per image; where not given, 1000 of whole images, and the model's own number of others.
         looks: how often the encoder looks at its own picture; as often as in training when not given.
-        max_side: whole images with a longer side are reduced to it for the encoder; they are drawn at their own size.
+        max_side: whole images with a longer side are reduced to it for the encoder, 768 pixels where not given; they
+            are drawn at their own size.
         dataset: what SOURCE is, where that cannot be told: a data set that 'gvit train' knows, or images, without
             classes.
         data_dir: folder of a data set that is named.
-        shard_size: images a file of a set.
-        batch_size: images of a set at a time.
-        workers: processes that load the images of a set.
+        shard_size: images a file of a set; 1000 where not given.
+        batch_size: images of a set at a time; 64 where not given.
+        workers: processes that load the images of a set; none where not given.
         overwrite: encode again what is encoded already.
         device: cpu, cuda, or auto: cuda where there is one.
     """
@@ -72,12 +73,12 @@ class Options:
     view: Literal["crop", "whole"] | None = None
     num_gaussians: int | None = None
     looks: int | None = None
-    max_side: int = 768
+    max_side: int | None = None
     dataset: str | None = None
     data_dir: Path | None = None
-    shard_size: int = 1000
-    batch_size: int = 64
-    workers: int = 0
+    shard_size: int | None = None
+    batch_size: int | None = None
+    workers: int | None = None
     overwrite: bool = False
     device: str = "auto"
 
@@ -89,16 +90,18 @@ def run(args: list[str]) -> int:
         value = getattr(options, name)
         if value is not None:
             at_least_one(**{name: value})
-    if options.workers < 0:
+    if options.workers is not None and options.workers < 0:
         raise InputError(f"--workers must be at least 0, got {options.workers}")
 
     place, sources, whole_set = _tell_apart(options)
     if not sources and options.data_dir is None:
         raise InputError("no images given; name image files, folders or quoted patterns")
-    if options.half and not whole_set:
-        raise InputError("--half is for a set: --format safetensors or parquet")
+    for name in ("half", "dataset", "data_dir", "shard_size", "batch_size", "workers"):
+        if not whole_set and getattr(options, name) not in (None, False):
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(f"{flag} is for a set: --format safetensors or parquet")
 
-    from gvit.encoding import PHOTOGRAPH_COUNT, ImageEncoder, encoder_origin
+    from gvit.encoding import PHOTOGRAPH_COUNT, PHOTOGRAPH_SIDE, ImageEncoder, encoder_origin
 
     device = find_device(options.device)
     view = options.view or ("whole" if not whole_set else None)
@@ -107,7 +110,9 @@ def run(args: list[str]) -> int:
         view = "whole" if model.card.encoder_only else "crop"
     whole = view == "whole"
     number = options.num_gaussians or (PHOTOGRAPH_COUNT if whole else None)
-    max_side = options.max_side if whole else None
+    if options.max_side is not None and not whole:
+        raise InputError("--max-side is for whole images: --view whole")
+    max_side = (options.max_side or PHOTOGRAPH_SIDE) if whole else None
     encoder = ImageEncoder(model, number, options.looks, max_side, options.half)
     origin = encoder_origin(place, model, options.looks, max_side)
     if not whole_set:
@@ -119,9 +124,9 @@ def run(args: list[str]) -> int:
     set_options = SetOptions(
         options.out,
         "parquet" if options.format == "parquet" else "safetensors",
-        options.shard_size,
-        options.batch_size,
-        options.workers,
+        options.shard_size or 1000,
+        options.batch_size or 64,
+        options.workers or 0,
         options.overwrite,
     )
     parts = find_parts(sources, options.dataset, options.data_dir)
@@ -157,12 +162,13 @@ def _encode_files(
     encoder: "ImageEncoder", sources: tuple[str, ...], place: str, origin: "Origin", options: Options
 ) -> int:
     from gvit.encoding import encode_files
-    from gvit.targets import plan_targets, write_results
+    from gvit.targets import plan_targets, remove_unfinished, write_results
 
     warn_of_left_out(sources)
     targets = plan_targets(sources, options.out)
     number = encoder.num_gaussians or encoder.model.encoder.num_gaussians
     waiting = targets if options.overwrite else left_to_do(targets, number, origin)
+    remove_unfinished(targets)
     failed, done = False, list[float]()
     for answer in encode_files(encoder, waiting):
         if isinstance(answer, InputError):
@@ -171,11 +177,11 @@ def _encode_files(
             continue
         write_results(answer.target, answer.image.gaussians, answer.image.picture, origin=origin)
         done.append(answer.image.psnr)
-        print(_line(answer), flush=True)
+        print(printable(_line(answer)), flush=True)
     if done:
         mean, least, most = sum(done) / len(done), min(done), max(done)
         of = f"{counted(len(done), 'image')} by {place}, {number} Gaussians each"
-        print(f"{of}: mean {mean:.2f} dB ({least:.2f} to {most:.2f})")
+        print(printable(f"{of}: mean {mean:.2f} dB ({least:.2f} to {most:.2f})"))
     return 2 if failed else 0
 
 

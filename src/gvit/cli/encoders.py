@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gvit.errors import InputError
+from gvit.errors import InputError, printable
 
 if TYPE_CHECKING:
     from gvit.gaussians.storage import Origin
@@ -27,7 +27,8 @@ def left_to_do(
     waiting = []
     for target in targets:
         if is_done(target, num_gaussians, origin, bits):
-            print(f"{target.source}  skipped: {target.gaussians_file} is there, --overwrite makes it again")
+            line = f"{target.source}  skipped: {target.gaussians_file} is there, --overwrite makes it again"
+            print(printable(line))
         else:
             waiting.append(target)
     return waiting

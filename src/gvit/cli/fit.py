@@ -14,7 +14,7 @@ from gvit.cli.devices import find_device
 from gvit.cli.encoders import left_to_do, load_encoder, photograph
 from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
-from gvit.errors import InputError
+from gvit.errors import InputError, printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +50,7 @@ class Options:
         frames: every frame of animated files, each from the one before: NAME-frames/00000 and so on.
         sequence: the images are frames of one video, by the numbers in their names: each from the one before.
         start: run, model.safetensors file or pretrained model whose encoder draws where the fit begins; not with init.
-        init: random, grid, kmeans, felzenszwalb, kanezaki or gradient.
+        init: random, grid, kmeans, felzenszwalb, kanezaki or gradient; gradient where not given.
         adaptive: put half of the Gaussians where the error is largest.
         loss: mse, bce or psnr.
         ssim_weight: weight of 1 - SSIM in the loss.
@@ -74,7 +74,7 @@ class Options:
     frames: bool = False
     sequence: bool = False
     start: str | None = None
-    init: str = "gradient"
+    init: str | None = None
     adaptive: bool = True
     loss: str = "mse"
     ssim_weight: float = 0.0
@@ -95,20 +95,18 @@ def run(args: list[str]) -> int:
     from gvit.fitting.frames import in_order
     from gvit.fitting.image_files import FIT_ENDINGS, fit_files, write_fit
     from gvit.fitting.optimise import FIRST_SHARE, check_settings, fit
-    from gvit.gaussians.quantisation import check_bits
     from gvit.progress import ProgressBar
-    from gvit.targets import check_targets, plan_targets
+    from gvit.targets import check_targets, plan_targets, remove_unfinished
 
     settings: dict[str, Any] = {
         name: getattr(options, name)
-        for name in ("num_gaussians", "steps", "init", "loss", "ssim_weight", "seed")
+        for name in ("num_gaussians", "steps", "loss", "ssim_weight", "seed", "bits")
     }
+    settings["init"] = "gradient" if options.init is None else options.init
     check_settings(**settings)
     parse_color(options.background)
-    if options.bits is not None:
-        check_bits(options.bits)
     device, steps = find_device(options.device), options.steps
-    if options.start is not None and options.init != Options.init:
+    if options.start is not None and options.init is not None:
         raise InputError(
             f"--init {options.init} and --start {options.start} are two places to begin; give one"
         )
@@ -119,9 +117,11 @@ def run(args: list[str]) -> int:
     if options.frames and options.sequence:
         raise InputError("--frames and --sequence: give one of them")
     targets, animations = ([], [in_order(targets)]) if options.sequence else _split(targets, options.frames)
-    check_targets([*targets, *chain.from_iterable(animations)])
+    every = [*targets, *chain.from_iterable(animations)]
+    check_targets(every)
     waiting = _left(targets, options)
-    settings |= {"bits": options.bits, "adaptive": options.adaptive, "background": options.background}
+    remove_unfinished(every)
+    settings |= {"adaptive": options.adaptive, "background": options.background}
 
     def start(images: "Tensor") -> "dict[str, Gaussians]":
         if model is None:
@@ -146,7 +146,7 @@ def run(args: list[str]) -> int:
             print_error(answer)
         else:
             measured = write_fit(answer, options.background, options.bits)
-            print(measured.to_json() if options.json else measured, flush=True)
+            print(measured.to_json() if options.json else printable(str(measured)), flush=True)
     return 2 if failed else 0
 
 
@@ -194,5 +194,5 @@ def _fit_animation(
             yield from fit_animation(targets, done, device, **settings | first)
     except InputError as error:
         yield error
-    except ValueError as error:
+    except ValueError as error:  # of where the encoder begins
         yield diverged(targets[0], error)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from gvit.data.collections import KeptImage
 
 _UNKNOWN_SIDE = 512  # pixels, longer side, of images whose file does not tell
+_MOST_SIDE = 10**9  # pixels
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,8 @@ class Options:
         out: folder for the results.
         format: png; svg, ellipses with gradients, for programs that people draw with; json or csv, the numbers: pixels,
             degrees clockwise, colours and opacity from 0 to 1, front to back.
-        size: pixels of the longer side, or WIDTHxHEIGHT; where not given, that of the image.
+        size: pixels of the longer side, or WIDTHxHEIGHT; where not given, that of the image, or 512 where its file
+            does not tell.
         scale: so many times the size of the image.
         background: colour below the Gaussians in pictures: a name or a code; that of 'gvit fit --background'.
     """
@@ -69,11 +71,14 @@ def run(args: list[str]) -> int:
     check_writable(options.out)
     failed, count, taken = False, 0, set[str]()
     for image in find_kept(options.files):
-        if isinstance(image, InputError):
+        try:
+            if isinstance(image, InputError):
+                raise image
+            height, width = _choose_size(image, sides, options.scale)
+        except InputError as error:
             failed = True
-            print_error(image)
+            print_error(error)
             continue
-        height, width = _choose_size(image, sides, options.scale)
         file = options.out / _free_name(image.name, options.format, taken)
         _write(image, file, height, width, background)
         count += 1
@@ -89,13 +94,19 @@ def _read_size(text: str) -> tuple[int, ...]:
         sides = tuple(int(side) for side in text.lower().split("x"))
     except ValueError:
         sides = ()
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise InputError(f"--size takes pixels of the longer side, or WIDTHxHEIGHT, got {text!r}")
+    if len(sides) not in (1, 2) or min(sides) < 1 or max(sides) > _MOST_SIDE:
+        raise InputError(
+            f"--size takes pixels of the longer side, or WIDTHxHEIGHT, at most {_MOST_SIDE:,}, got {text!r}"
+        )
     return sides
 
 
 def _choose_size(image: "KeptImage", sides: tuple[int, ...] | None, scale: float | None) -> tuple[int, int]:
-    """Height and width."""
+    """Height and width.
+
+    Raises:
+        InputError: the file does not tell them, or they would be too large.
+    """
     if sides is not None and len(sides) == 2:
         return sides[1], sides[0]
     if image.size is None and scale is not None:
@@ -104,6 +115,10 @@ def _choose_size(image: "KeptImage", sides: tuple[int, ...] | None, scale: float
     if scale is None:
         longer = sides[0] if sides else (_UNKNOWN_SIDE if image.size is None else max(image.size))
         scale = longer / max(height, width)
+    if scale * max(height, width) > _MOST_SIDE:
+        raise InputError(
+            f"{image.name}: would be more than {_MOST_SIDE:,} pixels long; give a smaller --size or --scale"
+        )
     return max(1, round(scale * height)), max(1, round(scale * width))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gvit.cli.messages import print_error, warn_of_left_out
-from gvit.errors import InputError, counted
+from gvit.errors import InputError, counted, printable
 
 if TYPE_CHECKING:
     from gvit.data.sources import Source
@@ -115,7 +115,7 @@ def encode_whole_set(
             progress=bar.update,
         ):
             quality = f"{sum(shard.psnr) / len(shard):.2f} dB" if len(shard) else "-"
-            print(f"{file}  {counted(len(shard), 'image')}  {quality}", flush=True)
+            print(printable(f"{file}  {counted(len(shard), 'image')}  {quality}"), flush=True)
     return 2 if _conclude(options.out, place) else 0
 
 
@@ -134,9 +134,11 @@ def _conclude(folder: Path, place: str) -> bool:
     for message in unreadable:
         print_error(InputError(message))
     if len(there) < len(files):
-        print(f"{folder}: {len(there)} of {len(files)} files are there; the other processes make the rest")
+        line = f"{folder}: {len(there)} of {len(files)} files are there; the other processes make the rest"
+        print(printable(line))
         return bool(unreadable)
     mean = f": mean {sum(quality) / len(quality):.2f} dB" if quality else ""
     what = f"{counted(len(quality), 'image')} in {counted(len(files), 'file')}"
-    print(f"{what} by {place}, {manifest.num_gaussians} Gaussians each{mean}  {folder / 'manifest.json'}")
+    line = f"{what} by {place}, {manifest.num_gaussians} Gaussians each{mean}  {folder / 'manifest.json'}"
+    print(printable(line))
     return bool(unreadable)

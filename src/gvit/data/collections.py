@@ -44,11 +44,13 @@ class KeptImage:
 def find_kept(places: Sequence[str | Path]) -> Iterator[KeptImage | InputError]:
     """The images of files, folders (searched recursively) and patterns, one by one, or what is wrong with a file.
 
-    Files are those of ``gvit fit`` and ``gvit encode``, one image each, or the shards of a set.
+    Files are those of ``gvit fit`` and ``gvit encode``, one image each, or the shards of a set. A file that is named
+    twice, or by a link, too, is taken once.
 
     Raises:
         InputError: a place that does not exist, or a folder without such files, or a set that is not complete.
     """
+    taken = set[str]()
     for place in places:
         folder = Path(place)
         if os.path.isfile(folder / MANIFEST_NAME):  # pathlib's raises at a path that is too long
@@ -56,6 +58,10 @@ def find_kept(places: Sequence[str | Path]) -> Iterator[KeptImage | InputError]:
         else:
             files = find_images([place], GAUSSIAN_EXTENSIONS | {".parquet"})
         for file in files:
+            real = os.path.realpath(file)
+            if real in taken:
+                continue
+            taken.add(real)
             try:
                 if is_shard(file):
                     yield from _of_shard(file)

@@ -19,6 +19,7 @@ from gvit.data.images import open_image
 from gvit.data.transforms import eval_transform
 from gvit.errors import InputError, option
 from gvit.gaussians import NUM_FIELDS, Gaussians
+from gvit.gaussians.bounds import MOST_GAUSSIANS
 from gvit.gaussians.shards import to_half
 from gvit.gaussians.storage import Origin
 from gvit.losses import MOST_PSNR, psnr
@@ -33,6 +34,8 @@ from gvit.targets import Target
 PHOTOGRAPH_COUNT, PHOTOGRAPH_SIDE = 1000, 768
 
 _PIXELS_AT_ONCE = 2**22  # of images of full size: 64 photographs of a camera in floats are tens of gigabytes
+
+_MOST_LOOKS, _MOST_SIDE = 10**4, 10**9  # looks: as in ``GViT.encode``
 
 _Pixels: TypeAlias = Float[Tensor, "3 _ _"] | UInt8[Tensor, "3 _ _"]
 _Failed = TypeVar("_Failed")
@@ -117,9 +120,14 @@ class ImageEncoder:
         max_side: int | None = None,
         half: bool = False,
     ) -> None:
-        for name, number in (("num_gaussians", num_gaussians), ("looks", looks), ("max_side", max_side)):
-            if number is not None and number < 1:
-                raise InputError(f"{option(name)} must be at least 1, got {number}")
+        limits = (
+            ("num_gaussians", num_gaussians, MOST_GAUSSIANS),
+            ("looks", looks, _MOST_LOOKS),
+            ("max_side", max_side, _MOST_SIDE),
+        )
+        for name, number, most in limits:
+            if number is not None and not 1 <= number <= most:
+                raise InputError(f"{option(name)} must be at least 1 and at most {most:,}, got {number}")
         encoder = model.encoder
         if not encoder.any_number:
             if num_gaussians not in (None, encoder.num_gaussians) or looks is not None:

@@ -19,7 +19,7 @@ from gvit.data.sources import Source
 from gvit.data.transforms import Transform
 from gvit.encoding.images import EncodedRow, ImageEncoder
 from gvit.errors import InputError, option, wording
-from gvit.files import check_writable, remove_partials
+from gvit.files import check_writable, remove_partials, utf8_name
 from gvit.gaussians import Gaussians
 from gvit.gaussians.shards import (
     MANIFEST_NAME,
@@ -28,6 +28,7 @@ from gvit.gaussians.shards import (
     Shard,
     is_shard,
     read_shard,
+    require_arrow,
     write_shard,
 )
 from gvit.gaussians.storage import Origin
@@ -72,8 +73,11 @@ def plan_set(
         shard_size: images a file.
 
     Raises:
-        InputError: a source holds Gaussians already, or the parts differ in their classes.
+        InputError: a source holds Gaussians already, the parts differ in their classes, or pyarrow is missing for
+            Parquet.
     """
+    if format == "parquet":
+        require_arrow()  # before a shard is encoded that could not be written
     digest, first = hashlib.sha256(), next(iter(parts))
     names = list(parts[first].class_names)
     for part, source in parts.items():
@@ -82,7 +86,7 @@ def plan_set(
         if list(source.class_names) != names:
             raise InputError(f"{part} has other classes, or another order of them, than {first}")
         for key, label in zip(source.keys, source.labels, strict=True):
-            digest.update(f"{part}\0{_utf8(key)}\0{label}\0".encode())
+            digest.update(f"{part}\0{utf8_name(key)}\0{label}\0".encode())
     return Manifest(
         origin=dict(origin),
         num_gaussians=len(encoder.no_gaussians),
@@ -169,6 +173,8 @@ def _check_same(folder: Path, there: Manifest, wanted: Manifest) -> None:
             )
             if name in ("num_gaussians", "looks", "max_side", "format"):
                 what = option(name)
+            elif name == "dtype":
+                what = option("half")
             shown = "" if what == "images or labels" else f" ({theirs}, not {ours})"
             raise InputError(
                 f"{folder} holds a set with other {what}{shown}: {wording('overwrite=True', '--overwrite')} replaces "
@@ -223,7 +229,8 @@ def encode_set(
         workers: processes that load images.
         rank: which process this is.
         world_size: how many there are.
-        progress: is called after each batch with the number of images that this process has encoded.
+        progress: is called at first and after each batch with the number of images of this process that are done, be
+            it before.
 
     Yields:
         Each file that this process has written, and what is in it. Images that can't be read are in ``failed``.
@@ -237,7 +244,8 @@ def encode_set(
         for number, name in enumerate(manifest.files(part))
     ]
     images = _Images(parts, encoder.compact_transform)
-    jobs = [job for job in jobs[rank::world_size] if not _is_whole(job, encoder.no_gaussians, images)]
+    mine = jobs[rank::world_size]
+    jobs = [job for job in mine if not _is_whole(job, encoder.no_gaussians, images)]
     batches = [
         [(job.part, row) for row in job.rows[first : first + batch_size]]
         for job in jobs
@@ -251,7 +259,9 @@ def encode_set(
             **loading_processes(workers),
         )
     )
-    done = 0
+    done = sum(len(job.rows) for job in mine) - sum(len(job.rows) for job in jobs)
+    if progress is not None:
+        progress(done)
     for job in jobs:
         read: list[EncodedRow | str] = []
         while len(read) < len(job.rows):
@@ -278,7 +288,7 @@ def _is_whole(job: _Job, like: Gaussians, images: _Images) -> bool:
     if not same or len(shard) + len(shard.failed) != len(job.rows):
         return False
     keys = images.parts[job.part].keys
-    failed = [row for row in job.rows if _utf8(keys[row]) in shard.failed]
+    failed = [row for row in job.rows if utf8_name(keys[row]) in shard.failed]
     return all(isinstance(images[job.part, row], str) for row in failed)
 
 
@@ -294,17 +304,14 @@ def _collect(
     empty = none.raw.to(getattr(torch, manifest.dtype))
     return Shard(
         raw=torch.stack([image.gaussians.raw for _, image in good]) if good else empty,
-        names=[_utf8(source.keys[row]) for row, _ in good],
+        names=[utf8_name(source.keys[row]) for row, _ in good],
         aspects=[image.gaussians.aspect for _, image in good],
         sizes=[image.size for _, image in good],
         psnr=[image.psnr for _, image in good],
         labels=[source.labels[row] for row, _ in good] if manifest.class_names else None,
         scale_factor=none.scale_factor,
         nominal_count=none.nominal_count,
-        failed={_utf8(source.keys[row]): e for row, e in zip(rows, read, strict=True) if isinstance(e, str)},
+        failed={
+            utf8_name(source.keys[row]): e for row, e in zip(rows, read, strict=True) if isinstance(e, str)
+        },
     )
-
-
-def _utf8(name: str) -> str:
-    """A file's name, whatever its bytes, as text that every format can hold."""
-    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

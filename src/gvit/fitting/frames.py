@@ -13,9 +13,9 @@ from typing import Any
 from PIL import Image, ImageOps
 
 from gvit.data.convert import Color, ImageLike, as_pixels, composite
-from gvit.data.images import opened
+from gvit.data.images import opened, to_rgba
 from gvit.errors import InputError, first_line, printable
-from gvit.fitting.image_files import FittedFile
+from gvit.fitting.image_files import FittedFile, diverged
 from gvit.fitting.optimise import Fit, fit
 from gvit.gaussians import Gaussians
 from gvit.gaussians.storage import read_size
@@ -48,7 +48,7 @@ def _shown(file: Image.Image) -> range:
 
 
 def open_frames(path: str | Path, first: int = 0) -> Iterator[Image.Image]:
-    """The frames of a file as they are shown, one in memory at a time.
+    """The frames of a file as they are shown, 8-bit RGB or RGBA, one in memory at a time.
 
     Args:
         path: of the file.
@@ -61,7 +61,7 @@ def open_frames(path: str | Path, first: int = 0) -> Iterator[Image.Image]:
         for number, place in enumerate(_shown(file)[first:], first):
             try:
                 file.seek(place)
-                frame = ImageOps.exif_transpose(file)
+                frame = to_rgba(ImageOps.exif_transpose(file))
             except Exception as error:  # as in ``opened``
                 reason = first_line(error)
                 raise InputError(
@@ -131,6 +131,9 @@ def fit_animation(
 ) -> Iterator[FittedFile]:
     """The frames of one file, or of one video of which every frame is a file, as they are fitted.
 
+    Gaussians that are there of frames after ``done`` are removed as soon as the first of these is fitted: they may be
+    of another fit, and an interruption would leave them to be taken for this one's.
+
     Args:
         targets: of all of its frames.
         done: so many are there already, of which the last one is gone on with.
@@ -139,14 +142,14 @@ def fit_animation(
         settings: other arguments of ``fit_frames``.
 
     Raises:
-        InputError: a frame can't be read or fitted, or has another size than the first one.
+        InputError: a frame can't be read or fitted, or has another size than the first one; it names the file.
     """
     previous, size = None, None
     if done:
         size = read_size(targets[done - 1].gaussians_file)
         last = Gaussians.load(targets[done - 1].gaussians_file).to(device)
         previous = last.replace_raw(last.raw[None])
-    shown: list[Any] = []
+    shown: list[Any] = []  # pixels and target of the frame that is being fitted
 
     def frames() -> Iterator[ImageLike]:
         nonlocal size
@@ -154,19 +157,37 @@ def fit_animation(
         one_file = len(set(sources)) == 1
         images: Iterable[ImageLike] = open_frames(sources[0], done) if one_file else sources[done:]
         for target, image in zip((target.now() for target in targets[done:]), images, strict=False):
-            shown[:] = [as_pixels(image), target]
-            found = (shown[0].shape[-2], shown[0].shape[-1])
+            pixels = as_pixels(image)
+            found = (pixels.shape[-2], pixels.shape[-1])
             size = size or found
             if found != size:
                 raise InputError(
                     f"{printable(str(target.source))}: is {found[1]}x{found[0]} pixels, but the frames before it are "
                     f"{size[1]}x{size[0]}"
                 )
-            yield shown[0][None].to(device)
+            shown[:] = [pixels, target]
+            yield pixels[None].to(device)
+            shown.clear()
 
     begun = time.perf_counter()
-    fits = fit_frames(frames(), previous=previous, background=background, **settings)
-    for found in fits:
-        seconds, picture = time.perf_counter() - begun, composite(shown[0], background)
-        yield FittedFile(shown[1], picture, found.gaussians.to("cpu")[0], found.psnr.item(), seconds)
-        begun = time.perf_counter()
+    try:
+        fits = fit_frames(frames(), previous=previous, background=background, **settings)
+        for number, found in enumerate(fits):
+            if number == 0:
+                _remove_gaussians(targets[done:])
+            pixels, target = shown
+            seconds, picture = time.perf_counter() - begun, composite(pixels, background)
+            yield FittedFile(target, picture, found.gaussians.to("cpu")[0], found.psnr.item(), seconds)
+            begun = time.perf_counter()
+    except ValueError as error:
+        if not shown:  # it could not be read, and is named
+            raise
+        if isinstance(error, InputError):  # as it was made: it still tells the two wordings from each other
+            raise InputError(f"{shown[1].source}: {error.args[0]}") from error
+        raise diverged(shown[1], error) from error
+
+
+def _remove_gaussians(targets: Sequence[Target]) -> None:
+    for target in targets:
+        if target.gaussians_file.exists():
+            target.gaussians_file.unlink()

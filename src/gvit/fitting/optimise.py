@@ -22,7 +22,9 @@ from gvit.fitting.kanezaki import kanezaki_blobs
 from gvit.fitting.kmeans import kmeans_blobs
 from gvit.fitting.random import random_blobs
 from gvit.gaussians import NUM_FIELDS, Gaussians
+from gvit.gaussians.bounds import MOST_GAUSSIANS
 from gvit.gaussians.fields import COLOR
+from gvit.gaussians.packing import MAX_PACKED
 from gvit.gaussians.quantisation import check_bits
 from gvit.losses import PixelLoss, pixel_loss, psnr, ssim
 from gvit.rendering import rasterize, render
@@ -140,11 +142,10 @@ def fit(
         )
     if num_gaussians is None:
         num_gaussians = _USUAL_NUMBER if isinstance(init, str) else len(init)
-    check_settings(num_gaussians, steps, init if isinstance(init, str) else None, loss, ssim_weight, seed)
+    named = init if isinstance(init, str) else None
+    check_settings(num_gaussians, steps, named, loss, ssim_weight, seed, bits)
     if scale_factor is not None and not 0 < scale_factor < math.inf:
         raise InputError(f"scale_factor must be a finite number above 0, got {scale_factor}")
-    if bits is not None:
-        check_bits(bits)
     pixels = stack_pixels(images)
     _check_images(pixels, ssim_weight)
     pixels = pixels.clone()  # a tensor made in inference mode can't be fitted to
@@ -243,7 +244,13 @@ class _Canvas:
 
 
 def check_settings(
-    num_gaussians: int, steps: int, init: str | None, loss: str, ssim_weight: float, seed: int
+    num_gaussians: int,
+    steps: int,
+    init: str | None,
+    loss: str,
+    ssim_weight: float,
+    seed: int,
+    bits: int | None,
 ) -> None:
     """What can be known before there is an image; ``init`` is None where it is no name.
 
@@ -251,11 +258,18 @@ def check_settings(
         InputError: an argument of ``fit`` is out of its range.
     """
     whole = isinstance(num_gaussians, Integral) and isinstance(steps, Integral)
-    if not whole or num_gaussians < 1 or steps < 0:
+    if not whole or not 1 <= num_gaussians <= MOST_GAUSSIANS or steps < 0:
         raise InputError(
-            f"{option('num_gaussians')} must be a whole number, at least 1, and {option('steps')} one of at least 0, "
-            f"got {num_gaussians} and {steps}"
+            f"{option('num_gaussians')} must be a whole number, at least 1 and at most {MOST_GAUSSIANS:,}, and "
+            f"{option('steps')} one of at least 0, got {num_gaussians} and {steps}"
         )
+    if bits is not None:
+        check_bits(bits)
+        if num_gaussians > MAX_PACKED:  # a file that is quantised holds no more
+            raise InputError(
+                f"{option('bits')} is for at most {MAX_PACKED:,} Gaussians an image, got "
+                f"{option('num_gaussians', num_gaussians)}"
+            )
     if not isinstance(seed, Integral) or not 0 <= seed < 2**63:
         raise InputError(f"{option('seed')} must be a whole number, at least 0 and below 2**63, got {seed}")
     if init is not None and init not in INITIALISERS:

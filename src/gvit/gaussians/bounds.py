@@ -24,6 +24,8 @@ _INSIDE = 1e-6
 # spacing, colours and opacities as they are.
 _CUT_SCALE, _CUT_CENTER, _CUT_COLOR = 0.01, 0.01, 1e-3
 
+# Gaussians that an image may be asked to have: one digit too many is told before memory is.
+MOST_GAUSSIANS = 10**7
 # Squares of sizes in pixels have to stay in float32's range.
 _LARGEST = 1e9
 

@@ -148,9 +148,9 @@ def check_bits(bits: int) -> None:
 def quantise_raw(
     raw: Float[Tensor, "*batch k 9"], bounds: Bounds, depths: BitDepths
 ) -> Float[Tensor, "*batch k 9"]:
-    """The nearest values, without gradient."""
+    """The nearest values, without gradient; what is NaN stays so."""
     grid = Grid.around(raw, bounds, depths)
-    return grid.raw(grid.levels(raw)).to(raw.dtype)
+    return torch.where(raw.isnan(), raw.detach(), grid.raw(grid.levels(raw)).to(raw.dtype))
 
 
 def _log_scales(raw: Float[Tensor, "*batch k 9"], bounds: Bounds) -> Float[Tensor, "*batch k 2"]:

@@ -108,6 +108,8 @@ class Shard:
             isinstance(n, str) for n in self.names
         ):
             raise ValueError("columns of different lengths")
+        if any(min(size) < 1 for size in self.sizes):
+            raise ValueError("an image without pixels")
         for aspect in set(self.aspects):
             Gaussians(torch.empty(0, NUM_FIELDS), self.scale_factor, self.nominal_count, aspect)
 
@@ -209,7 +211,12 @@ def _read_safetensors(path: Path) -> Shard:
     )
 
 
-def _arrow() -> tuple[Any, Any]:
+def require_arrow() -> tuple[Any, Any]:
+    """pyarrow and its module for Parquet.
+
+    Raises:
+        InputError: pyarrow is missing.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -219,7 +226,7 @@ def _arrow() -> tuple[Any, Any]:
 
 
 def _write_parquet(path: Path, shard: Shard) -> None:
-    pa, pq = _arrow()
+    pa, pq = require_arrow()
     count, per_image = len(shard), shard.raw.shape[1] * NUM_FIELDS
     numbers = shard.raw.reshape(-1).numpy()
     columns = {
@@ -238,7 +245,7 @@ def _write_parquet(path: Path, shard: Shard) -> None:
 
 
 def _read_parquet(path: Path, with_raw: bool) -> Shard:
-    _, pq = _arrow()
+    _, pq = require_arrow()
     schema = pq.read_schema(path)
     meta = json.loads(schema.metadata[_KEY.encode()])
     table = pq.read_table(path, columns=[name for name in schema.names if with_raw or name != "raw"])
@@ -319,7 +326,7 @@ class Manifest:
         """
         file = folder / MANIFEST_NAME
         try:
-            described = json.loads(file.read_text())
+            described = json.loads(file.read_text(encoding="utf-8"))
             version = described.pop("gvit")
             if version != _VERSION:
                 raise InputError(f"{file}: format {version}, which a newer gvit wrote")

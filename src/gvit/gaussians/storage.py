@@ -106,7 +106,9 @@ def read_origin(path: str | Path) -> Origin | None:
 def read_size(path: str | Path) -> tuple[int, int] | None:
     """Height and width of the image that a file's Gaussians were made of; None where it does not say so."""
     size = _read(path, _SIZE_KEY)
-    if not isinstance(size, list) or len(size) != 2 or not all(isinstance(side, int) for side in size):
+    if not isinstance(size, list) or len(size) != 2:
+        return None
+    if not all(isinstance(side, int) and 0 < side < 2**31 for side in size):
         return None
     return size[0], size[1]
 
