@@ -2,7 +2,8 @@
 
 python benchmarks/encoder_start.py
 
-Trains the encoder of the digits recipe alone for 10 epochs (pixel loss and SSIM, cosine down to 0), once per start.
+Trains the encoder of the digits_paper recipe alone for 10 epochs (pixel loss and SSIM, cosine down to 0), once per
+start.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def main() -> None:
         rows.append(
             {"patch_std": patch_std, "gaussian_std": gaussian_std, "noise_std": noise_std, "psnr": psnrs}
         )
-    path = write_results("encoder_start", {"recipe": "digits", "seeds": seeds, "epochs": 10}, rows)
+    path = write_results("encoder_start", {"recipe": "digits_paper", "seeds": seeds, "epochs": 10}, rows)
     print(f"\nseeds {seeds}, {describe(provenance())}; {path.name}")
 
 

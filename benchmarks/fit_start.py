@@ -110,7 +110,7 @@ def measure(file: Path, count: int, starts: Sequence[str], model: GViT, steps: i
             "mean_colour": nothing,
             "final": curve[-1],
             "target": target,
-            "curve": {step: curve[step] for step in (*SHOWN, steps) if step <= steps},
+            "curve": {str(step): curve[step] for step in (*SHOWN, steps) if step <= steps},
             "planned": fits[start].shortest(target, [plan for plan in PLANS if plan <= steps]),
             "reached": first_at(curve, target),
             "own": first_at(curve, nothing + _SHARE * (curve[-1] - nothing)),

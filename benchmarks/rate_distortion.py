@@ -6,19 +6,21 @@
 ``pictures`` fits Gaussians to photographs (the 24 of Kodak, or any others) and writes ``rate_distortion.json``;
 ``accuracy`` has ``gvit_tiny.cifar10`` classify test images that went through each format, and writes
 ``rate_accuracy.json``. Bytes are those of ``Gaussians.to_bytes`` and of whole files of the others, all by Pillow, at
-its defaults but for the quality. A format that Pillow lacks is left out with a line. A row that is there is not
-measured again: an interrupted benchmark goes on, and rows of other code have to be deleted by hand.
+its defaults but for the quality. A format that Pillow lacks is left out with a line. A row that is there of the same
+bytes and setting is not measured again: an interrupted benchmark goes on, and rows of other code have to be deleted by
+hand. The table is of the images that were asked for; rows of others stay in the file.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import io
 import json
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +71,7 @@ def pictures(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Call
     """What is to be measured, and what measures it."""
     for file in find_images(options.places):
         pixels = as_pixels(file)[:3]
+        image = {"image": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
 
         def of_codec(name: str, quality: int, pixels: Tensor = pixels) -> dict[str, Any]:
             drawn, size = through_codec(pixels, name, quality)
@@ -83,17 +86,13 @@ def pictures(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Call
         for name in formats():
             for quality in QUALITIES[name]:
                 yield (
-                    {"image": file.name, "format": name, "setting": f"quality {quality}"},
+                    image | {"format": name, "setting": f"quality {quality}"},
                     lambda n=name, q=quality: of_codec(n, q),
                 )
         for count in options.counts:
             for bits in options.bits:
-                named = {
-                    "image": file.name,
-                    "format": "gvit",
-                    "setting": f"{count} Gaussians, {bits} bits, {options.steps} steps",
-                }
-                yield named, lambda c=count, b=bits: of_fit(c, b)
+                setting = f"{count} Gaussians, {bits} bits, {options.steps} steps"
+                yield image | {"format": "gvit", "setting": setting}, lambda c=count, b=bits: of_fit(c, b)
 
 
 def accuracy(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Callable[[], dict[str, Any]]]]:
@@ -136,7 +135,8 @@ def accuracy(options: argparse.Namespace) -> Iterator[tuple[dict[str, Any], Call
         read = torch.stack([image for image, _ in found])
         return {"top1": top1(drawn_by_encoder(read)), "bytes": statistics.mean(size for _, size in found)}
 
-    named = {"image": f"{len(labels)} test images"}
+    digest = hashlib.sha256(files[0].read_bytes()).hexdigest()
+    named = {"image": f"{len(labels)} test images", "sha256": digest}
     for bits in (None, 2, 3, 4, 5, 6, 8):
         yield (
             named | {"format": "gvit", "setting": "all bits" if bits is None else f"{bits} bits"},
@@ -154,7 +154,7 @@ def _each(batch: Any) -> list[Any]:
     return [batch[number] for number in range(len(batch.raw))]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -165,24 +165,27 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     name = {"pictures": "rate_distortion", "accuracy": "rate_accuracy"}[options.what]
     path = options.out / f"{name}.json"
     rows = json.loads(path.read_text())["rows"] if path.exists() else []
-    done = {tuple(row[key] for key in ("image", "format", "setting")) for row in rows}
+    chosen = []
     for named, measure in {"pictures": pictures, "accuracy": accuracy}[options.what](options):
-        if tuple(named.values()) not in done:
-            rows.append(named | measure())
+        row = next((row for row in rows if named.items() <= row.items()), None)
+        if row is None:
+            row = named | measure()
+            rows.append(row)
             write_results(
                 name,
                 {"steps": options.steps, "seed": 0, "threads": torch.get_num_threads()},
                 rows,
                 options.out,
             )
-            print(rows[-1], flush=True)
-    values = [key for key in ("psnr", "ms_ssim", "bits_per_pixel", "top1", "bytes") if key in rows[0]]
+            print(row, flush=True)
+        chosen.append(row)
+    values = [key for key in ("psnr", "ms_ssim", "bits_per_pixel", "top1", "bytes") if key in chosen[0]]
     means = defaultdict(list)
-    for row in rows:
+    for row in chosen:
         means[row["format"], row["setting"]].append([row[value] for value in values])
     print("| format | setting |", " | ".join(values), "|\n" + "| --- " * (len(values) + 2) + "|")
     for (kind, setting), found in means.items():

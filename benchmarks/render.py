@@ -5,10 +5,11 @@
 
 Prints a table last and writes ``benchmarks/results/render.json``. Times are medians; the machine's float32
 rate R is that of a 1536 x 1536 matrix product, measured between the renderings. P is the number of (pixel,
-Gaussian) pairs inside the ellipses: ``fwd R/P`` is the time per pair in floating-point operations that the
-machine could have done meanwhile. ``--quick`` leaves the dense reference out. ``--beside`` compares with the
-package of another checkout, one thread each, in turns, and takes the least processor time of many: so the
-comparison also holds while the machine does other things. It writes nothing.
+Gaussian) pairs inside the ellipses: ``fwd R/P`` is the time per pair in floating-point operations of the
+machine (R/P), those that it could have done meanwhile. The ratios between numbers of Gaussians, below the
+table and in the plot, are of such times. ``--quick`` leaves the dense reference out. ``--beside`` compares
+with the package of another checkout, one thread each, in turns, and takes the least processor time of many:
+so the comparison also holds while the machine does other things. It writes nothing.
 """
 
 from __future__ import annotations
@@ -61,7 +62,10 @@ def same_area(family: str, count: int) -> tuple:
 
 
 def flatness(area: dict[str, dict], family: str, direction: str, largest: int) -> str:
-    """How the time per pair differs over the counts up to ``largest``, from its mean and from fastest to slowest."""
+    """How the time per pair, in operations of the machine (R/P), differs over the counts up to ``largest``.
+
+    From its mean, and from fastest to slowest.
+    """
     key = f"{direction}_in_operations"
     costs = [area[f"{family}, K={count}"][key] for count in COUNTS if count <= largest]
     mean = statistics.mean(costs)
@@ -323,7 +327,8 @@ def main() -> None:
     for family in AREAS:
         for largest in COUNTS[-2:]:
             spread = ", ".join(flatness(area, family, way, largest) for way in ("forward", "backward"))
-            print(f"{family}, K = {COUNTS[0]} to {largest}, time per pair from its mean: {spread}")
+            what = "time per pair in operations of the machine (R/P)"
+            print(f"{family}, K = {COUNTS[0]} to {largest}, {what}, from its mean: {spread}")
     print(f"peak extra memory, high resolution: {results['memory_mb']:.0f} MB")
     print(f"compilation, once per machine: {results['compilation_s']:.1f} s")
     if not quick:

@@ -64,7 +64,9 @@ def step_in_parts(task: GuidedTask, batch: Batch, watch: Stopwatch) -> None:
         rendered = render(model.encoder.gaussians(leaf), *images.shape[-2:])
     with watch("losses"):
         picture = rendered.detach().requires_grad_()
-        loss = pixel_loss(picture, images) + weight * (1 - ssim(picture, images).mean())
+        loss = pixel_loss(picture, images, config.objective.pixel_loss)
+        if weight:
+            loss = loss + weight * (1 - ssim(picture, images).mean())
         (pull,) = torch.autograd.grad(loss, picture)
     with watch("renderer"):
         (gradient,) = torch.autograd.grad(rendered, leaf, pull)

@@ -37,7 +37,7 @@ CANVASES = (
     (1, 301, 447, 16),
     (1, 448, 448, 16),
 )
-TOY_COUNTS, TOY_CANVASES, TOY_SCENES = (4, 7), ((2, 9, 13, 5),), ("needles", "opaque stack")
+TOY_COUNTS, TOY_CANVASES, TOY_SCENES = (4,), ((1, 9, 13, 5),), ("needles", "opaque stack")
 BOUND = 1e-5
 
 

@@ -39,7 +39,7 @@ TIMES_GSPLAT = 10
 
 # name: batch, Gaussians, side; the first is the one with the aim
 CASES = {"aim": (256, 512, 224), "many": (64, 1024, 448), "tiny": (512, 64, 32), "looks": (64, 128, 128)}
-TOY_CASES = {"aim": (2, 5, 12), "tiny": (1, 3, 8)}
+TOY_CASES = {"aim": (1, 3, 8), "tiny": (1, 3, 8)}
 
 
 def by_backend(backend: str, size: int) -> Draw:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +16,31 @@ from gvit import __version__
 _SOURCE = Path(__file__).parent
 
 
-def provenance() -> dict[str, Any]:
-    """Commit where gvit runs from a clone (with ``-dirty`` when code has changed since), machine, versions."""
-    libraries = ["torch", "numba", "numpy", "timm", *["triton"] * torch.cuda.is_available()]
+def provenance(device: str | None = None) -> dict[str, Any]:
+    """Commit where gvit runs from a clone (with ``-dirty`` when code has changed since), machine, versions.
+
+    Args:
+        device: where was computed; None: on a GPU where this process has used one.
+    """
+    on_gpu = torch.cuda.is_initialized() if device is None else torch.device(device).type == "cuda"
+    libraries = ["torch", "numba", "numpy", "timm", *["triton"] * on_gpu]
     return {
         "commit": _commit(),
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
         "torch_threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
         "python": platform.python_version(),
-        "versions": {"gvit": __version__} | {name: version(name) for name in libraries},
+        "versions": {"gvit": __version__}
+        | {name: number for name in libraries if (number := _version(name))},
     }
+
+
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # PyTorch's builds name their Triton in several ways
+        return None
 
 
 def _commit() -> str:

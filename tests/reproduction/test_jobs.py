@@ -1,13 +1,20 @@
 """Runs that are shared, resumed and found again."""
 
+import hashlib
+import io
 import re
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from filelock import FileLock
+from rich.console import Console
 
 import gvit
+from forked import context
 from gvit.data.sources import SOURCES, Source, digits, load_source
 from gvit.data.sources.base import split_off
 from gvit.errors import InputError
@@ -137,9 +144,10 @@ def test_a_job_goes_on_on_another_machine_and_has_the_folder_it_had(tmp_path):
     with pytest.raises(Interrupted):
         job.run(Machine(workers=1), shares.append, lambda: shares[-1] > 0.3)
     assert Run(job.folder).load_config().data.workers == 1
-    job.run(Machine(graphs=True, eval_every=0.5), silent)
+    job.run(Machine(graphs=True, eval_every=0.5, accumulate=2), silent)
     config = Run(job.folder).load_config()
     assert (config.data.workers, config.compute.graphs, config.schedule.eval_every) == (0, True, 0.5)
+    assert config.compute.accumulate == 2
     assert study.train(study.guided, 0).done
 
 
@@ -203,11 +211,106 @@ def test_a_beginning_whose_checkpoint_was_removed_is_trained_again(tmp_path):
     (trunk, *_) = unfinished(pair)
     trunk.run(Machine(), silent)
     Run(trunk.folder).checkpoint_file.unlink()
+    assert (trunk.folder / "result.json").is_file()
     (again, *branches) = unfinished(pair)
     assert again == trunk
     for job in (again, *branches):
         job.run(Machine(), silent)
     assert all(job.done for job in pair)
+
+
+def test_a_beginning_that_is_there_by_now_is_kept(tmp_path):
+    study = Study(DEBUG, [0], tmp_path)
+    (trunk, *_) = unfinished([study.train(study.unguided, 0), study.train(study.guided, 0)])
+    trunk.run(Machine(), silent)
+    before = {file: file.stat().st_mtime_ns for file in trunk.folder.iterdir()}
+    trunk.run(Machine(), silent)
+    assert {file: file.stat().st_mtime_ns for file in trunk.folder.iterdir()} == before
+
+
+def test_beginnings_of_other_versions_are_passed_over(tmp_path):
+    study = Study(DEBUG, [0], tmp_path)
+    (trunk, *_) = unfinished([study.train(study.unguided, 0), study.train(study.guided, 0)])
+    trunk.run(Machine(), silent)
+    for number, text in enumerate(("{", "[]", "{}", '{"steps": 1, "config": {"seed": 0, "later": 1}}')):
+        folder = tmp_path / f"trunk-seed0-{number}"
+        folder.mkdir()
+        (folder / "result.json").write_text(text)
+    (job,) = unfinished([study.train(change(study.guided, schedule={"gamma": 0.05}), 0)])
+    assert job.trunk.folder == trunk.folder
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [('{"top1": ', "Expecting value"), ("[]", "list"), ('{"top1": 1}', "it has no 'epochs'")],
+)
+def test_a_damaged_result_is_named_before_anything_is_trained(text, reason, tmp_path):
+    study = Study(DEBUG, [0], tmp_path)
+    training = study.train(DEBUG, 0)
+    training.folder.mkdir()
+    file = training.folder / "result.json"
+    file.write_text(text)
+    with pytest.raises(InputError, match=rf"{re.escape(str(file))}: damaged \(.*{reason}.*\); remove it"):
+        execute.check_data([training])
+
+
+def test_weights_to_start_from_are_shown_without_their_folders(tmp_path):
+    file = tmp_path / "start.safetensors"
+    file.write_bytes(b"weights")
+    digits = hashlib.sha256(b"weights").hexdigest()[:8]
+    assert jobs.start_shown(file) == f"start.safetensors@{digits}"
+    for name in ("hf-hub:somebody/gvit", "gvit_tiny.digits"):
+        assert jobs.start_shown(Path(name)) == name
+
+
+def test_a_training_that_another_process_has_says_what_helps_here(tmp_path, monkeypatch):
+    monkeypatch.setattr("gvit.training.run._PATIENCE", 0)
+    training = Study(DEBUG, [0], tmp_path).train(DEBUG, 0)
+    Run.create(training.folder, DEBUG)
+    with Run(training.folder).locked(), pytest.raises(InputError) as refused:
+        training.run(Machine(), silent)
+    assert refused.value.for_command_line() == (
+        f"{training.folder}: another process is training here; wait for it, or begin elsewhere with another --runs"
+    )
+
+
+@contextmanager
+def forked_workers():
+    """By processes that have imported everything already."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(execute, "multiprocessing", SimpleNamespace(get_context=lambda _: context()))
+        yield
+
+
+def test_what_does_not_need_a_failed_job_is_done(tmp_path):
+    study, said = Study(DEBUG, [0, 1], tmp_path), io.StringIO()
+    failing, other = study.train(study.guided, 0), study.train(study.guided, 1)
+    checkpoint = Run.create(failing.folder, failing.config).checkpoint_file
+    checkpoint.write_bytes(b"damaged")
+    collection = study.collect(study.guided, 0)
+    wanted = [study.read(collection, 0), other]
+    with forked_workers(), pytest.raises(InputError) as refused:
+        execute.execute(wanted, 1, Machine(), Console(file=said, soft_wrap=True))
+    message = refused.value.for_command_line()
+    assert message.startswith(f"{failing.folder.name}: {checkpoint}: damaged (")
+    assert message.endswith(
+        f"; the same command tries again, from the beginning where {failing.folder} is removed, and --rows leaves "
+        "rows out"
+    )
+    assert "; 2 jobs left out that would need it" in said.getvalue()
+    assert other.done
+    assert not collection.folder.exists()
+
+
+def test_a_store_is_for_one_process_at_a_time(tmp_path):
+    training = Study(DEBUG, [0], tmp_path / "store").train(DEBUG, 0)
+    training.folder.parent.mkdir()
+    with FileLock(tmp_path / "store" / ".lock"), pytest.raises(InputError) as refused:
+        execute.execute([training], 1, Machine(), Console())
+    assert refused.value.for_command_line() == (
+        f"{tmp_path / 'store'}: another gvit reproduce works here; wait for it, or use another --runs"
+    )
+    assert not training.folder.exists()
 
 
 def test_other_weights_to_start_from_are_another_run(tmp_path):
@@ -232,19 +335,26 @@ def test_what_was_trained_with_other_images_is_refused(tmp_path, few, monkeypatc
         return split_off(digits.source("train", classes=range(3)).take(range(count)), split)
 
     monkeypatch.setitem(SOURCES, "few_digits", grown)
+    monkeypatch.setattr(jobs, "BATCH", 8)
     study, count = Study(few, [0], tmp_path), 30
+    fits = replace(study.collect(None, 0), fit_steps=1)
+    with pytest.raises(Interrupted):
+        fits.run(Machine(), silent, lambda: True)
     (done,) = unfinished([study.train(study.guided, 0)])
     begun = study.train(study.unguided, 0)
     done.run(Machine(), silent)
     with pytest.raises(Interrupted):
         begun.run(Machine(), silent, lambda: True)
-    execute.check_data([done, begun])
+    execute.check_data([done, begun, fits])
 
     count = 40
     data_now.cache_clear()
-    for job, other in ((done, done), (begun, begun), (study.collect(study.guided, 0), done)):
+    of_encoder = study.collect(study.guided, 0)
+    for job, other in ((done, done), (begun, begun), (of_encoder, done), (study.read(fits, 0), fits)):
         with pytest.raises(InputError, match=f"few_digits: other images than {re.escape(str(other.folder))}"):
             execute.check_data([job])
+    (fits.folder / "data.txt").unlink()  # an older gvit wrote none
+    execute.check_data([fits])
     # a set of what the encoder was trained with has its test images, whatever came later
     train, test = Collection.of(tmp_path, few, done).images()
     assert (len(train), len(test)) == (25, 5)  # of 40, they would be 33 and 7

@@ -269,6 +269,15 @@ def test_explanations_stand_under_their_data_and_have_to_be_what_was_written(tmp
             write_page(tmp_path / "results", list(TARGETS))
 
 
+@pytest.mark.parametrize("part", ["rows", "claims", "measured"])
+def test_a_result_that_lacks_a_part_of_a_row_is_named(part, tmp_path):
+    content = json.loads(result("table2", rows((0.5,), (0.5,))))
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "table2.json").write_text(json.dumps(content | {part: [{"text": "", "label": ""}]}))
+    with pytest.raises(InputError, match=r"table2\.json: not a result of gvit reproduce, it has no '"):
+        write_page(tmp_path, ["table2"])
+
+
 def test_the_committed_page_is_what_its_files_say(tmp_path):
     shutil.copytree(DOCS / "results", tmp_path / "results", ignore=shutil.ignore_patterns("*.png", "*.csv"))
     page = write_page(tmp_path / "results", list(TARGETS))

@@ -1,6 +1,7 @@
 """``gvit reproduce`` as a person meets it."""
 
 import csv
+import io
 import json
 import multiprocessing
 import os
@@ -18,13 +19,15 @@ import pytest
 import torch
 
 from forked import Forked, context
+from gvit import create_model, save_model
 from gvit.cli import main
-from gvit.errors import InputError
+from gvit.errors import InputError, for_command_line
 from gvit.recipes import RECIPES, load_recipe
 from gvit.reproduction import execute
 from gvit.reproduction import reproduce as module
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Machine, Training, Trunk
+from gvit.reproduction.page import read_material
 from gvit.reproduction.reproduce import TARGETS, check, plan, try_out
 from gvit.reproduction.study import Study, change
 from gvit.training.dry_run import DryRun, PhaseCost
@@ -91,14 +94,50 @@ def test_started_again_it_does_nothing_twice(finished, capsys):
 
 
 def test_whose_result_is_replaced_is_told_before(finished, tmp_path, capsys):
-    said = []
-    for rows in (ROWS, ROWS, ROWS[:2]):
-        runs = ["--rows", *rows, "--runs", str(finished / "runs"), "--out", str(tmp_path)]
+    said, out = [], tmp_path / "[old]"
+    for rows in (ROWS, ROWS, ROWS[:2], ROWS[:2]):
+        runs = ["--rows", *rows, "--runs", str(finished / "runs"), "--out", str(out)]
         with small():
             assert main(["reproduce", "table1b", *QUICK, *runs]) == 0
         said.append(" ".join(capsys.readouterr().err.split()))
-    assert ["it replaces the result" in text for text in said] == [False, False, True]
-    assert "--full --rows 'gamma = 0.1' 'no guidance' 'gamma = 0.025'" in said[-1]
+        if len(said) == 3:  # of other images
+            file = out / "debug" / "table1b.json"
+            content = json.loads(file.read_text())
+            file.write_text(json.dumps(content | {"rows": [r | {"data": "0"} for r in content["rows"]]}))
+    assert [f"it replaces the result in {out}" in text for text in said] == [False, False, True, True]
+    assert "--full --rows 'gamma = 0.1' 'no guidance' 'gamma = 0.025'" in said[2]
+
+
+def test_a_table_is_printed_in_every_encoding(finished, tmp_path, monkeypatch):
+    out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", out)
+    runs = ["--runs", str(finished / "runs"), "--out", str(tmp_path / "out")]
+    with small():
+        assert main(["reproduce", "table1b", *THREE, *runs]) == 0
+    out.flush()
+    assert b"| gamma = 0.1 | 2 | " in out.buffer.getvalue()
+
+
+def test_what_is_to_be_said_of_trainings_is_said_once(tmp_path):
+    study = Study(load_recipe("debug"), (0, 1), tmp_path)
+    jobs = unfinished(
+        [study.train(config, seed) for config in (study.guided, study.queries) for seed in (0, 1)]
+    )
+    (note,) = check(jobs, Machine(graphs=True))
+    assert for_command_line(note).startswith("--graphs has no effect")
+    with pytest.raises(InputError, match="cannot be split evenly"):
+        check(jobs, Machine(accumulate=7))
+
+
+def test_a_classifier_that_would_begin_anew_guides_nothing(tmp_path):
+    config = load_recipe("debug")
+    for depth, classes in ((2, 10), (3, 7)):
+        sizes = {"num_gaussians": config.model.num_gaussians, "depth": depth, "num_classes": classes}
+        model = create_model(config.model.model, **sizes)
+        save_model(model, tmp_path / f"{depth}.safetensors")
+    with pytest.raises(InputError, match="its classifier does not fit the recipe's"):
+        plan("guidance", "debug", 1, tmp_path, init=str(tmp_path / "2.safetensors"))
+    assert plan("guidance", "debug", 1, tmp_path, init=str(tmp_path / "3.safetensors")).rows
 
 
 def test_the_plan_is_told_beforehand_and_writes_nothing(tmp_path, capsys):
@@ -164,7 +203,7 @@ def test_unusable_data_to_transfer_to_show_before_anything_is_trained(tmp_path):
     base = change(load_recipe("debug"), data={"dataset": "digits_0_4"})
     target = TARGETS["table2"](Study(base, (0,), tmp_path / "runs", tmp_path / "data"))
     with pytest.raises(InputError, match="pets"):
-        check(unfinished(row.job for row in target.rows))
+        check(unfinished(row.job for row in target.rows), Machine())
 
 
 def test_a_recipe_whose_model_has_nothing_to_be_compared_with_is_refused(tmp_path, monkeypatch):
@@ -208,7 +247,19 @@ def test_a_recipe_without_the_phases_that_differ_is_refused(tmp_path, monkeypatc
         ),
         (["comparison", "--init", "gvit_tiny.digits"], "leave out --init, which only guidance has"),
         (["guidance", "--init", "gvit_tiny.nothing"], "unknown pretrained model 'gvit_tiny.nothing'"),
+        (
+            ["guidance", "--recipe", "digits", "--init", "gvit_tiny.photos"],
+            "its classifier has learned nothing",
+        ),
         (["figure4", "--rows", "No guidance"], "figure4 is a picture of all of its rows; leave out --rows"),
+        (["table1a", "--accumulate", "0"], "--accumulate must be at least 1, got 0"),
+        (["table1a", "--accumulate", "7"], "cannot be split evenly over 1 processes times --accumulate 7"),
+        (["table1a", "--transfer-dir", "."], "table1a transfers nothing; leave out --transfer-dir"),
+        (["table2", "--transfer-dir", "."], "digits are transferred to digits; leave out --transfer-dir"),
+        (
+            ["table2", "--recipe", "imagenet1k", "--transfer-dir", "src"],
+            "src: has none of the folders cifar10, ",
+        ),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(args, message, tmp_path, capsys):
@@ -228,13 +279,31 @@ def test_an_unusable_folder_is_named_before_anything_is_trained(tmp_path, capsys
 
 
 def test_a_damaged_result_is_named_before_anything_is_trained(tmp_path, capsys):
-    damaged = tmp_path / "results" / "digits_paper" / "table1a.json"
-    damaged.parent.mkdir(parents=True)
-    for text, message in (('{"target": ', "table1a.json: damaged"), ("{}", "not a result of gvit reproduce")):
+    for name, text, message in (
+        ("results/digits_paper/table1a.json", '{"target": ', "table1a.json: damaged"),
+        ("results/digits_paper/table1a.json", "{}", "not a result of gvit reproduce"),
+        ("results/digits_paper/faithfulness.json", "{}", "not what 'gvit faithfulness --out' writes"),
+        ("results/notes.json", "{", "notes.json: damaged"),
+        (
+            "results.md",
+            "# Results\n\nof mine\n",
+            "results.md: is no page of gvit reproduce, which would replace it",
+        ),
+    ):
+        damaged = tmp_path / name
+        damaged.parent.mkdir(parents=True, exist_ok=True)
         damaged.write_text(text)
         assert reproduce(tmp_path, "table1b", *QUICK) == 2
         assert message in capsys.readouterr().err.splitlines()[-1]
+        assert damaged.read_text() == text
+        damaged.unlink()
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_page_of_a_folder_named_by_dots_gets_its_name(tmp_path, monkeypatch):
+    (tmp_path / "results" / "within").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "results" / "within")
+    assert read_material(Path(".."), list(TARGETS)).page == tmp_path / "results.md"
 
 
 def test_a_picture_is_drawn_of_runs_that_are_there(finished, tmp_path, monkeypatch):

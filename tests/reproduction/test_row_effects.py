@@ -53,7 +53,7 @@ def write(collection: Collection, split: str, raw: Tensor, labels: list[int], na
         file = collection.data_dir / split / names[label] / f"{row:07}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)
         Gaussians(raw[row], BOUND, 6).save(file)
-    collection.finish(psnr=0.0, num_images=len(labels))
+    collection.finish("cpu", psnr=0.0, num_images=len(labels))
 
 
 def first_batch(training: Training) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from gvit.recipes import load_recipe
 from gvit.reproduction.jobs import CrossEvaluation, Training, architecture_of
 from gvit.reproduction.reproduce import TARGETS
-from gvit.reproduction.study import Study, change
+from gvit.reproduction.study import Study
 from gvit.training.budget import with_budget
 
 RECIPES = (
@@ -121,7 +121,9 @@ def test_digits_are_transferred_from_some_classes_to_the_others(tmp_path):
     assert (first.config.data.dataset, second.config.data.dataset) == ("digits_0_4", "digits_5_9")
     assert second.config.model.init == first.folder
     assert second.config.schedule.freeze_encoder
-    assert change(second.config).schedule.phase_epochs()[:2] == (0, 0)
+    assert second.config.schedule.phase_epochs()[:2] == (0, 0)
+    # of the whole recipe, whose phases are given in epochs
+    assert {sum(job.config.schedule.phase_epochs()) for job in jobs.values()} == {120}
 
 
 def test_data_sets_to_transfer_to_are_those_that_are_there(tmp_path):

@@ -1,5 +1,6 @@
 """gvit reproduce: a table or figure of the paper."""
 
+import io
 import os
 import shlex
 import sys
@@ -54,6 +55,7 @@ class Options:
         device: cpu, cuda, or auto: cuda where there is one.
         workers: processes that load images, of each run; 0 loads them in the run's own.
         graphs: on a GPU, start the kernels of an encoder's turn all at once, as a CUDA graph.
+        accumulate: parts that a run splits each batch into, to save memory; the recipe's when not given.
         eval_every: epochs from one evaluation, and checkpoint, of a run to the next; the recipe's when not given. The
             results are of the last one.
     """
@@ -75,6 +77,7 @@ class Options:
     workers: int = 0
     graphs: bool = False
     eval_every: float | None = None
+    accumulate: int | None = None
 
 
 def run(args: list[str]) -> int:
@@ -83,6 +86,8 @@ def run(args: list[str]) -> int:
     device = find_device(options.device)
     parallel = options.jobs if options.jobs is not None else 1 if device != "cpu" else os.cpu_count() or 1
     at_least_one(seeds=options.seeds, jobs=parallel)
+    if options.accumulate is not None:
+        at_least_one(accumulate=options.accumulate)
     if options.workers < 0:
         raise InputError(f"--workers must be at least 0, got {options.workers}")
     if options.rows == ():
@@ -96,12 +101,6 @@ def run(args: list[str]) -> int:
     from gvit.reproduction.jobs import Machine
     from gvit.reproduction.reproduce import plan, reproduce
 
-    shown = [f"--recipe {options.recipe}", f"--seeds {options.seeds}"]
-    shown += [f"--epochs {options.epochs:g}"] if options.epochs is not None else ["--full"] * options.full
-    shown += [f"--init {shlex.quote(Path(options.init).name)}"] if options.init is not None else []
-    shown += [f"--rows {shlex.join(options.rows)}"] if options.rows else []
-    shown += ["--data-dir FOLDER"] * (options.data_dir is not None)
-    shown += ["--transfer-dir FOLDER"] * (options.transfer_dir is not None)
     target = plan(
         options.what,
         options.recipe,
@@ -119,15 +118,32 @@ def run(args: list[str]) -> int:
             answer = reproduce(
                 target,
                 options.recipe,
-                f"gvit reproduce {options.what} {' '.join(shown)}",
+                _command(options),
                 options.out,
-                machine=Machine(device, options.workers, options.graphs, options.eval_every),
+                machine=Machine(
+                    *(device, options.workers, options.graphs, options.eval_every, options.accumulate)
+                ),
                 parallel=parallel,
                 dry_run=options.dry_run,
-                console=Console(file=sys.stderr, highlight=False, soft_wrap=True),
+                console=Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False),
             )
         except KeyboardInterrupt:
             print("stopped, saved; the same command goes on", file=sys.stderr)
             return interruption.exit_code
+    if isinstance(sys.stdout, io.TextIOWrapper):  # in other encodings, ± and – are question marks
+        sys.stdout.reconfigure(errors="replace")
     print(answer)
     return 0
+
+
+def _command(options: Options) -> str:
+    """What stands beside the results: without the folders, which are nobody's business."""
+    from gvit.reproduction.jobs import start_shown
+
+    shown = [f"--recipe {options.recipe}", f"--seeds {options.seeds}"]
+    shown += [f"--epochs {options.epochs:g}"] if options.epochs is not None else ["--full"] * options.full
+    shown += [f"--init {shlex.quote(start_shown(Path(options.init)))}"] if options.init is not None else []
+    shown += [f"--rows {shlex.join(options.rows)}"] if options.rows else []
+    shown += ["--data-dir FOLDER"] * (options.data_dir is not None)
+    shown += ["--transfer-dir FOLDER"] * (options.transfer_dir is not None)
+    return f"gvit reproduce {options.what} {' '.join(shown)}"

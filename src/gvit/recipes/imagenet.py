@@ -2,11 +2,13 @@
 
 Commands, with class folders in ``FOLDER/train`` and ``FOLDER/val``, on 8 GPUs of 48 GB or more:
 
-    torchrun --nproc-per-node 8 -m gvit train imagenet1k --data-dir FOLDER
-    torchrun --nproc-per-node 8 -m gvit train imagenet1k --model gvit_base --data-dir FOLDER
-    torchrun --nproc-per-node 8 -m gvit train imagenet1k_swap --data-dir FOLDER
+    torchrun --nproc-per-node 8 -m gvit train imagenet1k --accumulate 4 --data-dir FOLDER
+    torchrun --nproc-per-node 8 -m gvit train imagenet1k --accumulate 4 --model gvit_base --data-dir FOLDER
+    torchrun --nproc-per-node 8 -m gvit train imagenet1k_swap --accumulate 4 --data-dir FOLDER
     torchrun --nproc-per-node 8 -m gvit train mini_imagenet --data-dir FOLDER
-    torchrun --nproc-per-node 8 -m gvit train imagenet1k_refining --data-dir FOLDER
+    torchrun --nproc-per-node 8 -m gvit train imagenet1k_refining --accumulate 4 --data-dir FOLDER
+
+That is 128 images of a GPU at a time; 256 of GViT-S took 50.2 GiB (docs/gpu.md).
 
 Expected time: the paper says 12 hours on 8 A100 for ImageNet-1k. Expected top-1, by the paper: GViT-S 72.4 %,
 GViT-B 76.9 %; mini-ImageNet 75.2 %. The last is not the paper's: its encoder looks at its own picture. Here: not yet

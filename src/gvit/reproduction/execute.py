@@ -17,11 +17,12 @@ from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from rich.console import Console
 
-from gvit.errors import InputError, wording
+from gvit.errors import InputError, counted, for_command_line, wording
 from gvit.progress import ProgressBar
-from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk, unusual
+from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Machine, Training, Trunk, unusual
 from gvit.reproduction.same_images import checksum_of, data_now
 from gvit.reproduction.trunks import share_trunks
 from gvit.training.run import Run
@@ -59,28 +60,32 @@ def check_data(jobs: Iterable[Job]) -> None:
     """See to it that what is done or begun has the images that are there now.
 
     Raises:
-        InputError: a training has others.
+        InputError: a training, or a set of fits, has others; or a result is damaged.
     """
     for job in jobs:
         check_data(job.needs)
-        if not isinstance(job, Training | Trunk) or any(isinstance(need, Collection) for need in job.needs):
+        result = job.result if job.done else None
+        if isinstance(job, CrossEvaluation) or any(isinstance(need, Collection) for need in job.needs):
             continue
+        assert isinstance(job, Training | Trunk | Collection)
         data = job.config.data
         try:
-            found, now = _images_then(job), data_now(data)[1]
+            found, now = _images_then(job, result), data_now(data)[1]
         except InputError:  # what is done needs no data any more
             continue
         if found not in (None, now):
             raise InputError(
-                f"{data.data_dir or data.dataset}: other images than {job.folder} was trained with; put those back, "
+                f"{data.data_dir or data.dataset}: other images than {job.folder} was made of; put those back, "
                 f"or begin anew with another {wording('store', '--runs')}"
             )
 
 
-def _images_then(job: Training | Trunk) -> str | None:
+def _images_then(job: Training | Trunk | Collection, result: dict[str, Any] | None) -> str | None:
     """The checksum of the images that a job was begun with, where that was written down."""
-    if job.done:
-        return job.result.get("data")  # an older gvit did not
+    if isinstance(job, Collection):
+        return job.begun_with
+    if result is not None:
+        return result.get("data")  # an older gvit did not
     return checksum_of(job.config, job.folder) if Run(job.folder).split_file.exists() else None
 
 
@@ -97,11 +102,47 @@ def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Conso
 
     Raises:
         KeyboardInterrupt: by Ctrl-C; running trainings are saved, and the same call goes on with them.
-        InputError: a job's, or a job's process was killed; the other trainings are saved.
+        InputError: a job's, when all are done that don't need it; or another process works in the same store, or a
+            job's process was killed, and the other trainings are saved.
     """
-    waiting = unfinished(jobs)
-    if not waiting:
+    jobs = list(jobs)
+    if not unfinished(jobs):
         return
+    with _alone(jobs[0].folder.parent):
+        # what is there may have become more until now
+        failed = _execute(unfinished(jobs), parallel, machine, console)
+    if failed:
+        (name, reason), *others = failed.items()
+        more = f". {counted(len(others), 'other job')} failed, too, as told above" if others else ""
+        raise InputError(f"{name}: {reason}{more}")
+
+
+@contextmanager
+def _alone(store: Path) -> Iterator[None]:
+    """Have a store for this process alone: another one's jobs would take the folders of these.
+
+    Raises:
+        InputError: another process has it, or it cannot be written.
+    """
+    lock = FileLock(store / ".lock", timeout=0)
+    try:
+        store.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise InputError(
+            f"{store}: another gvit reproduce works here; wait for it, or use another {wording('store', '--runs')}"
+        ) from None
+    except OSError as error:
+        raise InputError(f"{store}: cannot write runs here ({error.strerror or error})") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _execute(waiting: list[Job], parallel: int, machine: Machine, console: Console) -> dict[str, str]:
+    """Do jobs, those first that others need; gives what was wrong with those that failed, by their folders' names."""
+    failed: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
     with _held_back():  # multiprocessing starts a process of its own for what is shared
         stop, reports = context.Event(), context.Queue()
@@ -131,8 +172,17 @@ def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Conso
                     shares[name] = max(shares[name], share)
                 for future in finished:
                     job = running.pop(future)
-                    future.result()
                     shares[job.folder.name] = 1.0
+                    try:
+                        future.result()
+                    except InputError as error:
+                        failed[job.folder.name] = error.args[0]
+                        lost = _needing(job, waiting)
+                        waiting = [other for other in waiting if other not in lost]
+                        shares |= {other.folder.name: 1.0 for other in lost}
+                        without = f"; {counted(len(lost), 'job')} left out that would need it" if lost else ""
+                        console.print(f"{job.folder.name}  {for_command_line(error.args[0])}{without}")
+                        continue
                     console.print(f"{_summary(job)}  {len(waiting) + len(running)} left")
                 bar.update(sum(shares.values()), f"{len(waiting) + len(running)} of {len(shares)} left")
         except BrokenProcessPool as error:  # to the others the pool sends SIGTERM
@@ -145,6 +195,16 @@ def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Conso
             with _held_back():  # asked once more, it is still not done before all is saved
                 stop.set()
                 pool.shutdown(cancel_futures=True)
+    return failed
+
+
+def _needing(failed: Job, waiting: Iterable[Job]) -> list[Job]:
+    """The jobs that cannot be done without another, directly or by what they need themselves."""
+    lost = {failed.folder: failed}
+    for job in waiting:  # needs come first
+        if any(need.folder in lost for need in job.needs):
+            lost[job.folder] = job
+    return [*lost.values()][1:]
 
 
 def threads_per_job(parallel: int) -> int:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
+from filelock import Timeout
 from torch import Tensor
 
 from gvit.data.collections import encode_with, write_collection
@@ -22,7 +24,7 @@ from gvit.data.loading import EvaluationSamples, evaluation_loader
 from gvit.data.sources import load_source
 from gvit.data.splits import load_splits
 from gvit.data.transforms import eval_transform
-from gvit.errors import counted
+from gvit.errors import InputError, counted, first_line, option, wording
 from gvit.evaluation import evaluate
 from gvit.files import write_text
 from gvit.fitting.optimise import fit
@@ -31,12 +33,12 @@ from gvit.losses import psnr
 from gvit.models.architecture import Architecture
 from gvit.models.card import Preprocessing
 from gvit.models.gvit import GViT
-from gvit.models.pretrained import is_on_hub, locate
+from gvit.models.pretrained import is_on_hub, is_pretrained_name, locate
 from gvit.models.registry import architecture
 from gvit.models.weights import load_model
 from gvit.provenance import provenance
 from gvit.rendering import render
-from gvit.reproduction.same_images import checksum_of
+from gvit.reproduction.same_images import checksum_of, data_now
 from gvit.training.config import GuidanceConfig, ScheduleConfig, TrainConfig
 from gvit.training.loop import never
 from gvit.training.observers import Observer, Start, Step
@@ -49,19 +51,21 @@ Stop = Callable[[], bool]  # is asked now and then whether to end early
 
 @dataclass(frozen=True)
 class Machine:
-    """What jobs run on; their results depend on it by rounding only.
+    """What jobs run on; their results depend on it by rounding, and by what a part of a batch draws or measures itself.
 
     Attributes:
         device: where to compute.
         workers: processes that load a training's images.
         graphs: as ``ComputeConfig.graphs``.
         eval_every: as ``ScheduleConfig.eval_every``; the configuration's own when None.
+        accumulate: as ``ComputeConfig.accumulate``; the configuration's own when None.
     """
 
     device: str = "cpu"
     workers: int = 0
     graphs: bool = False
     eval_every: float | None = None
+    accumulate: int | None = None
 
     def set_up(self, config: TrainConfig) -> TrainConfig:
         """A training's configuration here."""
@@ -69,12 +73,13 @@ class Machine:
         return replace(
             config,
             data=replace(data, workers=self.workers),
-            compute=replace(compute, graphs=self.graphs),
+            compute=replace(compute, graphs=self.graphs, accumulate=self.accumulate or compute.accumulate),
             schedule=replace(schedule, eval_every=self.eval_every or schedule.eval_every),
         )
 
 
 BATCH = 64  # images that are turned into Gaussians at a time
+_KEYS_OF_A_ROW = frozenset({"top1", "num_images", "epochs", "provenance"})
 _MEASURES = ("num_images", "top1", "psnr", "ssim", "moved", "drift", "decision_distance")
 
 
@@ -89,6 +94,8 @@ class Job:
 
     folder: Path
     needs: tuple[Job, ...]
+    # what a result has at least
+    keys: ClassVar[frozenset[str]] = frozenset({"provenance"})
 
     @property
     def done(self) -> bool:
@@ -96,8 +103,19 @@ class Job:
 
     @property
     def result(self) -> dict[str, Any]:
-        """What was measured, and on which machine."""
-        return json.loads(self._result_file.read_text())
+        """What was measured, and on which machine.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            result = json.loads(self._result_file.read_text(encoding="utf-8"))
+            missing = self.keys - result.keys()
+        except (ValueError, AttributeError) as error:
+            raise InputError(f"{self._result_file}: damaged ({first_line(error)}); remove it") from error
+        if missing:
+            raise InputError(f"{self._result_file}: damaged (it has no {min(missing)!r}); remove it")
+        return result
 
     @property
     def _result_file(self) -> Path:
@@ -112,8 +130,8 @@ class Job:
         """
         raise NotImplementedError
 
-    def finish(self, **measured: Any) -> None:
-        write_text(self._result_file, json.dumps(measured | {"provenance": provenance()}) + "\n")
+    def finish(self, device: str, **measured: Any) -> None:
+        write_text(self._result_file, json.dumps(measured | {"provenance": provenance(device)}) + "\n")
 
 
 @dataclass(frozen=True)
@@ -135,13 +153,21 @@ class Trunk(Job):
         return super().done and run.checkpoint_file.is_file() and run.metrics_file.is_file()
 
     def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
+        if self.done:  # meanwhile, by another process
+            return
         if super().done:  # but nothing to branch off from
             shutil.rmtree(self.folder)
         _begin(self.folder, machine.set_up(self.config))
-        resume(
-            self.folder, [_Share(progress, self.steps)], device=machine.device, stop=stop, until=self.steps
-        )
+        with _advising(self.folder):
+            resume(
+                self.folder,
+                [_Share(progress, self.steps)],
+                device=machine.device,
+                stop=stop,
+                until=self.steps,
+            )
         self.finish(
+            machine.device,
             steps=self.steps,
             config=json.loads(self.config.to_json()),
             begins=identity_of(beginning_of(self.config)),
@@ -160,6 +186,7 @@ class Training(Job):
 
     config: TrainConfig
     trunk: Trunk | None = None
+    keys: ClassVar[frozenset[str]] = _KEYS_OF_A_ROW
 
     @classmethod
     def of(cls, store: Path, config: TrainConfig, *needs: Job) -> Training:
@@ -170,10 +197,12 @@ class Training(Job):
 
     def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
         _begin(self.folder, machine.set_up(self.config), self.trunk)
-        resume(self.folder, [_Share(progress)], device=machine.device, stop=stop)
+        with _advising(self.folder):
+            resume(self.folder, [_Share(progress)], device=machine.device, stop=stop)
         lines = [json.loads(line) for line in Run(self.folder).metrics_file.read_text().splitlines()]
         last = next(line for line in reversed(lines) if line["kind"] == "evaluation")
         self.finish(
+            machine.device,
             **{name: last.get(name) for name in _MEASURES},
             epochs=last["epoch"],
             broken=sum(line["kind"] == "broken" and line["split"] == "train" for line in lines),
@@ -207,6 +236,15 @@ class Collection(Job):
     def data_dir(self) -> Path:
         return self.folder / "images"
 
+    @property
+    def begun_with(self) -> str | None:
+        """The checksum of the images that are fitted; None for an encoder's set, and where an older gvit began."""
+        return self._data_file.read_text().strip() if self._data_file.is_file() else None
+
+    @property
+    def _data_file(self) -> Path:
+        return self.folder / "data.txt"
+
     def images(self) -> tuple[EvaluationSamples, EvaluationSamples]:
         """The data set's splits, those of the encoder's training, as the encoder, or the fit, wants them."""
         data = self.config.data
@@ -218,6 +256,9 @@ class Collection(Job):
 
     def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
         encode = self._encoder(machine.device)
+        if self.source is None and self.begun_with is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_text(self._data_file, data_now(self.config.data)[1] + "\n")
         train, test = self.images()
         total = len(train) + len(test)
 
@@ -231,7 +272,7 @@ class Collection(Job):
             self.data_dir, "test", test, encode, BATCH, lambda done: tell(len(train) + done)
         )
         quality = [self._psnr(file, test[row][0]) for row, file in enumerate(files)]
-        self.finish(psnr=sum(quality) / len(quality), num_images=total)
+        self.finish(machine.device, psnr=sum(quality) / len(quality), num_images=total, data=self.begun_with)
 
     def _encoder(self, device: str) -> Callable[[Tensor], Gaussians]:
         if self.source is not None:
@@ -256,6 +297,7 @@ class CrossEvaluation(Job):
 
     training: Training
     collection: Collection
+    keys: ClassVar[frozenset[str]] = _KEYS_OF_A_ROW
 
     @classmethod
     def of(cls, store: Path, training: Training, collection: Collection) -> CrossEvaluation:
@@ -268,7 +310,8 @@ class CrossEvaluation(Job):
         source = load_source("gaussians", "test", self.collection.data_dir)
         loader = evaluation_loader(EvaluationSamples(source, eval_input(model, source)), BATCH)
         result = evaluate(model.to(machine.device), loader)
-        self.finish(top1=result.top1, num_images=result.num_images, epochs=self.training.result["epochs"])
+        epochs = self.training.result["epochs"]
+        self.finish(machine.device, top1=result.top1, num_images=result.num_images, epochs=epochs)
 
 
 def tokens(config: TrainConfig) -> Mapping[str, Any]:
@@ -306,12 +349,48 @@ class _Share(Observer):
         self.progress((step.number - self.first) / (self.last - self.first))
 
 
+@contextmanager
+def _advising(folder: Path) -> Iterator[None]:
+    """A training's errors, with what helps here instead of what helps with ``gvit train``.
+
+    Raises:
+        InputError: the block raised one.
+    """
+    try:
+        yield
+    except InputError as error:
+        # a process that loads images wraps its traceback around what went wrong
+        reason = error.args[0].rpartition("gvit.errors.InputError: ")[2].partition(";")[0].strip()
+        helps = (
+            f"wait for it, or begin elsewhere with another {wording('store', '--runs')}"
+            if isinstance(error.__context__, Timeout)
+            else f"the same {wording('call', 'command')} tries again, from the beginning where {folder} is removed, "
+            f"and {option('rows')} leaves rows out"
+        )
+        raise InputError(f"{reason}; {helps}") from error
+
+
 def identity_of(config: TrainConfig) -> str:
     """That of a configuration, with a checksum of weights to start from that their name does not tell apart."""
     init = config.model.init
     if init is None or not (init.is_absolute() or is_on_hub(init.as_posix())):  # a name, with its checksum
         return config.identity()
-    return config.identity() + hashlib.sha256(locate(init).read_bytes()).hexdigest()
+    return config.identity() + _checksum(init)
+
+
+def start_shown(init: Path) -> str:
+    """Weights to start from without the folders that they lie in: a file's name, and how its checksum begins.
+
+    Raises:
+        InputError: there is no such file.
+    """
+    if is_pretrained_name(init.as_posix()):
+        return init.as_posix()
+    return f"{init.absolute().name}@{_checksum(init)[:8]}"
+
+
+def _checksum(init: Path) -> str:
+    return hashlib.sha256(locate(init).read_bytes()).hexdigest()
 
 
 def job_folder(store: Path, name: str, identity: str) -> Path:

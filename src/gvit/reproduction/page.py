@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from gvit.analysis.faithfulness_table import tables
-from gvit.errors import InputError, first_line
+from gvit.errors import InputError, first_line, option
 from gvit.files import write_text
 from gvit.provenance import describe
 from gvit.reproduction.report import difference, read_contents, remarks, spread, table
@@ -52,6 +52,46 @@ def judge(claim: Claim, rows: Sequence[Mapping[str, Any]]) -> Verdict:
     return Verdict(claim.text, mean, margin, "agrees" if mean > 0 else "disagrees")
 
 
+@dataclass(frozen=True)
+class Material:
+    """What a page is made of, and the page.
+
+    Attributes:
+        page: its file.
+        contents: of the targets' JSON files.
+        notes: by recipe, what data it was measured on.
+        explained: by recipe, the section of ``faithfulness.json``.
+    """
+
+    page: Path
+    contents: list[dict[str, Any]]
+    notes: dict[str, str]
+    explained: dict[str, str]
+
+
+def read_material(folder: Path, order: Sequence[str]) -> Material:
+    """All that is in the folder for its page, which lies beside it.
+
+    Raises:
+        InputError: a file is damaged or was written by something else, the page among them; or the folder is none that
+            a page can be beside.
+    """
+    folder = folder.resolve()
+    if not folder.name:
+        raise InputError(f"{option('out', folder)}: the page gets the folder's name, and this one has none")
+    page = folder.with_name(f"{folder.name}.md")
+    ours = page.is_file() and page.read_text(encoding="utf-8", errors="replace").startswith(_BEGINNING)
+    if page.exists() and not ours:
+        raise InputError(
+            f"{page}: is no page of gvit reproduce, which would replace it; write elsewhere with "
+            f"{option('out', 'FOLDER')}"
+        )
+    explained = {
+        path.parent.name: _explanations(path) for path in sorted(folder.glob(f"*/{_FAITHFULNESS_NAME}"))
+    }
+    return Material(page, read_contents(folder, order), _read_notes(folder), explained)
+
+
 def write_page(folder: Path, order: Sequence[str]) -> Path:
     """The Markdown page beside the folder, from all JSON files in it: no number there is typed by hand.
 
@@ -59,15 +99,11 @@ def write_page(folder: Path, order: Sequence[str]) -> Path:
     ``faithfulness.json`` in a recipe's folder is what ``gvit faithfulness --out`` wrote of its models.
 
     Raises:
-        InputError: a file is damaged or was written by something else.
+        InputError: as ``read_material``.
     """
-    folder = folder.absolute()
-    page = folder.with_name(f"{folder.name}.md")
+    material = read_material(folder, order)
+    contents, notes, explained = material.contents, material.notes, material.explained
     parts = ["\n\n".join(map(_wrap, _PREFACE.split("\n\n"))) + "\n"]
-    contents, notes = read_contents(folder, order), _read_notes(folder)
-    explained = {
-        path.parent.name: _explanations(path) for path in sorted(folder.glob(f"*/{_FAITHFULNESS_NAME}"))
-    }
     recipes = sorted(
         {content["recipe"] for content in contents} | explained.keys(),
         key=lambda name: (name.removesuffix("_paper") != "digits", name),
@@ -77,10 +113,10 @@ def write_page(folder: Path, order: Sequence[str]) -> Path:
         said = [notes.get(recipe, ""), _conditions([row for content in mine for row in content["rows"]])]
         parts.append(f"\n## {recipe}\n")
         parts += [f"{_wrap(' '.join(filter(None, said)))}\n"] if any(said) else []
-        parts += [_section(content, folder.name) for content in mine]
+        parts += [_section(content, material.page.stem) for content in mine]
         parts += [explained[recipe]] if recipe in explained else []
-    write_text(page, "\n".join(parts))
-    return page
+    write_text(material.page, "\n".join(parts))
+    return material.page
 
 
 def _read_notes(folder: Path) -> dict[str, str]:
@@ -88,7 +124,7 @@ def _read_notes(folder: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        notes = json.loads(path.read_text())
+        notes = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise InputError(f"{path}: damaged ({error}); remove it") from None
     if not isinstance(notes, dict) or not all(isinstance(note, str) for note in notes.values()):
@@ -169,7 +205,7 @@ def _explanations(path: Path) -> str:
         InputError: the file is damaged or was written by something else.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
         models = [f"{result['model']}: top-1 {100 * result['top1']:.1f} %" for result in content["results"]]
         images = f"{len(content['rows'])} test images ({', '.join(models)})"
         caption = f"`{content['command']}`: {images}; {describe(content['provenance'])}."
@@ -219,9 +255,8 @@ def _start_note(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-_PREFACE = """# Results
-
-`gvit reproduce` writes this page from the JSON files beside it, which hold every setting. What the renderer and
+_BEGINNING = "# Results\n\n`gvit reproduce` writes this page"
+_PREFACE = f"""{_BEGINNING} from the JSON files beside it, which hold every setting. What the renderer and
 single steps take on a GPU stands in [gpu](gpu.md), and trials outside of these tables in
 [experiments](experiments.md).
 
@@ -249,7 +284,8 @@ Gaussians of an encoder are those of the seed's own training.
 convolutions, both without the head. Renderers and fits are not counted. A dash stands for a network that a row
 does not have, and for both networks where a classifier is only tested on other Gaussians.
 
-**Claims.** Under each table stand the paper's claims about it. The difference is that of top-1 here, with its 95 %
+**Claims.** Under each table stand the paper's claims about it; those of guidance and tokens, and that guidance beats
+the joint gradient, are this project's. The difference is that of top-1 here, with its 95 %
 interval: Student's t over the seeds, paired, with a variance of at least what so many test images give by chance.
 All seeds have the same test images, so that this part does not shrink with their number.
 It agrees with the claim, disagrees, or is too small to tell. The paper's numbers are of other data and other sizes:

@@ -18,7 +18,7 @@ from gvit.files import write_text
 from gvit.models.complexity import Complexity, model_complexity
 from gvit.models.formats import first_arguments
 from gvit.models.registry import architecture, list_models
-from gvit.reproduction.jobs import Training, unusual
+from gvit.reproduction.jobs import Training, start_shown, unusual
 from gvit.reproduction.plots import plot
 from gvit.reproduction.study import Target
 from gvit.training.run import Run
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _KEYS = {"target", "title", "recipe", "command", "axis", "paper_data", "claims", "measured", "rows"}
+_ROW_KEYS = {"label", "seed", "top1", "num_images", "epochs", "paper", "provenance"}
+_PARTS = {"rows": _ROW_KEYS, "claims": {"text", "better", "worse"}, "measured": {"text", "values"}}
 _COLUMNS = (
     "label",
     "seed",
@@ -71,10 +73,11 @@ def collect(target: Target, recipe: str, command: str, device: str) -> tuple[dic
 
 def _settings(job: Training) -> dict[str, Any]:
     """The run's configuration; where its data lie is nobody's business."""
-    settings = json.loads(Run(job.folder).load_config().to_json())
+    config = Run(job.folder).load_config()
+    settings, init = json.loads(config.to_json()), config.model.init
     settings["data"]["data_dir"] = None
-    if settings["model"]["init"] is not None:
-        settings["model"]["init"] = Path(settings["model"]["init"]).name
+    if init is not None:  # a run of the store is known by its folder
+        settings["model"]["init"] = init.name if job.needs else start_shown(init)
     return settings
 
 
@@ -101,9 +104,11 @@ def read_contents(folder: Path, order: Sequence[str]) -> list[dict[str, Any]]:
     contents = []
     for path in (path for name in order for path in sorted(folder.glob(f"*/{name}.json"))):
         try:
-            content = json.loads(path.read_text())
+            content = json.loads(path.read_text(encoding="utf-8"))
             missing = _KEYS - content.keys()
-        except (ValueError, AttributeError) as error:
+            for name, keys in ({} if missing else _PARTS).items():
+                missing |= {key for part in content[name] for key in keys - part.keys()}
+        except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: damaged ({error}); remove it") from None
         if missing:
             raise InputError(f"{path}: not a result of gvit reproduce, it has no {min(missing)!r}; remove it")

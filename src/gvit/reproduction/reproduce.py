@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
 
-from gvit.errors import InputError, option, unknown_name
+from gvit.errors import InputError, Note, for_command_line, option, unknown_name
 from gvit.files import check_writable
+from gvit.models.base import ImageClassifier
 from gvit.models.registry import registered
+from gvit.models.weights import load_model
 from gvit.progress import clock
 from gvit.recipes import load_recipe
+from gvit.recipes.transfer import TRANSFER_DATA
 from gvit.reproduction.execute import check_data, execute, threads_per_job, unfinished
-from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk
-from gvit.reproduction.page import write_page
+from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk, architecture_of
+from gvit.reproduction.page import read_material, write_page
 from gvit.reproduction.pictures import figure4, figure5
-from gvit.reproduction.report import collect, read_contents, remarks, table, write_target
+from gvit.reproduction.report import collect, remarks, table, write_target
+from gvit.reproduction.same_images import data_now
 from gvit.reproduction.study import Study, Target, change
 from gvit.reproduction.targets import (
     SLOWER,
@@ -112,8 +117,8 @@ def plan(
         )
     if full and epochs is not None:
         raise InputError(f"{option('full')} and {option('epochs')} contradict each other; give one of them")
-    if transfer_dir is not None and not transfer_dir.is_dir():
-        raise InputError(f"{option('transfer_dir', transfer_dir)}: no such folder")
+    if transfer_dir is not None:
+        _check_transfers(what, config, transfer_dir)
     if init is not None and what != "guidance":
         raise InputError(
             f"{what} trains its networks from the beginning; leave out {option('init')}, which only guidance has"
@@ -129,11 +134,35 @@ def plan(
     return target if rows is None else target.choose(rows)
 
 
+def _check_transfers(what: str, config: TrainConfig, folder: Path) -> None:
+    if not folder.is_dir():
+        raise InputError(f"{option('transfer_dir', folder)}: no such folder")
+    if what != "table2" or config.data.dataset == "digits":
+        doing = f"{what} transfers nothing" if what != "table2" else "digits are transferred to digits"
+        raise InputError(f"{doing}; leave out {option('transfer_dir')}, which only table2 of photographs has")
+    if not any((folder / name).is_dir() for name in TRANSFER_DATA):
+        raise InputError(
+            f"{option('transfer_dir', folder)}: has none of the folders {', '.join(TRANSFER_DATA)}"
+        )
+
+
 def _from_trained(config: TrainConfig, init: str) -> TrainConfig:
-    """The guided phase alone, as long as the recipe's phases together."""
+    """The guided phase alone, as long as the recipe's phases together.
+
+    Raises:
+        InputError: there is no such model, or its classifier is none for this one, which would begin anew.
+    """
     others = dict.fromkeys(("reconstruct_epochs", "perceptual_epochs", "classify_epochs"), 0.0)
     # with its checksum: other weights of the same name are other runs
     model, _ = settle_start(replace(config.model, init=Path(init)))
+    assert model.init is not None
+    start = load_model(model.init)
+    if start.card.encoder_only:
+        raise InputError(f"{option('init', init)}: its classifier has learned nothing that could guide")
+    if start.encoder is not None and _body(start) != _body(architecture_of(config).build()):
+        raise InputError(
+            f"{option('init', init)}: its classifier does not fit the recipe's, which would begin anew"
+        )
     return change(
         replace(config, model=model),
         schedule=others | {"guide_epochs": sum(config.schedule.phase_epochs())},
@@ -141,22 +170,33 @@ def _from_trained(config: TrainConfig, init: str) -> TrainConfig:
     )
 
 
-def check(jobs: Sequence[Job]) -> None:
+def _body(model: ImageClassifier) -> dict[str, torch.Size]:
+    """The shapes of a classifier's weights, those of its head aside, which depend on the data."""
+    weights = model.classifier.state_dict()
+    return {name: value.shape for name, value in weights.items() if not name.startswith("head.")}
+
+
+def check(jobs: Sequence[Job], machine: Machine) -> list[Note]:
     """Set up every kind of training that can be: hours of runs should not end with what can be known before.
+
+    Returns:
+        What is to be said of them, each line once.
 
     Raises:
         InputError: a configuration or its data can't be used.
     """
     kinds = _kinds(jobs)
-    for config in kinds:
-        set_up(config)
+    # graphs are a GPU's alone; without them, this process leaves it to those that train
+    device = machine.device if machine.graphs else "cpu"
+    notes = [note for config in kinds for note in set_up(machine.set_up(config), device).notes]
     # a start from another run has to wait for it, its data have not
     known = {config.data for config in kinds}
     for job in jobs:
         made_before = any(isinstance(need, Collection) for need in job.needs)
         if isinstance(job, Training) and not made_before and job.config.data not in known:
             known.add(job.config.data)
-            Feed(job.config, ALONE)
+            Feed(machine.set_up(job.config), ALONE)
+    return list(dict.fromkeys(notes))
 
 
 def try_out(jobs: Sequence[Job], machine: Machine, threads: int) -> dict[Job, float]:
@@ -198,6 +238,16 @@ def _seconds(job: Job, trial: DryRun) -> float:
     return seconds + trial.evaluations * trial.evaluation_seconds * (last - first) / total
 
 
+def _has_other_images(target: Target, before: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a target's trainings have images that no row of an earlier result had."""
+    then = {row["data"] for row in before if row.get("data")}  # an older gvit wrote none
+    jobs = [row.job for row in target.rows if isinstance(row.job, Training) and not row.job.needs]
+    try:
+        return bool(then) and not {data_now(job.config.data)[1] for job in jobs} <= then
+    except InputError:  # what is done needs no data any more
+        return False
+
+
 def reproduce(
     target: Target,
     recipe: str,
@@ -228,7 +278,8 @@ def reproduce(
     wanted = {row.job.folder: row.job for row in target.rows}
     jobs = unfinished(wanted.values())
     check_data([*wanted.values(), *jobs])
-    check(jobs)
+    for note in check(jobs, machine):
+        console.print(for_command_line(note))
     done = sum(job.done for job in wanted.values())
     state = (
         f"{target.name}, {target.title}: {len(wanted)} runs, {done} of them done; "
@@ -242,13 +293,13 @@ def reproduce(
             f"{clock(costs[job]) if job in costs else '?':>8}  {job.folder.name}" for job in jobs
         )
     console.print(state)
-    for there in read_contents(out, list(TARGETS)):
+    out = out.resolve()
+    for there in read_material(out, list(TARGETS)).contents:
         same = (there["recipe"], there["target"]) == (recipe, target.name)
-        if same and there["command"] != command:
+        if same and (there["command"] != command or _has_other_images(target, there["rows"])):
             console.print(f"it replaces the result in {out}, which is that of: {there['command']}")
-    if not out.absolute().name:
-        raise InputError(f"{option('out', out)}: the page gets the folder's name, and this one has none")
     check_writable(out)
+    check_writable(out.parent)
     execute(jobs, parallel, machine, console)
     content, figure = collect(target, recipe, command, machine.device)
     try:

@@ -137,6 +137,24 @@ class Study:
         return encoder["kind"]
 
     @property
+    def of_paper(self) -> bool:
+        """Whether the base's encoder is the paper's, which has no other that learns to draw."""
+        return self.kind == "denoising"
+
+    def paper(self, number: float | None) -> float | None:
+        """One of the paper's about its encoder; None beside another."""
+        return number if self.of_paper else None
+
+    def said(self, numbers: str) -> str:
+        """What the paper measured with its encoder, behind a claim; nothing beside another."""
+        return f" ({numbers})" if self.of_paper else ""
+
+    @property
+    def scale_factor(self) -> float:
+        """The bound on the base's Gaussians."""
+        return tokens(self.base)["scale_factor"]
+
+    @property
     def num_gaussians(self) -> int:
         return tokens(self.base)["num_gaussians"]
 
@@ -175,7 +193,7 @@ class Study:
 
         The recipes of another encoder have neither the size nor the phases for the paper's two.
         """
-        return change(self.unguided, model={"encoder": "queries"}) if self.kind == "denoising" else None
+        return change(self.unguided, model={"encoder": "queries"}) if self.of_paper else None
 
     def collect(self, source: TrainConfig | None, seed: int) -> Collection:
         """The Gaussians that a training's encoder makes of every image, or fits of every image for None."""

@@ -18,11 +18,14 @@ def table1a(study: Study) -> Target:
     paper = {0.5: 73.4, 0.75: 74.6, 1.0: 75.2, 2.0: 73.7}
     rows = []
     for c, top1 in paper.items():
-        rows += study.rows(f"c = {c:g}", change(study.guided, model={"scale_factor": c}), top1, c)
+        # the recipe's own factor named is the same run
+        own = c == study.scale_factor
+        config = study.guided if own else change(study.guided, model={"scale_factor": c})
+        rows += study.rows(f"c = {c:g}", config, study.paper(top1), c)
     claims = [
-        Claim("c = 1 beats c = 0.5 (75.2 against 73.4)", "c = 1", "c = 0.5"),
-        Claim("c = 1 beats c = 0.75 (75.2 against 74.6)", "c = 1", "c = 0.75"),
-        Claim("c = 1 beats c = 2 (75.2 against 73.7)", "c = 1", "c = 2"),
+        Claim("c = 1 beats c = 0.5" + study.said("75.2 against 73.4"), "c = 1", "c = 0.5"),
+        Claim("c = 1 beats c = 0.75" + study.said("75.2 against 74.6"), "c = 1", "c = 0.75"),
+        Claim("c = 1 beats c = 2" + study.said("75.2 against 73.7"), "c = 1", "c = 2"),
     ]
     return Target("table1a", "Scale factor c", rows, claims, axis="c")
 
@@ -34,12 +37,13 @@ def table1b(study: Study) -> Target:
     for gamma, top1 in paper.items():
         config = change(study.guided, schedule={"gamma": gamma}) if gamma else study.unguided
         label = f"gamma = {gamma:g}" if gamma else "no guidance"
-        rows += study.rows(label, config, top1, gamma)
+        rows += study.rows(label, config, study.paper(top1), gamma)
+    said, ours, none = study.said, "gamma = 0.1", "no guidance"
     claims = [
-        Claim("gamma = 0.1 beats 0.025 (75.2 against 72.3)", "gamma = 0.1", "gamma = 0.025"),
-        Claim("gamma = 0.1 beats 0.05 (75.2 against 73.6)", "gamma = 0.1", "gamma = 0.05"),
-        Claim("gamma = 0.1 beats 0.075 (75.2 against 74.2)", "gamma = 0.1", "gamma = 0.075"),
-        Claim("gamma = 0.1 beats no guidance (75.2 against 74.8, Table 1d)", "gamma = 0.1", "no guidance"),
+        Claim("gamma = 0.1 beats 0.025" + said("75.2 against 72.3"), ours, "gamma = 0.025"),
+        Claim("gamma = 0.1 beats 0.05" + said("75.2 against 73.6"), ours, "gamma = 0.05"),
+        Claim("gamma = 0.1 beats 0.075" + said("75.2 against 74.2"), ours, "gamma = 0.075"),
+        Claim("gamma = 0.1 beats no guidance" + said("75.2 against 74.8, Table 1d"), ours, none),
     ]
     return Target("table1b", "Weight gamma of the guidance", rows, claims, axis="gamma")
 
@@ -53,12 +57,13 @@ def table1c(study: Study) -> Target:
         for weight, top1 in zip((0.0, weighed), numbers, strict=True):
             config = change(study.guided, objective={"pixel_loss": loss, "perceptual_weight": weight})
             label = loss.upper() + (" + D-SSIM" if weight else "")
-            rows += study.rows(label, config, top1)
+            rows += study.rows(label, config, study.paper(top1))
+    both, mse, bce = "with D-SSIM, too, BCE beats MSE", "MSE + D-SSIM", "BCE + D-SSIM"
     claims = [
-        Claim("BCE beats MSE (71.7 against 65.7)", "BCE", "MSE"),
-        Claim("D-SSIM helps MSE (69.8 against 65.7)", "MSE + D-SSIM", "MSE"),
-        Claim("D-SSIM helps BCE (72.3 against 71.7)", "BCE + D-SSIM", "BCE"),
-        Claim("with D-SSIM, too, BCE beats MSE (72.3 against 69.8)", "BCE + D-SSIM", "MSE + D-SSIM"),
+        Claim("BCE beats MSE" + study.said("71.7 against 65.7"), "BCE", "MSE"),
+        Claim("D-SSIM helps MSE" + study.said("69.8 against 65.7"), mse, "MSE"),
+        Claim("D-SSIM helps BCE" + study.said("72.3 against 71.7"), bce, "BCE"),
+        Claim(both + study.said("72.3 against 69.8"), bce, mse),
     ]
     return Target("table1c", "Reconstruction loss", rows, claims)
 
@@ -81,29 +86,36 @@ def figure3(study: Study) -> Target:
         for share, count in counts.items():
             # the recipe's own number named is the same run
             sized = config if share == 1.0 else change(config, model={"num_gaussians": count})
-            rows += study.rows(f"{count}, {series}", sized, paper.get(share), count, series)
+            top1 = study.paper(paper.get(share))
+            rows += study.rows(f"{count}, {series}", sized, top1, count, series)
     few, half, most = counts[0.125], counts[0.5], counts[2.0]
+    theirs = "paper: 75.1 at 1,024, 44.5 at 64; " if study.of_paper else ""
     claims = [
-        Claim(f"more Gaussians help without guidance (paper: 75.1 at 1,024, 44.5 at 64; here {most} and {few})",
-              f"{most}, no guidance", f"{few}, no guidance"),
+        Claim(
+            f"more Gaussians help without guidance ({theirs}here {most} and {few})",
+            f"{most}, no guidance",
+            f"{few}, no guidance",
+        ),
         *(
             Claim(f"guidance helps at {count} Gaussians", f"{count}, guided", f"{count}, no guidance")
             for count in counts.values()
         ),
-        Claim(f"guided GViT with half of the Gaussians ({half}) beats the patch ViT (paper: with 256)",
-              f"{half}, guided", "patch ViT"),
-    ]  # fmt: skip
+        Claim(
+            f"guided GViT with half of the Gaussians ({half}) beats the patch ViT{study.said('paper: with 256')}",
+            f"{half}, guided",
+            "patch ViT",
+        ),
+    ]
     return Target("figure3", "Number of Gaussians", rows, claims, axis="Gaussians")
 
 
 def table1d(study: Study) -> Target:
     """Where the Gaussians come from (paper, Table 1d)."""
     rows = [Row("offline", study.read(study.collect(None, seed), seed), seed, 70.5) for seed in study.seeds]
-    of_paper = study.kind == "denoising"  # the paper has no other that learns to draw
     for label, config, top1 in (
         ("learned queries", study.queries, 71.4),
-        (study.kind, study.unguided, 74.8 if of_paper else None),
-        (f"{study.kind}, guided", study.guided, 75.2 if of_paper else None),
+        (study.kind, study.unguided, study.paper(74.8)),
+        (f"{study.kind}, guided", study.guided, study.paper(75.2)),
     ):
         rows += [] if config is None else study.rows(label, config, top1)
     queries = [
@@ -113,7 +125,7 @@ def table1d(study: Study) -> Target:
     claims = [
         *(queries if study.queries is not None else []),
         Claim(
-            f"guidance beats {study.kind} alone{' (75.2 against 74.8)' if of_paper else ''}",
+            f"guidance beats {study.kind} alone{study.said('75.2 against 74.8')}",
             f"{study.kind}, guided",
             study.kind,
         ),
@@ -137,24 +149,30 @@ def leakage(study: Study) -> Target:
             job: Job = training
             if tested != trained:
                 job = CrossEvaluation.of(study.store, training, kinds[tested])
-            rows.append(Row(f"trained on {trained}, tested on {tested}", job, seed, top1))
+            theirs = top1 if trained == tested == "SGD" else study.paper(top1)
+            rows.append(Row(f"trained on {trained}, tested on {tested}", job, seed, theirs))
     claims = [
-        Claim(f"a classifier of {one} Gaussians does better on them than on {other} ones ({numbers})",
-              f"trained on {one}, tested on {one}", f"trained on {one}, tested on {other}")
-        for one, other, numbers in (("SGD", "learned", "70.5 against 67.4"), ("learned", "SGD", "71.4 against 68.5"))
-    ]  # fmt: skip
+        Claim(
+            f"a classifier of {one} Gaussians does better on them than on {other} ones{study.said(numbers)}",
+            f"trained on {one}, tested on {one}",
+            f"trained on {one}, tested on {other}",
+        )
+        for one, other, numbers in (
+            ("SGD", "learned", "70.5 against 67.4"),
+            ("learned", "SGD", "71.4 against 68.5"),
+        )
+    ]
     return Target("leakage", "Cross-training on fitted and on learned Gaussians", rows, claims)
 
 
 def table4(study: Study) -> Target:
     """A classifier on frozen Gaussians, and one on the pictures that they draw (paper, Table 4)."""
     queries = {} if study.queries is None else {"learned queries": (study.queries, 67.6, 65.0)}
-    of_paper = study.kind == "denoising"  # the paper has no other that learns to draw
     sources: dict[str, tuple[TrainConfig | None, float | None, float | None]] = {
         "SGD": (None, 70.5, 68.5),
         **queries,
-        study.kind: (study.unguided, *((71.4, 70.5) if of_paper else (None, None))),
-        "guided": (study.guided, *((72.1, 71.0) if of_paper else (None, None))),
+        study.kind: (study.unguided, study.paper(71.4), study.paper(70.5)),
+        "guided": (study.guided, study.paper(72.1), study.paper(71.0)),
     }
     rows, claims = [], []
     for source, (config, *paper) in sources.items():

@@ -123,6 +123,8 @@ def _transfers(study: Study, training: Training, size: Size) -> dict[str, TrainC
     }
     if base.data.dataset == "digits":
         schedule = {
+            # as many as the first training has; its phases alone would be fewer, and others for every kind
+            "epochs": base.schedule.epochs or sum(base.schedule.phase_epochs()),
             "reconstruct_epochs": 0.0,
             "perceptual_epochs": 0.0,
             "guide_epochs": 0.0,

@@ -53,12 +53,13 @@ def _finished_trunks(training: Training) -> list[Trunk]:
     """Those in its store that it could begin with."""
     found = []
     for file in sorted(training.folder.parent.glob(f"trunk-seed{training.config.seed}-*/result.json")):
-        result = json.loads(file.read_text())
-        if "config" not in result:  # an older version's
+        try:
+            result = json.loads(file.read_text(encoding="utf-8"))
+            # as asked for; that of the run is complete
+            config = TrainConfig.from_json(json.dumps(result["config"]))
+            trunk = Trunk(file.parent, (), config, result["steps"])
+        except (ValueError, KeyError, TypeError):  # another version's, or damaged
             continue
-        # as asked for; that of the run is complete
-        config = TrainConfig.from_json(json.dumps(result["config"]))
-        trunk = Trunk(file.parent, (), config, result["steps"])
         alike = result.get("begins", beginning_of(config).identity()) == identity_of(
             beginning_of(training.config)
         )
