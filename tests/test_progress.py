@@ -1,13 +1,14 @@
 """The bar as a terminal gets it, and its absence elsewhere."""
 
 import io
+import os
 import re
 
 import pytest
 from rich.console import Console
 
 from gvit.errors import Note, for_command_line, option
-from gvit.progress import ProgressBar, clock
+from gvit.progress import ProgressBar, Terminal, clock
 from gvit.training.observers import ConsoleObserver, Start, Step
 from gvit.training.schedule import StepPlan
 
@@ -83,3 +84,26 @@ def test_an_observer_without_an_end_draws_no_bar():
 
 def test_notes_can_speak_the_command_lines_language():
     assert watched(ConsoleObserver(worded=for_command_line)).file.getvalue() == "a note on --epochs\n"
+
+
+def test_a_text_that_finds_no_room_is_cut_and_the_rest_stays():
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None, highlight=False)
+    with ProgressBar("reconstruct", 8, console=console) as bar:
+        bar.update(2, "2/8 pixel 0.250 class 0.125 100 img/s")
+    assert " 25% 2/8 pixel" in last_frame(console)
+    assert "…" in last_frame(console)
+    assert last_frame(console).startswith("reconstruct ")
+
+
+def test_work_goes_on_where_nobody_reads_any_more(monkeypatch):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as file:
+        monkeypatch.setattr("sys.stderr", file)
+        console = Terminal(file=file, force_terminal=True)
+        with ProgressBar("fitting", 8, console=console) as bar:
+            for done in range(8):
+                bar.update(done)
+                console.print("a line")
+        assert console.quiet
+        print("a warning", file=file, flush=True)

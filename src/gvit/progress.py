@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+# what a line takes beside the text: label, bar, share, time
+_BESIDE_TEXT = 47
+
+
+class Terminal(Console):
+    """Where the reader of standard error goes away (``2>&1 | head``), the work goes on unseen."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 class ProgressBar:
@@ -31,7 +45,8 @@ class ProgressBar:
         console: Console | None = None,
         quiet: bool = False,
     ) -> None:
-        console = console or Console(file=sys.stderr, highlight=False)
+        console = console or Terminal(file=sys.stderr, highlight=False)
+        self._room = console.width - _BESIDE_TEXT
         self._progress = Progress(
             # as wide as the longest phase of a training: the bar doesn't jump where the label changes
             TextColumn("{task.description:<11}", markup=False),
@@ -56,6 +71,8 @@ class ProgressBar:
 
     def update(self, done: float, text: str = "", label: str | None = None) -> None:
         """Show that ``done`` of the total is done, and ``text``; ``label`` replaces the former one where given."""
+        if len(text) > self._room:
+            text = text[: max(0, self._room - 1)] + "…"
         self._progress.update(self._task, completed=done, text=text, description=label)
 
 

@@ -1,5 +1,6 @@
 """What tyro rejects, as one line in flags. These fail, too, where a new tyro has changed its private events."""
 
+import io
 import re
 import sys
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from typing import Annotated, Literal
 
 import pytest
 import tyro
+from PIL import Image
 
 from gvit.cli import main
 from gvit.cli.parsing import flags_of, parse
@@ -97,7 +99,7 @@ def test_values_of_another_type():
     assert error("a.png", "--batch-size", "many") == "--batch-size takes INT, got 'many'"
     assert error("a.png", "--batch_size=1.5") == "--batch-size takes INT, got '1.5'"
     assert error("a.png", "--shrink", "1", "--shrink", "abc") == "--shrink takes {None}|FLOAT, got 'abc'"
-    assert error("a.png", "--shrink=") == "--shrink takes {None}|FLOAT, got ''"
+    assert error("a.png", "--shrink=") == "--shrink is empty"
 
 
 def test_choices():
@@ -155,3 +157,39 @@ def test_an_event_that_is_not_known_is_left_to_tyro(monkeypatch, capsys, changed
     fire = _errors._fire
     monkeypatch.setattr(_errors, "_fire", lambda _: fire(Event()))
     assert "slow" in tyros_own_error(capsys, "a.png", "--mode", "slow")
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["train", "digits", "--out", ""], "--out is empty; see 'gvit train digits --help'"),
+        (["train", "digits", "--out="], "--out is empty; see"),
+        (["predict", "digits", ""], "an argument is empty; see"),
+        (["train", "--epochs", "10", "digits"], "give the recipe first: gvit train digits ..."),
+        (["train", "folder", "."], "a folder of images is given as --data-dir ."),
+        (["train", "folder", "gone"], "unexpected argument gone; see"),
+    ],
+)
+def test_a_word_that_is_empty_or_out_of_place_is_told_where_it_belongs(capsys, args, message):
+    assert main(args) == 2
+    assert f"gvit: error: {message}" in capsys.readouterr().err
+
+
+def test_help_shows_no_empty_default_of_what_is_required(capsys):
+    with pytest.raises(SystemExit):
+        main(["finetune", "--help"])
+    assert "(default: '')" not in capsys.readouterr().out
+
+
+def test_names_that_the_output_cannot_hold_are_escaped(tmp_path, monkeypatch):
+    """As where the locale is C, or standard output a file of another encoding."""
+    for name in ("K\u00e4se", "Brot"):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (40, 40), (number, len(name), 0)).save(tmp_path / name / f"{number}.png")
+    (tmp_path / "K\u00e4se" / "\u732b.png").write_text("no image")
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr("sys.stdout", output)
+    assert main(["data", "check", str(tmp_path), "--workers", "1"]) == 1
+    output.flush()
+    assert rb"K\xe4se/\u732b.png: not an image file" in output.buffer.getvalue()

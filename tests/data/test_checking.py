@@ -98,6 +98,15 @@ def test_folders_that_cannot_be_trained_on_say_so_and_a_folder_of_images_need_no
     picture().save(photographs / "val" / "c" / "0.png")
     assert main(["data", "check", str(photographs)]) == 1
     assert "classes that train/ does not have: c" in capsys.readouterr().out
+    (photographs / "one" / "class").mkdir(parents=True)
+    picture().save(photographs / "one" / "class" / "0.png")
+    (photographs / "one" / "part.parquet").touch()
+    assert main(["data", "check", str(photographs / "one")]) == 1
+    assert "for the *.parquet files here: --dataset parquet" in capsys.readouterr().out
+    (photographs / "phone").mkdir()
+    (photographs / "phone" / "0.heic").touch()
+    assert main(["data", "check", str(photographs / "phone")]) == 2
+    assert "1 .heic is left out" in capsys.readouterr().err
     for place in (photographs / "gone", photographs / "val" / "empty"):
         (photographs / "val" / "empty").mkdir(exist_ok=True)
         with pytest.raises(InputError, match=r"no such folder|no images in this folder"):

@@ -104,3 +104,10 @@ def test_a_rendered_picture_is_an_image():
 def test_what_is_no_colour(color):
     with pytest.raises(InputError, match="must be a colour's name"):
         parse_color(color)
+
+
+def test_the_command_line_is_offered_what_it_takes():
+    with pytest.raises(InputError) as error:
+        parse_color("whit")
+    assert "three numbers" in str(error.value)
+    assert "three numbers" not in error.value.for_command_line()

@@ -2,6 +2,7 @@ import os
 import re
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -250,6 +251,21 @@ def test_find_images(tmp_path):
     assert names(find_images([tmp_path / "note.txt"])) == ["note.txt"]
     # the same twice is one
     assert len(find_images([tmp_path, tmp_path])) == 3
+
+
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "a.png").touch()
+    scan = os.scandir
+
+    def refusing(place):
+        if Path(place).name == "locked":
+            raise PermissionError(13, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with pytest.raises(InputError, match=r"locked: cannot be read \(Permission denied\)"):
+        find_images([tmp_path])
 
 
 def test_find_images_names_what_has_none(tmp_path):

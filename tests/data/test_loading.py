@@ -126,7 +126,9 @@ def test_loading_processes_collect_nothing_that_their_parent_threw_away(source, 
 def test_an_interruption_of_the_whole_group_leaves_loading_alone(source):
     batches = iter(training_loader(samples(source), StepSampler(10, 3, seed=0, start=0, stop=40), workers=1))
     next(batches)
-    for process in multiprocessing.active_children():
+    processes = multiprocessing.active_children()
+    assert processes
+    for process in processes:
         os.kill(process.pid, signal.SIGINT)
     assert len(list(batches)) == 39
 

@@ -136,3 +136,21 @@ def test_a_run_keeps_which_images_it_tests_with(tmp_path):
     (out / "split.json").write_text("[]")
     with pytest.raises(InputError, match=r"split\.json: damaged"):
         assess(out)
+
+
+@pytest.mark.parametrize("name", ["config.json", "report.png", "model.safetensors"])
+def test_files_that_no_run_left_are_not_replaced(tmp_path, name):
+    (tmp_path / name).write_text('{"model_type": "vit"}')
+    with pytest.raises(InputError, match=f"holds {name}, which no training of gvit left there"):
+        Run.create(tmp_path, debug(), overwrite=True)
+    assert (tmp_path / name).read_text() == '{"model_type": "vit"}'
+
+
+def test_a_run_whose_configuration_is_lost_can_be_replaced(tmp_path):
+    run = Run.create(tmp_path, debug())
+    run.config_file.unlink()
+    with pytest.raises(InputError, match="already holds a run"):
+        Run.create(tmp_path, debug())
+    Run.create(tmp_path, debug(), overwrite=True)
+    run.metrics_file.unlink()  # as where a process was killed between the two
+    Run.create(tmp_path, debug(), overwrite=True)

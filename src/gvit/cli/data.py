@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from gvit.cli.messages import warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
-from gvit.errors import InputError, printable, unknown_name
+from gvit.errors import InputError, for_command_line, printable, unknown_name
 
 if TYPE_CHECKING:
     from gvit.data.checking import FolderCheck, ImageFile
@@ -62,6 +63,7 @@ def run(args: list[str]) -> int:
     from gvit.data.checking import check_folder
     from gvit.progress import ProgressBar
 
+    warn_of_left_out([options.folder])
     with ProgressBar("checking", 1) as bar:
         check = check_folder(
             options.folder,
@@ -95,7 +97,7 @@ def _report(folder: Path, check: "FolderCheck") -> Iterator[str]:
         sized = [f"{one.file}  {one.width}x{one.height}" for one in files]
         yield from _section(name, sized, f" ({limit} pixels)")
     if check.note:
-        yield f"folders     {check.note}"
+        yield f"folders     {for_command_line(check.note)}"
     yield from (f"note        {note}" for note in check.notes)
     if check.clean:
         yield "nothing to put right"

@@ -5,6 +5,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from gvit import __version__
 from gvit.cli.messages import print_error
@@ -61,6 +62,9 @@ example:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code: 0, 2 for bad input, 130 for an interruption."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # names that it cannot hold are escaped
+            stream.reconfigure(errors="backslashreplace")
     code = _run(list(sys.argv[1:] if argv is None else argv))
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         # under torchrun PyTorch's threads have been seen to abort while the interpreter is taken down

@@ -103,7 +103,7 @@ def run(args: list[str]) -> int:
         print(f"SSIM    {result.ssim:.4f}")
     print(_table(assessed), end="")
     for file in assessed.files:
-        print(file)
+        print(printable(str(file)))
     return 0
 
 
@@ -112,11 +112,12 @@ def _table(assessed: "Assessment") -> str:
     classes = [c for c in assessed.evaluation.per_class(assessed.class_names) if c.num_images]
     if not 0 < len(classes) <= _MOST_ROWS:
         return ""
-    width = max(len("class"), *(len(c.class_name) for c in classes))
+    names = [printable(c.class_name) for c in classes]
+    width = max(len("class"), *map(len, names))
     lines = [f"{'class':<{width}}  {'images':>6}  precision  recall"]
-    for one in classes:
+    for name, one in zip(names, classes, strict=True):
         precision, recall = (
             "-" if share is None else f"{100 * share:.1f} %" for share in (one.precision, one.recall)
         )
-        lines.append(f"{one.class_name:<{width}}  {one.num_images:>6}  {precision:>9}  {recall:>7}")
+        lines.append(f"{name:<{width}}  {one.num_images:>6}  {precision:>9}  {recall:>7}")
     return "\n".join(lines) + "\n"

@@ -26,7 +26,7 @@ class Choice:
             number of images.
     """
 
-    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+    run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN", help_behavior_hint="(required)")]
     mode: Literal["classifier", "all"] = "classifier"
     recipe: str | None = None
 

@@ -18,7 +18,14 @@ from gvit.errors import InputError
 T = TypeVar("T")
 
 
-def parse(kind: type[T], args: list[str], prog: str, also: Sequence[str] = (), **kwargs: Any) -> T:
+def parse(
+    kind: type[T],
+    args: list[str],
+    prog: str,
+    also: Sequence[str] = (),
+    misplaced: Callable[[str], str | None] = lambda word: None,
+    **kwargs: Any,
+) -> T:
     """Build a dataclass from a command's arguments; ``--help`` prints and exits.
 
     Args:
@@ -26,6 +33,7 @@ def parse(kind: type[T], args: list[str], prog: str, also: Sequence[str] = (), *
         args: what stands after ``prog``.
         prog: the command.
         also: flags of the command's other forms, which a misspelt one may have meant.
+        misplaced: where a word belongs that no argument is expected to be; None where it does not know.
         kwargs: ``default`` and ``description`` of ``tyro.cli``.
 
     Raises:
@@ -33,9 +41,17 @@ def parse(kind: type[T], args: list[str], prog: str, also: Sequence[str] = (), *
         SystemExit: 0 after the help, 2 after an error that only tyro knows.
     """
     flags = [*flags_of(kind), "--help"]
+    for before, arg in zip(["", *args], args, strict=False):
+        if not arg or (arg.startswith("--") and arg.endswith("=")):  # of a shell's variable that is not set
+            name = arg[:-1] or (before if before.startswith("--") and "=" not in before else "an argument")
+            raise InputError(f"{name} is empty; see '{prog} --help'")
 
     def hook(event: Any) -> None:
         message = None
+        if type(event).__name__ == "UnrecognizedArgs":
+            advice = next(filter(None, map(misplaced, getattr(event, "tokens", ()))), None)
+            if advice is not None:
+                raise InputError(advice) from None
         with suppress(AttributeError):  # an event that has changed
             message = _describe(event, args, flags, also)
         if message is not None:

@@ -32,7 +32,7 @@ class Options:
     """
 
     run: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")] = "digits"
-    port: int = 0
+    port: Annotated[int, tyro.conf.arg(metavar="N")] = 0
     browser: bool = True
     device: str = "auto"
 

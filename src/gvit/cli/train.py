@@ -16,7 +16,7 @@ from gvit.cli.lengths import with_given_phases, with_its_warmup
 from gvit.cli.messages import describe
 from gvit.cli.parsing import flags_of, parse
 from gvit.cli.signals import stop_requests
-from gvit.errors import InputError, for_command_line
+from gvit.errors import InputError, for_command_line, printable
 from gvit.recipes import RECIPES, load_recipe
 from gvit.training.config import TrainConfig
 
@@ -39,7 +39,7 @@ class Output:
         out: run folder; runs/RECIPE when not given.
         overwrite: replace the run that the folder holds.
         download: fetch a data set torch/NAME into --data-dir first, where it is not there yet.
-        dry_run: build everything, run two steps of every phase, print the plan, write nothing.
+        dry_run: build everything, run two steps of every phase, print the plan; write nothing, but what is downloaded.
         tensorboard: write event files into the run folder, too.
         device: cpu, cuda, or auto: cuda where there is one.
     """
@@ -128,6 +128,7 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
         type(form),
         args[1:] if named else args,
         prog,
+        misplaced=_where_it_belongs,
         also=flags_of(Resume),
         default=form,
         description=(
@@ -143,6 +144,12 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
     except InputError as error:
         raise InputError(f"{error.args[0]}; see '{prog} --help'") from None
     return recipe, replace(new, config=with_its_warmup(new.config, defaults, args))
+
+
+def _where_it_belongs(word: str) -> str | None:
+    if word in RECIPES:
+        return f"give the recipe first: gvit train {word} ..."
+    return f"a folder of images is given as --data-dir {quote(word)}" if Path(word).is_dir() else None
 
 
 def _watch(start: "Callable[..., Evaluation]", folder: Path, header: str, options: Output | Resume) -> int:
@@ -172,7 +179,7 @@ def _watch(start: "Callable[..., Evaluation]", folder: Path, header: str, option
         stack.close()
         if world.is_main:
             report = Run(folder).report_file
-            print(f"{folder}: {result}" + (f"; look at {report}" if report.exists() else ""))
+            print(printable(f"{folder}: {result}" + (f"; look at {report}" if report.exists() else "")))
     return 0
 
 

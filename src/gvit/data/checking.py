@@ -17,7 +17,7 @@ from PIL import ImageOps
 from gvit.data.images import EXTENSIONS, find_images, open_image, opened, to_rgb
 from gvit.data.sources import Split
 from gvit.data.sources.class_folders import class_folders, folders_in
-from gvit.errors import InputError, printable
+from gvit.errors import InputError, Note, printable
 
 _AT_A_TIME = 256  # files that processes are given before their answers are read
 _SPLITS: tuple[Split, ...] = ("train", "test")
@@ -174,7 +174,7 @@ def check_folder(
         read.append(one)
         if progress is not None:
             progress(len(read), len(places))
-    others = (path.suffix.lower() or "no suffix" for path in root.rglob("*") if path.is_file())
+    others = (path.suffix.lower() or "no suffix" for path in root.rglob("*") if os.path.isfile(path))
     ignored = Counter(suffix for suffix in others if suffix not in EXTENSIONS)
     return FolderCheck(read, min_side, max_side, dict(ignored.most_common()), note, notes)
 
@@ -192,7 +192,7 @@ def _places(root: Path) -> tuple[list[ImageFile], str, tuple[str, ...]]:
             notes += source.notes
     except InputError as error:
         # nobody trains on a folder without folders in it
-        note = str(error) if folders_in(root) else ""
+        note = Note(error.args[0]) if folders_in(root) else ""
         return [ImageFile(file, "", "") for file in find_images([root])], note, ()
     return sorted(found, key=lambda one: one.file), "", tuple(dict.fromkeys(notes))
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 from torch import Tensor
 
 from gvit.data.images import open_image, to_rgba
-from gvit.errors import InputError, option
+from gvit.errors import InputError, option, wording
 
 # a file, or the image itself: [H, W], [H, W, C], or [C, H, W] with C channels: 1 (grey), 3 (RGB) or 4 (RGBA)
 ImageLike = str | Path | Image.Image | np.ndarray | Tensor
@@ -106,7 +106,10 @@ def parse_color(color: Color) -> tuple[float, float, float]:
     Raises:
         InputError: it is none of these.
     """
-    wanted = "a colour's name (white), its code (#ff8800), or three numbers in [0, 1]"
+    wanted = wording(
+        "a colour's name (white), its code (#ff8800), or three numbers in [0, 1]",
+        "a colour's name (white) or its code (#ff8800)",
+    )
     if isinstance(color, str):
         try:
             red, green, blue = (value / 255 for value in ImageColor.getrgb(color))  # four of one with alpha

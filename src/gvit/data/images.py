@@ -52,14 +52,15 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     ``extensions`` are what is looked for in folders; those of Gaussians are in ``gvit.data.sources.gaussians``.
 
     Raises:
-        InputError: a source that does not exist, a folder or pattern without images.
+        InputError: a source that does not exist, a folder or pattern without images, a folder that cannot be read.
     """
     found: dict[Path, None] = {}
     for source in sources:
         path = Path(source)
         if os.path.isdir(path):  # pathlib's raises at a path that is too long
-            shown = (p for p in path.rglob("*") if all(map(is_shown, p.relative_to(path).parts)))
-            files: Iterable[Path] = sorted(p for p in shown if p.suffix.lower() in extensions)
+            files: Iterable[Path] = [
+                path / file for file in shown_files(path) if suffix_of(file) in extensions
+            ]
             what = "images" if extensions == EXTENSIONS else "Gaussians"
             missing = f"{path}: no {what} in this folder (looked for {', '.join(sorted(extensions))})"
         elif os.path.exists(path):
@@ -72,6 +73,29 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
         if len(found) == before and not any(True for _ in files):
             raise InputError(missing)
     return list(found)
+
+
+def shown_files(folder: Path) -> list[str]:
+    """Paths below a folder, which may not be there, in order: a folder's own name before what is in it.
+
+    Raises:
+        InputError: one of the folders cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        if not isinstance(error, FileNotFoundError):
+            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+
+    found = []
+    for place, folders, files in os.walk(folder, onerror=refuse):
+        folders[:] = filter(is_shown, folders)
+        below = os.path.relpath(place, folder)
+        found += [os.path.normpath(os.path.join(below, name)) for name in files if is_shown(name)]
+    return sorted(found, key=lambda path: path.split(os.sep))
+
+
+def suffix_of(file: str) -> str:
+    return os.path.splitext(file)[1].lower()
 
 
 def is_shown(name: str) -> bool:

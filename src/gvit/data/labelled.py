@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gvit.data.images import EXTENSIONS, is_shown, open_image
+from gvit.data.images import EXTENSIONS, is_shown, open_image, shown_files, suffix_of
 from gvit.data.sources import Source, load_source
 from gvit.data.sources.base import Keys, files_below
-from gvit.data.sources.class_folders import folders_in, labelled_place, shown_files, suffix_of
+from gvit.data.sources.class_folders import folders_in, labelled_place
 from gvit.errors import InputError, option
 
 _SHOWN = 10

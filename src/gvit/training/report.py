@@ -278,8 +278,8 @@ def _own(place: Path, run: Run | None) -> tuple[ImageClassifier, EvaluationSampl
     others = f"{option('data_dir', 'FOLDER')} or {option('dataset', 'NAME')} measures them on labelled images"
     if is_pretrained_name(place.as_posix()):
         raise InputError(
-            f"{place}: pretrained weights, not a run with test images of its own: {others}, 'gvit train --init "
-            f"{place}' makes a run, 'gvit predict' needs no classes"
+            f"{place}: pretrained weights, not a run with test images of its own: {others}, 'gvit train folder "
+            f"--init {place} --data-dir FOLDER' makes a run, 'gvit predict' needs no classes"
         )
     if holds_weights(place):
         raise InputError(f"{place}: weights without a run, so without test images of their own: {others}")

@@ -96,6 +96,15 @@ class Run:
         places = [self.folder, *self.folder.glob(f"{EVALUATION}-*")]
         return [file for place in places for name in MEASURED if (file := place / name).is_file()]
 
+    @property
+    def _has_begun(self) -> bool:
+        """Whether it was a training that left what is there, also where its configuration is lost."""
+        if self.metrics_file.exists() or self.checkpoint_file.exists():
+            return True
+        with suppress(InputError):
+            return bool(self.config_file.exists() and self.load_config())
+        return False
+
     def forget_measured(self) -> None:
         """Remove them: they are of weights that are going to be others."""
         for file in self.measured_files:
@@ -138,11 +147,17 @@ class Run:
         """Start a run in a folder that holds none yet.
 
         Raises:
-            InputError: the folder holds a run and ``overwrite`` is not set, or cannot be written.
+            InputError: the folder holds a run and ``overwrite`` is not set, or files of somebody else that are called
+                as a run's are, or cannot be written.
         """
         run = cls(folder)
         files = run._files
         existing = [file for file in files if file.exists()] + run.measured_files
+        if existing and not run._has_begun:
+            raise InputError(
+                f"{folder} holds {', '.join(sorted(file.name for file in existing))}, which no training of gvit left "
+                f"there and a run would replace; choose another {option('out', 'FOLDER')}"
+            )
         if existing and not overwrite:
             goes_on = wording(f"resume({str(folder)!r})", f"'gvit train --resume {quote(str(folder))}'")
             replaces = wording("overwrite=True", "--overwrite")

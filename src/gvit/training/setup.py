@@ -180,6 +180,7 @@ def _left_out(setup: Setup) -> list[str]:
             f"{option('perceptual_epochs')} has no effect of its own: {option('perceptual_weight')} is 0"
         )
     if setup.schedule.encoder_only:
+        notes.append("an encoder alone is trained, no classifier; 'gvit train folder' trains both")
         asked = {
             "class_weights": objective.class_weights != "none",
             "freeze_encoder": schedule.freeze_encoder,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -242,7 +243,9 @@ def _shade(axes: Axes, phases: Sequence[Span]) -> None:
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write a PNG file, whole or not at all."""
-    with replacing(path) as partial:
+    with replacing(path) as partial, warnings.catch_warnings():
+        # of names in scripts that the font lacks: they are in the tables beside
+        warnings.filterwarnings("ignore", "Glyph .* missing")
         figure.savefig(partial, format="png", metadata=AUTHOR)
 
 

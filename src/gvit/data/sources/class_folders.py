@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from gvit.data.images import is_shown
+from gvit.data.images import is_shown, shown_files, suffix_of
 from gvit.data.sources.base import Keys, Source, Split, files_below, split_off
 from gvit.data.unread import UNREAD, count_left_out
 from gvit.errors import InputError, option
@@ -135,17 +135,3 @@ def _other_kind(root: Path) -> str:
         if any(any(place.glob(pattern)) for place in (root, root / "data")):
             return f"; for the {pattern} files here: {option('dataset', name)}"
     return ""
-
-
-def shown_files(folder: Path) -> list[str]:
-    """Paths below a folder, which may not be there, in order: a folder's own name before what is in it."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = filter(is_shown, folders)
-        below = os.path.relpath(place, folder)
-        found += [os.path.normpath(os.path.join(below, name)) for name in files if is_shown(name)]
-    return sorted(found, key=lambda path: path.split(os.sep))
-
-
-def suffix_of(file: str) -> str:
-    return os.path.splitext(file)[1].lower()

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from rich.console import Console
 
 from gvit.errors import for_python, printable
-from gvit.progress import ProgressBar, clock
+from gvit.progress import ProgressBar, Terminal, clock
 from gvit.training.observers.base import BrokenImage, Evaluated, Observer, Skipped, Start, Step
 
 _SHORT = {"pixel_loss": "pixel", "perceptual_loss": "1-ssim", "class_loss": "class", "accuracy": "acc"}
@@ -27,7 +27,7 @@ class ConsoleObserver(Observer):
     def __init__(self, header: str = "", worded: Callable[[str], str] = for_python) -> None:
         self.header = header
         self.worded = worded
-        self.console: Console = Console(
+        self.console: Console = Terminal(
             file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False
         )
         self.entered: bool = False
