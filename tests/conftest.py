@@ -53,6 +53,36 @@ def _unchecked_where_whole_runs_are_trained(request):
         yield
 
 
+# none of these looks at the figures of runs, evaluations and fits, which other files do: a second of drawing each
+_UNDRAWN = {
+    *("test_readme", "test_tutorials", "test_publish", "test_image_files", "test_frames", "test_frozen"),
+    *("test_broken", "test_scaling", "test_row_effects", "test_finetune", "test_sets", "test_encode"),
+    *("test_sources", "test_hostile_files", "test_tokenizers"),
+}
+
+
+def _leave_figures_empty(patch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    names = [f"gvit.training.report.{of}_figure" for of in ("report", "curves", "confusion", "mistakes")]
+    for name in (*names, "gvit.fitting.image_files.fit_figure"):
+        patch.setattr(name, lambda *_, **__: Figure((1, 1)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_figures_where_nobody_looks(request):
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem in _UNDRAWN:
+            _leave_figures_empty(patch)
+        yield
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Figures of runs, evaluations and fits are written, but empty."""
+    _leave_figures_empty(monkeypatch)
+
+
 @pytest.fixture
 def encoded_rows(monkeypatch):
     """Of images that are encoded among many: their dtypes, and how many of them are there with pictures at a time."""

@@ -15,6 +15,8 @@ from multiprocessing.forkserver import ensure_running
 from pathlib import Path
 from unittest import mock
 
+from numba.core.config import reload_config
+
 _ALONE = {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
@@ -24,7 +26,8 @@ def context() -> ForkServerContext:
     made.set_forkserver_preload(
         [
             *("gvit.cli.train", "gvit.training.train", "gvit.training.observers", "torch.distributed.run"),
-            *("sklearn.datasets", "matplotlib.backends.backend_agg"),
+            *("sklearn.datasets", "sklearn.model_selection", "matplotlib.backends.backend_agg"),
+            *("torchmetrics", "numba"),
         ]
     )
     with mock.patch.dict(os.environ, _ALONE | {"PYTHONPATH": os.pathsep.join(sys.path)}):
@@ -105,6 +108,7 @@ def _become(
     # what it is to be, compiler or interpreter, the environment tells while it is imported
     for name in [name for name in sys.modules if re.match(r"triton(?!\._C)\b", name)]:
         del sys.modules[name]
+    reload_config()  # Numba's, which was read when it was imported
     if cwd is not None:
         os.chdir(cwd)
     if processes == 1:

@@ -68,6 +68,7 @@ def test_onnx_of_any_batch(denoising, part, tmp_path):
     told = json.loads(prop.value)
     assert told["input"] == {"name": "images", "shape": ["batch", 3, 32, 32]}
     assert told["preprocessing"]["mean"] == [0, 0, 0]
+    assert [told["scale_factor"], told["nominal_count"]] == [denoising.encoder.scale_factor, 6]
 
 
 def test_what_is_wrong_is_refused_and_nothing_written(tmp_path, monkeypatch, capsys):
@@ -112,12 +113,11 @@ def test_a_file_whose_program_is_off_is_not_written(denoising, tmp_path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_the_bounds_of_raw_gaussians_are_told(denoising, tmp_path):
-    """Above all where they are the input."""
+def test_the_bounds_of_raw_gaussians_are_told(tmp_path):
+    """Above all where they are the input; those of an encoder's in ``test_onnx_of_any_batch``."""
     bare = gvit.create_model("gaussian_vit_tiny", scale_factor=1.5, **TINY)
     patches = gvit.create_model("vit_tiny_patch8", depth=1)
-    factor = denoising.encoder.scale_factor
-    for model, *bounds in ((bare, 1.5, 6), (denoising, factor, 6), (patches, None, None)):
+    for model, *bounds in ((bare, 1.5, 6), (patches, None, None)):
         told = export(model, tmp_path / "a.pt2").metadata
         assert [told["scale_factor"], told["nominal_count"]] == bounds
 
@@ -137,6 +137,27 @@ def test_the_command_line_says_what_it_has_verified(denoising, tmp_path, monkeyp
         assert zipfile.is_zipfile(written)
 
 
+@pytest.fixture(scope="module")
+def recordings():
+    """By part and kind of file."""
+    return {}
+
+
+@pytest.fixture
+def recorded_once(recordings, monkeypatch):
+    """A recording takes seconds, and one in float32 is what both lower precisions are made of."""
+    record = gvit.export._record
+
+    def recorded(network, example, kind, metadata):
+        key = metadata["part"], kind
+        if key not in recordings:
+            recordings[key] = record(network, example, kind, metadata)
+        return recordings[key]
+
+    monkeypatch.setattr("gvit.export._record", recorded)
+
+
+@pytest.mark.usefixtures("recorded_once")
 def test_float16_rounds_the_weights_of_linear_layers_and_nothing_else(denoising, tmp_path):
     done = export(denoising, tmp_path / "half.onnx", "classifier", precision="float16")
     rounded = copy.deepcopy(denoising)
@@ -152,6 +173,7 @@ def test_float16_rounds_the_weights_of_linear_layers_and_nothing_else(denoising,
     assert len(weights) == sum(isinstance(layer, torch.nn.Linear) for layer in rounded.classifier.modules())
 
 
+@pytest.mark.usefixtures("recorded_once")
 def test_int8_of_every_linear_layer(denoising, tmp_path, monkeypatch, capsys):
     gvit.save_model(denoising, tmp_path / "mine.safetensors")
     monkeypatch.chdir(tmp_path)

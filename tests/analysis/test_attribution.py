@@ -125,6 +125,7 @@ def test_without_a_class_the_most_probable_one_is_taken():
 
 def test_images_are_scored_as_their_gaussians():
     model = tiny()
+    torch.nn.init.normal_(model.encoder.head[-1].weight, std=0.1)  # zero at first: it would see no image
     images = torch.rand(2, 3, model.img_size, model.img_size, dtype=torch.float64)
     expected = cdam(model, model.encode(images))
     assert torch.equal(cdam(model, images), expected)

@@ -115,6 +115,7 @@ def test_some_of_the_gaussians_are_scored_as_if_the_others_were_not_drawn(method
 @pytest.mark.parametrize("method", METHODS)
 def test_images_are_scored_as_their_gaussians(method):
     model = tiny(name="gvit_tiny_denoising")
+    torch.nn.init.normal_(model.encoder.head[-1].weight, std=0.1)  # zero at first: it would see no image
     images = torch.rand(2, 3, 32, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         gaussians = model.encode(images)

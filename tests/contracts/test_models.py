@@ -43,12 +43,12 @@ def two_inputs(model) -> torch.Tensor:
 
 @pytest.fixture(scope="module", params=NAMES)
 def model(request):
-    return small_model(request.param)
+    return awake(small_model(request.param))
 
 
 @pytest.fixture(scope="module", params=GVIT_NAMES)
 def gvit_model(request):
-    return small_model(request.param)
+    return awake(small_model(request.param))
 
 
 @pytest.fixture(scope="module")
@@ -67,11 +67,12 @@ def awake(model):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_named_model_works_at_its_own_size(name):
-    model = gvit.create_model(name).eval()
+    with torch.device("meta" if "_base" in name else "cpu"):  # of the largest, shapes alone
+        model = gvit.create_model(name).eval()
     with torch.inference_mode():
-        logits = model(two_inputs(model)[:1])
+        logits = model(two_inputs(model)[:1].to(model.get_classifier().weight.device))
     assert logits.shape == (1, 1000)
-    assert logits.isfinite().all()
+    assert logits.is_meta or logits.isfinite().all()
 
 
 def test_images_become_gaussians_become_logits(gvit_model, images):
@@ -125,9 +126,6 @@ def test_every_parameter_learns(name):
 @pytest.mark.parametrize("name", GVIT_NAMES)
 def test_parameters_learn_in_the_phases_of_theirs(name, images):
     model = awake(small_model(name)).train()
-    torch.nn.init.xavier_uniform_(
-        model.classifier.head.weight
-    )  # zero at first, and then nothing comes through it
     noise = torch.randn(2, 6, 9, generator=torch.Generator().manual_seed(1))
     objective = GuidedObjective(model, ObjectiveConfig())
     schedule = Schedule(ends=(1, 2, 3, 4), guide_every=1, gamma=0.1)
@@ -205,7 +203,7 @@ def test_features_and_head_make_the_whole(model):
 @pytest.mark.parametrize("pool", ["token", "avg"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_model_with_a_new_head_can_be_saved(name, pool, tmp_path):
-    model = small_model(name, pool=pool)
+    model = awake(small_model(name, pool=pool))
     images = two_inputs(model)
     model.card = replace(model.card, class_names=("a", "b", "c", "d"))
     features = model.forward_features(images)

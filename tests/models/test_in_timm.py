@@ -121,6 +121,7 @@ def test_amp_leaves_gaussians_their_precision(name):
 
 def test_weights_of_a_checkpoint_file_replace_those_of_the_name(tmp_path):
     trained = small()
+    torch.nn.init.normal_(trained.encoder.head[-1].weight, std=0.1)  # zero at first: it would see no image
     torch.save(trained.state_dict(), tmp_path / "mine.pth")
     overlay = {"file": str(tmp_path / "mine.pth"), "num_classes": -1}
     torch.manual_seed(1)

@@ -48,6 +48,7 @@ def test_a_file_holds_every_argument(tmp_path):
 
 def test_changed_defaults_orphan_no_weights(tmp_path, monkeypatch):
     model = gvit.create_model("gvit_tiny_denoising", num_classes=3).eval()
+    torch.nn.init.normal_(model.encoder.head[-1].weight, std=0.1)  # zero at first: it would see no image
     gvit.save_model(model, tmp_path / "model.safetensors")
     entries = dict(registry._ENTRIES)
     monkeypatch.setattr(registry, "_ENTRIES", entries)
@@ -87,12 +88,10 @@ def test_a_file_of_another_number_of_channels_than_models_are_made_of_by_name_lo
         gvit.create_model("vit_tiny_patch8", in_chans=1)
 
 
-def test_the_default_gvit_is_gvit_s_and_can_be_saved_and_loaded(tmp_path):
-    model = GViT()
+def test_the_default_gvit_is_gvit_s():
+    with torch.device("meta"):
+        model = GViT()
     assert Architecture.of(model) == registry.architecture("gvit_small")
-    gvit.save_model(model, tmp_path / "model.safetensors")
-    loaded = gvit.load_model(tmp_path).state_dict()
-    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())
 
 
 def test_parts_that_do_not_fit_together_are_refused():

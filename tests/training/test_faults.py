@@ -186,7 +186,9 @@ def test_what_tells_a_whole_group_to_end_ends_no_loading_process(finished, tmp_p
     """The main process is told, too, saves, and ends them then."""
 
     def tell() -> None:
-        for process in multiprocessing.active_children():
+        loading = multiprocessing.active_children()
+        assert loading
+        for process in loading:
             subprocess.run(["kill", f"-{number.value}", str(process.pid)], check=True)
 
     train(replace(CONFIG, data=replace(CONFIG.data, workers=1)), tmp_path, [Act(7, tell)])
@@ -237,6 +239,7 @@ def test_the_lock_of_a_process_that_was_killed_is_free(tmp_path):
     until = time.monotonic() + 60
     while not (tmp_path / "held").exists() and time.monotonic() < until:
         time.sleep(0.02)
+    assert (tmp_path / "held").exists()
     threading.Timer(0.5, process.send_signal, [signal.SIGKILL]).start()
     with Run(tmp_path).locked():  # it waits a little
         status, *_ = process.communicate()

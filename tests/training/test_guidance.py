@@ -294,15 +294,16 @@ def test_a_second_attempt_at_the_phase_knows_nothing_of_the_first():
 # Which steps are guided, and what learns in them.
 
 
-@kinds
 @pytest.mark.parametrize(
-    ("guided_steps", "every", "added", "classified"),
+    ("kind", "guided_steps", "every", "added", "classified"),
     [
-        ("replacing", 10, 0, 9),
-        ("added", 10, 1, 10),
-        ("none", 10, 0, 10),
-        ("replacing", 1, 0, 0),
-        ("added", 1, 10, 10),
+        (DENOISING, "replacing", 10, 0, 9),
+        (DENOISING, "added", 10, 1, 10),
+        (DENOISING, "none", 10, 0, 10),
+        (DENOISING, "replacing", 1, 0, 0),
+        (DENOISING, "added", 1, 10, 10),
+        (REFINING, "replacing", 10, 0, 9),
+        (REFINING, "added", 1, 10, 10),
     ],
 )
 def test_how_many_optimizer_steps_ten_batches_take(kind, guided_steps, every, added, classified):
@@ -396,14 +397,21 @@ def test_a_phase_without_guided_steps_ends_as_a_longer_classify_phase_and_tells_
 
 @kinds
 @pytest.mark.parametrize("unit", ["loss", *UNITS])
-def test_no_gamma_makes_a_weight_nan(kind, unit):
-    """The paper's own limit: NaNs above gamma 0.1."""
-    for gamma in (10.0, 1e6):
-        setup = set_up(
-            with_(model=kind, schedule={"gamma": gamma, "guide_every": 1}, guidance={"gamma_unit": unit})
-        )
-        take_steps(setup, 0, GUIDE + 4)
-        assert all(value.isfinite().all() for value in setup.task.model.state_dict().values())
+def test_no_gamma_makes_a_weight_nan(kind, unit, monkeypatch):
+    """The paper's own limit: NaNs above gamma 0.1. The first image of a batch has no class gradient at all."""
+    classify = GuidedObjective._classification
+
+    def of_the_others(*arguments):
+        pull, measures = classify(*arguments)
+        if pull is not None:
+            pull[0] = 0.0
+        return pull, measures
+
+    monkeypatch.setattr(GuidedObjective, "_classification", of_the_others)
+    unclipped = with_(model=kind, optimizer={"clip_grad": None}, guidance={"gamma_unit": unit})
+    setup = set_up(with_(unclipped, schedule={"gamma": 1e6, "guide_every": 1}))
+    take_steps(setup, 0, GUIDE + 4)
+    assert all(value.isfinite().all() for value in setup.task.model.state_dict().values())
 
 
 # The averaged classifier.
@@ -502,8 +510,12 @@ STATEFUL = [
 ]
 
 
-@kinds
-@pytest.mark.parametrize("changes", STATEFUL, ids=str)
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    # the last holds what the others do
+    [*((DENOISING, changes) for changes in STATEFUL), (REFINING, STATEFUL[-1])],
+    ids=str,
+)
 def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, kind, changes):
     config = with_(CONFIG, model=kind | {"drop_path_rate": 0.1}, **changes)
     train(config, tmp_path / "whole")

@@ -119,6 +119,17 @@ def finished(tmp_path_factory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def watched(tmp_path_factory) -> tuple[Path, Recorder, Evaluation]:
+    """The same run again, of observers: its folder, what they were told, and its result."""
+    folder, recorder = tmp_path_factory.mktemp("runs") / "watched", Recorder()
+    with pytest.MonkeyPatch.context() as patch, TensorBoardObserver(folder) as tensorboard:
+        for drawn in ("write_report", "write_curves"):
+            patch.setattr(f"gvit.training.train.{drawn}", lambda run: None)
+        result = train(CONFIG, folder, [recorder, tensorboard])
+    return folder, recorder, result
+
+
 def test_a_run_holds_what_it_promises(finished):
     run = Run.open(finished)
     config = run.load_config()
@@ -225,18 +236,16 @@ def test_curves_tell_phases_losses_and_results(finished):
     assert Run(finished).curves_file.stat().st_size > 10_000
 
 
-def test_the_observer_sees_every_step(finished, tmp_path):
-    recorder = Recorder()
-    result = train(CONFIG, tmp_path / "run", [recorder])
+def test_the_observer_sees_every_step(watched):
+    _, recorder, result = watched
     assert recorder.steps == list(range(1, 21))
     assert recorder.phases == ["reconstruct"] * 4 + ["perceptual"] * 4 + ["classify"] * 6 + ["guide"] * 6
     assert recorder.results[-1] == (20, result)
     assert result.num_images == 12
 
 
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, tmp_path):
-    train(CONFIG, tmp_path / "again")
-    assert_same_run(finished, tmp_path / "again")
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, watched, tmp_path):
+    assert_same_run(finished, watched[0])
     train(replace(CONFIG, seed=1), tmp_path / "other")
     name = "encoder.head.2.weight"
     assert not torch.equal(weights(tmp_path / "other")[name], weights(finished)[name])
@@ -258,9 +267,9 @@ def test_an_interrupted_run_goes_on_to_the_same_result(finished, tmp_path, cut):
 
 
 def test_an_encoder_that_draws_in_turns_goes_on_to_the_same_result(tmp_path):
-    config = with_(model={"model": "gvit_tiny"}, schedule={"epochs": 2.5})
+    config = with_(model={"model": "gvit_tiny", "looks": 3}, schedule={"epochs": 2.5})
     train(config, tmp_path / "whole")
-    assert metrics(tmp_path / "whole")[-1]["psnr"] > 15
+    assert metrics(tmp_path / "whole")[-1]["psnr"] > 13  # and 10.6 dB before it has learned
     interrupt(config, tmp_path / "cut", 7)
     resume(tmp_path / "cut")
     assert_same_run(tmp_path / "whole", tmp_path / "cut")
@@ -448,7 +457,7 @@ def test_of_an_encoder_alone_the_warm_up_is_looked_at_too():
         "perceptual_epochs": 0.0,
         "reconstruct_epochs": 3.0,
     }
-    (note,) = set_up(with_(schedule=phases, optimizer={"warmup_epochs": 2.0})).notes
+    note, _ = set_up(with_(schedule=phases, optimizer={"warmup_epochs": 2.0})).notes
     assert for_python(note).startswith("the warm-up, 2 epochs, takes over half of the encoder's 3;")
 
 
@@ -519,9 +528,11 @@ def test_a_perceptual_phase_without_its_loss_is_pointed_out():
 def test_what_is_asked_of_a_classifier_that_is_not_trained_is_pointed_out():
     alone = {"classify_epochs": 0.0, "guide_epochs": 0.0}
     asked = with_(schedule={**alone, "freeze_encoder": True}, objective={"class_weights": "balanced"})
-    assert set_up(with_(schedule=alone)).notes == ()
-    assert set_up(asked).notes == tuple(
-        f"{name} has no effect: no classifier is trained" for name in ("class_weights", "freeze_encoder")
+    told = "an encoder alone is trained, no classifier; 'gvit train folder' trains both"
+    assert set_up(with_(schedule=alone)).notes == (told,)
+    assert set_up(asked).notes == (
+        told,
+        *(f"{name} has no effect: no classifier is trained" for name in ("class_weights", "freeze_encoder")),
     )
 
 
@@ -541,14 +552,10 @@ def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_checkpointing_activations_changes_nothing(finished, tmp_path):
-    config = with_(compute={"grad_checkpointing": True})
-    model = set_up(config).task.model
+def test_both_networks_checkpoint_their_activations():
+    model = set_up(with_(compute={"grad_checkpointing": True})).task.model
     assert model.encoder.grad_checkpointing
     assert model.classifier.grad_checkpointing
-    train(config, tmp_path / "run")
-    for name, value in weights(finished).items():
-        torch.testing.assert_close(weights(tmp_path / "run")[name], value, rtol=1e-4, atol=1e-5)
 
 
 def test_compiled_networks_train_to_the_same_weights(tmp_path, monkeypatch):
@@ -624,13 +631,15 @@ def test_under_bf16_gaussians_and_losses_stay_in_float32(tmp_path, monkeypatch):
     assert (raw - expected_raw).abs().max() < 0.1
 
 
-def test_the_moving_average_is_what_is_evaluated_and_saved(finished, tmp_path):
-    averaged = with_(optimizer={"ema_decay": 0.9})
-    decayed: dict[str, torch.Tensor] = {}
-    loop = Loop(set_up(averaged), Run.create(tmp_path / "run", averaged))
+AVERAGED = replace(CONFIG, optimizer=replace(CONFIG.optimizer, ema_decay=0.9))
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory) -> tuple[Loop, dict[str, torch.Tensor], Evaluation]:
+    """A whole run of averaged weights, their average by hand, and its result."""
+    loop = Loop(set_up(AVERAGED), Run.create(tmp_path_factory.mktemp("runs") / "averaged", AVERAGED))
     parameters = dict(loop.setup.task.model.named_parameters())
-    names = set(parameters)
-    decayed |= {name: value.detach().clone() for name, value in parameters.items()}
+    decayed = {name: value.detach().clone() for name, value in parameters.items()}
 
     class EveryStep(Observer):
         def step(self, step: Step) -> None:
@@ -638,21 +647,23 @@ def test_the_moving_average_is_what_is_evaluated_and_saved(finished, tmp_path):
                 decayed[name].lerp_(value.detach(), 0.1)
 
     loop.observers = [EveryStep()]
-    result = loop.fit()
-    saved = weights(tmp_path / "run")
-    for name in names:
-        torch.testing.assert_close(saved[name], decayed[name], rtol=1e-4, atol=1e-6)
+    return loop, decayed, loop.fit()
+
+
+def test_the_moving_average_is_what_is_evaluated_and_saved(finished, averaged):
+    loop, decayed, result = averaged
+    saved = weights(loop.run.folder)
+    for name, value in decayed.items():
+        torch.testing.assert_close(saved[name], value, rtol=1e-4, atol=1e-6)
     assert any(not torch.equal(saved[name], value) for name, value in weights(finished).items())
     images = loop.setup.feed.test_loader
-    assert gvit.evaluate(gvit.load_model(tmp_path / "run"), images).psnr == pytest.approx(result.psnr)
+    assert gvit.evaluate(gvit.load_model(loop.run.folder), images).psnr == pytest.approx(result.psnr)
 
 
-def test_an_interrupted_average_goes_on_to_the_same_result(tmp_path):
-    averaged = with_(optimizer={"ema_decay": 0.9})
-    train(averaged, tmp_path / "whole")
-    interrupt(averaged, tmp_path / "run", 7)
+def test_an_interrupted_average_goes_on_to_the_same_result(averaged, tmp_path):
+    interrupt(AVERAGED, tmp_path / "run", 7)
     resume(tmp_path / "run")
-    assert_same_run(tmp_path / "whole", tmp_path / "run")
+    assert_same_run(averaged[0].run.folder, tmp_path / "run")
 
 
 def test_a_frozen_encoder_does_not_move_while_the_classifier_warms_up(tmp_path):
@@ -806,12 +817,10 @@ def test_beyond_the_decision_distance_a_linear_classifier_decides_otherwise():
         assert (model.classify(Gaussians(there)).topk(2).indices[:, 0] == decided).all()
 
 
-def test_tensorboard_gets_the_same_numbers(finished, tmp_path):
+def test_tensorboard_gets_the_same_numbers(finished, watched):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    with TensorBoardObserver(tmp_path / "run") as observer:
-        train(CONFIG, tmp_path / "run", [observer])
-    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events = EventAccumulator(str(watched[0] / "tensorboard"))
     events.Reload()
     logged = {line["step"]: line for line in metrics(finished) if line["kind"] == "train"}
     losses = {event.step: event.value for event in events.Scalars("train/class_loss")}
@@ -847,7 +856,7 @@ def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
     assert all(cost.step_seconds > 0 for cost in plan.phases)
     assert plan.evaluations == 3
     assert plan.seconds >= sum(cost.steps * cost.step_seconds for cost in plan.phases)
-    assert plan.peak_memory > 1e8
+    assert 1e8 < plan.peak_memory < 1e11  # bytes, of a process with PyTorch
     assert not (tmp_path / "run").exists()
     assert "guide" in str(plan)
 
@@ -885,12 +894,12 @@ def test_a_dry_run_does_not_count_what_happens_once_for_each_batch_of_an_evaluat
 
     def first_slow(batches):
         if not begun:
-            time.sleep(3)
+            time.sleep(1)
         begun.append(1)
         return measure(batches)
 
     monkeypatch.setattr(setup.task, "measure", first_slow)
-    assert dry_run(setup).evaluation_seconds < 3
+    assert dry_run(setup).evaluation_seconds < 1
 
 
 def test_damaged_run_files_are_named(finished, tmp_path):
@@ -911,11 +920,12 @@ def test_damaged_run_files_are_named(finished, tmp_path):
         resume(tmp_path / "nowhere")
 
 
-def test_motion_is_watched_on_the_test_images():
+def test_motion_is_watched_on_the_test_images(monkeypatch):
     """``moved`` is about images that nothing was trained on, spread over all of them."""
+    monkeypatch.setattr("gvit.training.setup._NUM_PROBES", 5)
     setup = set_up(CONFIG)
-    watched = setup.task.motion.images
-    assert torch.equal(watched, torch.stack([image for image, _ in setup.feed.tests]))
+    tests = [image for image, _ in setup.feed.tests]
+    assert torch.equal(setup.task.motion.images, torch.stack(tests[::3]))  # of 12
 
 
 def test_augmentation_leaves_the_test_images_alone():

@@ -11,6 +11,7 @@ from gvit.viewing.figures import (
     confusion_figure,
     determinant_map,
     draw_ellipses,
+    fit_figure,
     mistakes_figure,
     report_figure,
     save_figure,
@@ -124,9 +125,26 @@ def test_report_has_four_pictures_per_image(tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_fit_stands_beside_its_image_and_its_ellipses():
+    gaussians = Gaussians(torch.randn(4, 9, generator=torch.Generator().manual_seed(0)), 1.0, 4)
+    image, drawn = torch.rand(2, 3, 10, 14, generator=torch.Generator().manual_seed(1))
+    figure = fit_figure(image, gaussians, drawn)
+    for axes, shown in zip(figure.axes, (image, drawn, drawn * 0.35), strict=True):
+        np.testing.assert_array_equal(axes.images[0].get_array(), shown.permute(1, 2, 0).numpy())
+    assert [len(axes.collections) for axes in figure.axes] == [0, 0, 1]
+    (ellipses,) = figure.axes[2].collections
+    centers = gaussians.in_pixels(10, 14)[0].numpy() - 0.5
+    np.testing.assert_allclose(ellipses.get_offsets(), centers, rtol=1e-5)
+    assert figure.axes[1].get_title() == f"drawn, {gvit.losses.psnr(drawn, image):.1f} dB"
+
+
 def test_confusion_figure_counts():
     figure = confusion_figure([[3, 1], [0, 2]], ["a", "b"])
-    assert sorted(text.get_text() for text in figure.axes[0].texts) == ["1", "2", "3"]
+    axes = figure.axes[0]
+    # what is predicted lies along x
+    counts = {text.get_position(): text.get_text() for text in axes.texts}
+    assert counts == {(0, 0): "3", (1, 0): "1", (1, 1): "2"}
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")
 
 
 def test_names_of_files_that_are_no_text_are_shown_as_they_can_be(tmp_path):
@@ -140,3 +158,8 @@ def test_names_of_files_that_are_no_text_are_shown_as_they_can_be(tmp_path):
 def test_confusion_of_a_thousand_classes_is_no_endless_figure():
     figure = confusion_figure([[0] * 1000] * 1000, ["class"] * 1000)
     assert figure.get_size_inches().max() <= 40
+
+
+@pytest.mark.filterwarnings("error")
+def test_names_in_other_scripts_warn_of_nothing(tmp_path):
+    save_figure(confusion_figure([[3, 0], [1, 2]], ["\u732b", "dog"]), tmp_path / "a.png")

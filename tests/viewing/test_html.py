@@ -120,6 +120,32 @@ def test_names_that_are_no_text_or_turn_the_text_around_are_escaped(tmp_path):
     assert "\u202e" not in text
 
 
+@pytest.mark.parametrize("classes", [3, 21])
+def test_true_classes_are_rows_and_what_they_are_taken_for_columns(classes, tmp_path):
+    """Beside the table, or in its place where there are many classes, stand the pairs that are confused."""
+    counts = [[0] * classes for _ in range(classes)]
+    counts[0][:2], counts[2][0] = (3, 1), 2
+    matrix = Matrix(counts, [f"c{number}" for number in range(classes)], "")
+    images = [shown("x", 16, 4, 0, "cat")]
+    write_page(Page("t", "", [], [], images, "", METHODS, matrix=matrix), tmp_path / "a.html")
+    text = (tmp_path / "a.html").read_text()
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr>(.*?)</tr>", text)]
+    tables, pairs = ([row for row in rows if len(row) == width] for width in (classes + 1, 4))
+    if classes == 3:
+        header, *tables = tables[:4]
+        assert header[0] == "true ↓<br>predicted →"
+        assert header[1:] == ["<span>c0</span>", "<span>c1</span>", "<span>c2</span>"]
+        assert tables == [["c0", "3", "1", ""], ["c1", "", "", ""], ["c2", "2", "", ""]]
+        assert 'title="c0 taken for c1: 1 (25.0 %)"' in text
+    else:
+        assert tables == []
+    assert pairs[-3:] == [
+        ["is", "taken for", "images", "of its class"],
+        ["c2", "c0", "2", "100.0 %"],
+        ["c0", "c1", "1", "25.0 %"],
+    ]
+
+
 def decode(uri: str) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2])))
 
