@@ -192,6 +192,19 @@ def test_precision_of_matrix_products_is_not_the_callers(pair):
 
 
 @pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="needs PyTorch 2.9")
+def test_a_choice_for_all_backends_is_theirs_again():
+    before = torch.backends.fp32_precision
+    try:
+        torch.backends.fp32_precision = "tf32"
+        with full_precision(torch.device("cpu")):
+            assert torch.backends.cuda.matmul.fp32_precision == "ieee"
+        torch.backends.fp32_precision = "ieee"
+        assert torch.backends.cuda.matmul.fp32_precision == "ieee"  # follows the caller's next choice
+    finally:
+        torch.backends.fp32_precision = before
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="needs PyTorch 2.9")
 def test_nor_that_of_single_backends(pair):
     products = torch.backends.mkldnn.matmul
     before = products.fp32_precision

@@ -87,3 +87,9 @@ def first_line(error: BaseException) -> str:
 def printable(text: str) -> str:
     """A text that a terminal shows as it is, in one line: control characters, as in odd names of files, are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """By name and text: torch may not be loaded yet, and of the CPU's memory it has no exception of its own."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or any(text in str(error) for text in ("can't allocate memory", "DefaultCPUAllocator"))

@@ -2,7 +2,7 @@
 
 Images are float tensors [..., C, H, W] with values in [0, 1], two of the same shape; all raise a ValueError for others.
 What comes of them is float32 or more, also of images of fewer bits, under autocast, and where matrix products are
-computed in TF32 or bfloat16.
+computed in TF32 or bfloat16; these are left to the caller's choice on the way back, in gradients.
 """
 
 from __future__ import annotations

@@ -168,6 +168,7 @@ def test_an_event_that_is_not_known_is_left_to_tyro(monkeypatch, capsys, changed
         (["train", "--epochs", "10", "digits"], "give the recipe first: gvit train digits ..."),
         (["train", "folder", "."], "a folder of images is given as --data-dir ."),
         (["train", "folder", "gone"], "unexpected argument gone; see"),
+        (["train", "folder", "--data-dri", "photos"], "unknown option --data-dri; nearest: --data-dir"),
     ],
 )
 def test_a_word_that_is_empty_or_out_of_place_is_told_where_it_belongs(capsys, args, message):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gvit.data.images import EXTENSIONS, find_images, open_image, to_rgb
+from gvit.data.images import EXTENSIONS, find_images, open_image, shown_files, to_rgb
 from gvit.errors import InputError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -253,7 +253,7 @@ def test_find_images(tmp_path):
     assert len(find_images([tmp_path, tmp_path])) == 3
 
 
-def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
+def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch, caplog):
     (tmp_path / "locked").mkdir()
     (tmp_path / "a.png").touch()
     scan = os.scandir
@@ -264,8 +264,11 @@ def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch):
         return scan(place)
 
     monkeypatch.setattr(os, "scandir", refusing)
-    with pytest.raises(InputError, match=r"locked: cannot be read \(Permission denied\)"):
-        find_images([tmp_path])
+    assert find_images([tmp_path]) == [tmp_path / "a.png"]
+    assert f"{tmp_path / 'locked'}: cannot be read (Permission denied): left out" in caplog.text
+    for search in (lambda: find_images([tmp_path / "locked"]), lambda: shown_files(tmp_path)):
+        with pytest.raises(InputError, match=r"locked: cannot be read \(Permission denied\)"):
+            search()
 
 
 def test_find_images_names_what_has_none(tmp_path):

@@ -302,6 +302,15 @@ def test_what_does_not_need_a_failed_job_is_done(tmp_path):
     assert not collection.folder.exists()
 
 
+def test_a_job_without_memory_says_what_needs_less():
+    def run(*_) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    with pytest.raises(InputError) as refused:
+        execute._work(SimpleNamespace(run=run), Machine())
+    assert refused.value.for_command_line().endswith("; --accumulate or fewer --jobs need less")
+
+
 def test_a_store_is_for_one_process_at_a_time(tmp_path):
     training = Study(DEBUG, [0], tmp_path / "store").train(DEBUG, 0)
     training.folder.parent.mkdir()

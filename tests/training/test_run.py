@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -154,3 +155,21 @@ def test_a_run_whose_configuration_is_lost_can_be_replaced(tmp_path):
     Run.create(tmp_path, debug(), overwrite=True)
     run.metrics_file.unlink()  # as where a process was killed between the two
     Run.create(tmp_path, debug(), overwrite=True)
+
+
+def test_replacing_a_run_that_failed_half_way_can_be_done_again(tmp_path, monkeypatch):
+    run = Run.create(tmp_path, debug())
+    run.weights_file.touch()
+    remove = Path.unlink
+
+    def refusing(file, missing_ok=False):
+        if file == run.weights_file:
+            raise PermissionError(13, "in use", str(file))
+        remove(file, missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refusing)
+        with pytest.raises(InputError, match=r"cannot write a run here \(in use\)"):
+            Run.create(tmp_path, debug(), overwrite=True)
+    Run.create(tmp_path, debug(), overwrite=True)
+    assert not run.weights_file.exists()

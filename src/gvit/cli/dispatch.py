@@ -9,7 +9,7 @@ from io import TextIOWrapper
 
 from gvit import __version__
 from gvit.cli.messages import print_error
-from gvit.errors import InputError, first_line, unknown_name
+from gvit.errors import InputError, first_line, is_out_of_memory, unknown_name
 
 # OpenMP threads that wait by spinning take the cores from the renderer's threads, and from everybody else's.
 # It is read when torch is loaded, which is later.
@@ -94,7 +94,7 @@ def _run(args: list[str]) -> int:
         if _is_lost_peer(error):
             print(f"gvit: process {os.environ['RANK']} ends, because another one did", file=sys.stderr)
             return 1
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         print_error(
             InputError(
@@ -125,9 +125,3 @@ def _is_lost_peer(error: Exception) -> bool:
     """What gloo and NCCL say where another process of ``torchrun`` has ended, which has said itself why."""
     lost = ("closed by peer", "reset by peer", "remote process exited", "Broken pipe")
     return int(os.environ.get("WORLD_SIZE", 1)) > 1 and any(text in str(error) for text in lost)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    """By name and text: torch may not be loaded yet, and of the CPU's memory it has no exception of its own."""
-    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return named or any(text in str(error) for text in ("can't allocate memory", "DefaultCPUAllocator"))

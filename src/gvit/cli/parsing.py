@@ -48,12 +48,8 @@ def parse(
 
     def hook(event: Any) -> None:
         message = None
-        if type(event).__name__ == "UnrecognizedArgs":
-            advice = next(filter(None, map(misplaced, getattr(event, "tokens", ()))), None)
-            if advice is not None:
-                raise InputError(advice) from None
         with suppress(AttributeError):  # an event that has changed
-            message = _describe(event, args, flags, also)
+            message = _describe(event, args, flags, also, misplaced)
         if message is not None:
             raise InputError(f"{message}; see '{prog} --help'") from None
 
@@ -102,7 +98,13 @@ def _on_parse_error(hook: Callable[[Any], None]) -> AbstractContextManager[None]
     return on_parse_error(hook)
 
 
-def _describe(event: Any, args: list[str], flags: list[str], also: Sequence[str]) -> str | None:
+def _describe(
+    event: Any,
+    args: list[str],
+    flags: list[str],
+    also: Sequence[str],
+    misplaced: Callable[[str], str | None],
+) -> str | None:
     """What is wrong; None where tyro's words have to do."""
     kind = type(event).__name__
     if kind == "InstantiationFailure":
@@ -113,6 +115,9 @@ def _describe(event: Any, args: list[str], flags: list[str], also: Sequence[str]
         # tyro counts what follows an unknown flag as its values, and misses them elsewhere
         return _describe_unknown(unknown, [*flags, *also])
     if kind == "UnrecognizedArgs":
+        advice = next(filter(None, map(misplaced, event.tokens)), None)
+        if advice is not None:
+            return advice
         return f"unexpected argument{'s' * (len(event.tokens) > 1)} {', '.join(event.tokens)}"
     if kind == "MissingArgs":
         return f"missing {', '.join(_name(missing.arg) for missing in event.missing_arguments)}"

@@ -96,8 +96,7 @@ def run(args: list[str]) -> int:
         if epochs is not None and not 0 < epochs < float("inf"):
             raise InputError(f"{flag} must be above 0 and finite, got {epochs:g}")
 
-    from rich.console import Console
-
+    from gvit.progress import Terminal
     from gvit.reproduction.jobs import Machine
     from gvit.reproduction.reproduce import plan, reproduce
 
@@ -125,7 +124,7 @@ def run(args: list[str]) -> int:
                 ),
                 parallel=parallel,
                 dry_run=options.dry_run,
-                console=Console(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False),
+                console=Terminal(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False),
             )
         except KeyboardInterrupt:
             print("stopped, saved; the same command goes on", file=sys.stderr)

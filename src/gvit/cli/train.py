@@ -147,9 +147,9 @@ def _parse_new_run(args: list[str]) -> tuple[str, NewRun]:
 
 
 def _where_it_belongs(word: str) -> str | None:
-    if word in RECIPES:
-        return f"give the recipe first: gvit train {word} ..."
-    return f"a folder of images is given as --data-dir {quote(word)}" if Path(word).is_dir() else None
+    if Path(word).is_dir():
+        return f"a folder of images is given as --data-dir {quote(word)}"
+    return f"give the recipe first: gvit train {word} ..." if word in RECIPES else None
 
 
 def _watch(start: "Callable[..., Evaluation]", folder: Path, header: str, options: Output | Resume) -> int:

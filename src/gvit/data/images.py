@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import io
+import logging
 import os
 import re
 import stat
@@ -42,6 +43,7 @@ EXTENSIONS = frozenset(
 # nothing else is tried: of an EPS file that is called .jpg, Pillow would have Ghostscript run what is in it
 _FORMATS = sorted({kind for ending, kind in Image.registered_extensions().items() if ending in EXTENSIONS})
 
+_logger = logging.getLogger("gvit")
 _ROUNDING = 1e-3  # of floats from 0 to 1
 _SMALL = 2**22  # pixels, which the memory of any machine holds
 
@@ -58,9 +60,8 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     for source in sources:
         path = Path(source)
         if os.path.isdir(path):  # pathlib's raises at a path that is too long
-            files: Iterable[Path] = [
-                path / file for file in shown_files(path) if suffix_of(file) in extensions
-            ]
+            shown = shown_files(path, strict=False)
+            files: Iterable[Path] = [path / file for file in shown if suffix_of(file) in extensions]
             what = "images" if extensions == EXTENSIONS else "Gaussians"
             missing = f"{path}: no {what} in this folder (looked for {', '.join(sorted(extensions))})"
         elif os.path.exists(path):
@@ -75,16 +76,24 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
     return list(found)
 
 
-def shown_files(folder: Path) -> list[str]:
+def shown_files(folder: Path, strict: bool = True) -> list[str]:
     """Paths below a folder, which may not be there, in order: a folder's own name before what is in it.
 
+    Args:
+        folder: which one.
+        strict: raise for a folder within it that cannot be read, too; otherwise it is left out, with a warning.
+
     Raises:
-        InputError: one of the folders cannot be read.
+        InputError: a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):
-            raise InputError(f"{error.filename}: cannot be read ({error.strerror})") from error
+        if isinstance(error, FileNotFoundError):
+            return
+        message = f"{error.filename}: cannot be read ({error.strerror})"
+        if strict or Path(error.filename) == folder:
+            raise InputError(message) from error
+        _logger.warning("gvit: warning: %s: left out", printable(message))
 
     found = []
     for place, folders, files in os.walk(folder, onerror=refuse):

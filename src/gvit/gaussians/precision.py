@@ -21,7 +21,8 @@ _give_back: list[Callable[[], None]] = []
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Matrix products are computed in the precision of what they are given: without autocast, TF32 or bfloat16.
 
-    While a model is compiled or exported, the caller's choice of TF32 stays.
+    While a model is compiled or exported, the caller's choice of TF32 stays. It is one for all threads and devices:
+    others compute without TF32, too, while this lasts.
     """
     # where only shapes are computed, and where a graph is recorded
     if not torch.amp.is_autocast_available(device.type) or torch.compiler.is_exporting():
@@ -35,9 +36,9 @@ def _exact_products(without_autocast: AbstractContextManager[object]) -> Iterato
     """The setting is of all threads: the first one in changes it, the last one out gives it back."""
     global _inside
     with _lock:
-        _inside += 1
-        if _inside == 1:
+        if _inside == 0:
             _give_back.extend(_ask_for_exact_products())
+        _inside += 1
     try:
         with without_autocast:
             yield
@@ -53,8 +54,12 @@ def _ask_for_exact_products() -> list[Callable[[], None]]:
     try:
         before = torch.get_float32_matmul_precision()
     except RuntimeError:  # was chosen backend by backend, which PyTorch does not let be mixed with this
-        backends: tuple[Any, ...] = (torch.backends.cuda, torch.backends.mkldnn)
-        chosen = [(backend.matmul, backend.matmul.fp32_precision) for backend in backends]
+        of_all: Any = torch.backends
+        chosen = []
+        for backend, above in ((of_all.cuda, of_all), (of_all.mkldnn, of_all.mkldnn)):
+            own = backend.matmul.fp32_precision
+            # "none" follows the setting above it
+            chosen.append((backend.matmul, "none" if own == above.fp32_precision else own))
         for setting, _ in chosen:
             setting.fp32_precision = "ieee"
         return [partial(setattr, setting, "fp32_precision", precision) for setting, precision in chosen]

@@ -74,11 +74,11 @@ def _load() -> ModuleType:
         import numba  # noqa: F401
         from numba.core import config, event
     except ImportError as error:
-        raise ValueError("backend 'cpu' needs numba: pip install numba") from error
+        raise InputError("backend 'cpu' needs numba: pip install numba") from error
     # Numba's stubs don't know its settings
     settings: Any = config
     if settings.DISABLE_JIT:
-        raise ValueError(
+        raise InputError(
             "backend 'cpu' needs Numba's compiler, which NUMBA_DISABLE_JIT=1 turns off: unset it, or draw with "
             "backend='reference'"
         )

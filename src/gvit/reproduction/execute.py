@@ -20,7 +20,15 @@ from typing import Any
 from filelock import FileLock, Timeout
 from rich.console import Console
 
-from gvit.errors import InputError, counted, for_command_line, wording
+from gvit.errors import (
+    InputError,
+    counted,
+    first_line,
+    for_command_line,
+    is_out_of_memory,
+    option,
+    wording,
+)
 from gvit.progress import ProgressBar
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Job, Machine, Training, Trunk, unusual
 from gvit.reproduction.same_images import checksum_of, data_now
@@ -277,6 +285,13 @@ def _work(job: Job, machine: Machine) -> None:
     try:
         with suppress(Interrupted):
             job.run(machine, progress, lambda: terminated or _stop.is_set())
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise InputError(
+            f"not enough memory ({first_line(error)}); {option('accumulate')} or fewer "
+            f"{wording('parallel jobs', '--jobs')} need less"
+        ) from error
     finally:
         signal.signal(signal.SIGTERM, previous)
         if terminated:

@@ -360,7 +360,8 @@ def _advising(folder: Path) -> Iterator[None]:
         yield
     except InputError as error:
         # a process that loads images wraps its traceback around what went wrong
-        reason = error.args[0].rpartition("gvit.errors.InputError: ")[2].partition(";")[0].strip()
+        told = error.args[0].rpartition("gvit.errors.InputError: ")[2].strip()
+        reason = told.rpartition("; ")[0] or told
         helps = (
             f"wait for it, or begin elsewhere with another {wording('store', '--runs')}"
             if isinstance(error.__context__, Timeout)

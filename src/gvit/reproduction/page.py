@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import statistics
 import textwrap
@@ -76,7 +77,7 @@ def read_material(folder: Path, order: Sequence[str]) -> Material:
         InputError: a file is damaged or was written by something else, the page among them; or the folder is none that
             a page can be beside.
     """
-    folder = folder.resolve()
+    folder = Path(os.path.abspath(folder))  # without "..", and a link by its own name
     if not folder.name:
         raise InputError(f"{option('out', folder)}: the page gets the folder's name, and this one has none")
     page = folder.with_name(f"{folder.name}.md")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -293,7 +294,7 @@ def reproduce(
             f"{clock(costs[job]) if job in costs else '?':>8}  {job.folder.name}" for job in jobs
         )
     console.print(state)
-    out = out.resolve()
+    out = Path(os.path.abspath(out))
     for there in read_material(out, list(TARGETS)).contents:
         same = (there["recipe"], there["target"]) == (recipe, target.name)
         if same and (there["command"] != command or _has_other_images(target, there["rows"])):

@@ -169,9 +169,12 @@ class Run:
             folder.mkdir(parents=True, exist_ok=True)
             # first what an old configuration goes on with: a new one would go on with it, too
             for file in (run.checkpoint_file, *files):
-                file.unlink(missing_ok=True)
+                if file != run.metrics_file:
+                    file.unlink(missing_ok=True)
             run.forget_measured()
             run.forget_checkpoints()
+            # at last what shows that a run was here: cut before, this can be done again
+            run.metrics_file.unlink(missing_ok=True)
             run.save_config(config)
             run.metrics_file.touch()
         except OSError as error:

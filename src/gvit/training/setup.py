@@ -180,7 +180,8 @@ def _left_out(setup: Setup) -> list[str]:
             f"{option('perceptual_epochs')} has no effect of its own: {option('perceptual_weight')} is 0"
         )
     if setup.schedule.encoder_only:
-        notes.append("an encoder alone is trained, no classifier; 'gvit train folder' trains both")
+        none = f"{option('classify_epochs')} and {option('guide_epochs')} are 0"
+        notes.append(f"an encoder alone is trained, no classifier: {none}")
         asked = {
             "class_weights": objective.class_weights != "none",
             "freeze_encoder": schedule.freeze_encoder,
