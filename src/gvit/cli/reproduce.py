@@ -1,6 +1,5 @@
 """gvit reproduce: a table or figure of the paper."""
 
-import io
 import os
 import shlex
 import sys
@@ -129,8 +128,6 @@ def run(args: list[str]) -> int:
         except KeyboardInterrupt:
             print("stopped, saved; the same command goes on", file=sys.stderr)
             return interruption.exit_code
-    if isinstance(sys.stdout, io.TextIOWrapper):  # in other encodings, ± and – are question marks
-        sys.stdout.reconfigure(errors="replace")
     print(answer)
     return 0
 
