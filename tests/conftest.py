@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for pretrained_models, which t
 # these take longest: begun first, they leave no core idle at the end
 _LONG = (
     *("training/test_distributed.py", "cli/test_commands.py", "training/test_loop.py"),
+    "training/test_resume.py",
     *("reproduction/test_reproduce.py", "test_readme.py", "training/test_guidance.py"),
     *("contracts/test_rendering_backends.py", "benchmarks/test_gpu_scripts.py", "contracts/test_models.py"),
 )
@@ -34,7 +35,7 @@ _UNCHECKED = {
     *(
         "test_distributed",
         "test_commands",
-        "test_loop",
+        *("test_loop", "test_resume", "test_notes", "test_dry_run"),
         "test_reproduce",
         "test_readme",
         "test_guidance",

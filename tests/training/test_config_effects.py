@@ -39,7 +39,7 @@ ELSEWHERE = {  # where a field's effect is shown with more than a test here woul
     "model.looks": "test_any_number.py::test_a_batch_takes_as_many_optimizer_steps_as_looks_are_set",
     "objective.class_weights": "test_class_weights.py::test_every_class_counts_the_same_in_all",
     "objective.gaussians_range": "test_any_number.py::test_a_step_draws_a_number_of_its_range",
-    "schedule.guide_lr": "test_loop.py::test_a_rate_of_its_own_for_the_guided_phase",
+    "schedule.guide_lr": "test_notes.py::test_a_rate_of_its_own_for_the_guided_phase",
     "schedule.guided_steps": "test_guidance.py::test_how_many_optimizer_steps_ten_batches_take",
     "guidance.gamma_unit": "test_guidance.py::test_gamma_is_the_share_of_the_reconstructions_norm",
     "guidance.projection": "test_guidance.py::test_what_is_projected_works_against_no_reconstruction",

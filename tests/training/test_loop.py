@@ -1,122 +1,35 @@
 """Training runs end to end on a few digits with a model that fits a test."""
 
-import json
 import math
 import re
 import shutil
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import jaxtyping
 import pytest
 import torch
-from safetensors.torch import save_file
 
 import gvit
 from gvit.data.sources import SOURCES, Source, digits
-from gvit.errors import InputError, for_command_line, for_python
+from gvit.errors import InputError, for_python
 from gvit.evaluation import Evaluation
 from gvit.gaussians import Gaussians
 from gvit.models import registry
-from gvit.models.weights import save_model
 from gvit.training import objective
-from gvit.training.config import (
-    DataConfig,
-    GuidanceConfig,
-    ModelConfig,
-    OptimizerConfig,
-    ScheduleConfig,
-    TrainConfig,
-)
-from gvit.training.dry_run import dry_run
+from gvit.training.config import ModelConfig, OptimizerConfig
 from gvit.training.html_report import write_html_report
 from gvit.training.loop import Loop
 from gvit.training.motion import GaussianMotion, decision_distance
-from gvit.training.observers import Evaluated, Observer, Start, Step, TensorBoardObserver
+from gvit.training.observers import Observer, Step, TensorBoardObserver
 from gvit.training.report import assess, write_report
 from gvit.training.run import Run
-from gvit.training.schedule import Schedule
 from gvit.training.setup import Setup, set_up
 from gvit.training.train import Interrupted, resume, train
 from gvit.viewing.figures import curves_figure
+from small_runs import CONFIG, Recorder, assert_same_run, damaged_copy, interrupt, metrics, weights, with_
 
-# 4 steps an epoch; phases end at 4, 8, 14 and 20; guided steps are 14 and 17
-CONFIG = TrainConfig(
-    model=ModelConfig("gvit_tiny_denoising", img_size=16, num_gaussians=8, drop_path_rate=0.1),
-    data=DataConfig("few_digits", batch_size=8, crop_mode="squash", hflip=False, min_crop=0.8),
-    schedule=ScheduleConfig(
-        **{"reconstruct_epochs": 1, "perceptual_epochs": 1, "classify_epochs": 1.5, "guide_epochs": 1.5},
-        **{"guide_every": 3, "eval_every": 2},
-    ),
-    optimizer=OptimizerConfig(base_lr=3e-2, warmup_epochs=0.5, clip_grad=1.0),
-)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_digits():
-    def load(split, data_dir=None) -> Source:
-        whole = digits.source(split)
-        return Source(whole.load, whole.labels[: {"train": 35, "test": 12}[split]], whole.class_names)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SOURCES, "few_digits", load)
-        yield
-
-
-class Recorder(Observer):
-    """Remembers, may do something after a step, and asks to stop after another."""
-
-    def __init__(self, stop_at: int | None = None, at: int | None = None, action=None) -> None:
-        self.stop_at, self.at, self.action = stop_at, at, action
-        self.notes, self.steps, self.phases, self.results = (), [], [], []
-
-    def start(self, start: Start) -> None:
-        self.notes = start.notes
-
-    def step(self, step: Step) -> None:
-        self.steps.append(step.number)
-        self.phases.append(step.plan.phase)
-        if step.number == self.at:
-            self.action()
-
-    def evaluation(self, evaluated: Evaluated) -> None:
-        self.results.append((evaluated.step, evaluated.result))
-
-    def stop(self) -> bool:
-        return bool(self.steps) and self.steps[-1] == self.stop_at
-
-
-def interrupt(config: TrainConfig, folder: Path, step: int) -> Interrupted:
-    recorder = Recorder(step)
-    with pytest.raises(Interrupted) as caught:
-        train(config, folder, [recorder], stop=recorder.stop)
-    return caught.value
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return gvit.load_model(folder).state_dict()
-
-
-def metrics(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in Run(folder).metrics_file.read_text().splitlines()]
-    for line in lines:
-        line.pop("images_per_second", None)  # time is not repeatable
-    return lines
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    expected, found = weights(one), weights(other)
-    for name, value in expected.items():
-        assert torch.equal(found[name], value), name
-    assert metrics(other) == metrics(one)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    train(CONFIG, folder)
-    return folder
+pytestmark = pytest.mark.usefixtures("few_digits")
 
 
 @pytest.fixture(scope="module")
@@ -189,41 +102,6 @@ def test_the_best_encoder_draws_best(tmp_path):
     assert assess(Run(tmp_path).best_file).evaluation.psnr == pytest.approx(max(drawn), abs=1e-6)
 
 
-def test_an_extended_run_goes_on_with_its_last_phase(finished, tmp_path):
-    """The phases before stay; rates are those of a run that was planned as long; a repeated command changes nothing."""
-    folder = tmp_path / "run"
-    shutil.copytree(finished, folder)
-    Run(folder).folder.joinpath("evaluation.json").write_text("{}")
-    recorder = Recorder(24)
-    with pytest.raises(Interrupted):
-        resume(folder, [recorder], stop=recorder.stop, epochs=7)
-    assert recorder.steps == [21, 22, 23, 24]
-    assert set(recorder.phases) == {"guide"}
-    assert not (folder / "evaluation.json").exists()
-    again = Recorder()
-    resume(folder, [again], epochs=7)
-    assert again.steps == [25, 26, 27, 28]
-    assert metrics(folder)[: len(metrics(finished)) - 1] == metrics(finished)[:-1]
-    planned = set_up(with_(schedule={"guide_epochs": 3.5}))
-    assert Run(folder).load_config() == planned.config
-    last = [line for line in metrics(folder) if line["kind"] == "train" and line["step"] > 20]
-    for line in last:
-        rates = planned.rates(line["step"] - 1)
-        assert line["lr_encoder"] == rates["encoder"]
-    straight = Recorder()
-    shutil.copytree(finished, tmp_path / "straight")
-    resume(tmp_path / "straight", [straight], epochs=7)
-    assert_same_run(tmp_path / "straight", folder)
-
-
-@pytest.mark.parametrize("epochs", [3, float("inf"), float("nan")])
-def test_a_run_is_not_made_shorter(finished, epochs):
-    before = Run(finished).config_file.read_bytes()
-    with pytest.raises(InputError, match=r"epochs=.*: the run has 5 epochs; more extend it"):
-        resume(finished, epochs=epochs)
-    assert Run(finished).config_file.read_bytes() == before
-
-
 def test_curves_tell_phases_losses_and_results(finished):
     figure = curves_figure([*metrics(finished)])
     labels = [axes.get_ylabel() for axes in figure.axes]
@@ -249,104 +127,6 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(finished, wat
     train(replace(CONFIG, seed=1), tmp_path / "other")
     name = "encoder.head.2.weight"
     assert not torch.equal(weights(tmp_path / "other")[name], weights(finished)[name])
-
-
-@pytest.mark.parametrize("cut", [3, 8, 15])  # inside an epoch, at the end of a phase, between guided steps
-def test_an_interrupted_run_goes_on_to_the_same_result(finished, tmp_path, cut):
-    folder = tmp_path / "run"
-    assert interrupt(CONFIG, folder, cut).step == cut
-    # who stops does not wait for an evaluation, which may take longer than there is time
-    due = set_up(CONFIG).eval_steps
-    assert [line["step"] for line in metrics(folder) if line["kind"] == "evaluation"] == list(
-        range(due, cut, due)
-    )
-    recorder = Recorder()
-    resume(folder, [recorder])
-    assert recorder.steps[0] == cut + 1
-    assert_same_run(finished, folder)
-
-
-def test_an_encoder_that_draws_in_turns_goes_on_to_the_same_result(tmp_path):
-    config = with_(model={"model": "gvit_tiny", "looks": 3}, schedule={"epochs": 2.5})
-    train(config, tmp_path / "whole")
-    assert metrics(tmp_path / "whole")[-1]["psnr"] > 13  # and 10.6 dB before it has learned
-    interrupt(config, tmp_path / "cut", 7)
-    resume(tmp_path / "cut")
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_a_killed_run_goes_on_from_its_last_checkpoint(finished, tmp_path):
-    folder = tmp_path / "run"
-
-    class PowerFailure(Exception):
-        pass
-
-    def fail() -> None:
-        raise PowerFailure
-
-    with pytest.raises(PowerFailure):
-        train(CONFIG, folder, [Recorder(at=11, action=fail)])
-    with Run(folder).metrics_file.open("a") as file:
-        file.write('{"kind": "train", "st')  # half a line
-    recorder = Recorder()
-    resume(folder, [recorder])
-    assert recorder.steps[0] == 9
-    assert_same_run(finished, folder)
-
-
-def test_an_interrupted_run_of_the_first_version_goes_on(finished, tmp_path):
-    """It wrote down neither architecture nor what the configuration left to the named model."""
-    folder = tmp_path / "run"
-    interrupt(CONFIG, folder, 9)
-    run = Run(folder)
-    run.config_file.write_text(CONFIG.to_json())
-    state = run.load_checkpoint()
-    del state["architecture"], state["name"]
-    run.save_checkpoint(state)
-    card = asdict(gvit.load_model(folder).card)
-    card["name"] = "gvit_tiny"  # as it was called
-    card["kwargs"] = {"img_size": 16, "num_gaussians": 8, "drop_path_rate": 0.1, "num_classes": 10}
-    save_file(gvit.load_model(folder).state_dict(), run.weights_file, {"gvit.model": json.dumps(card)})
-    resume(folder)
-    assert_same_run(finished, folder)
-    assert run.load_config().model == Run(finished).load_config().model
-
-
-def test_resuming_depends_on_no_default(finished, tmp_path, monkeypatch):
-    """What the model's name stands for may have changed meanwhile."""
-    folder = tmp_path / "run"
-    interrupt(CONFIG, folder, 9)
-    entries = dict(registry._ENTRIES)
-    entries["gvit_tiny_denoising"] = entries["gvit_small"]
-    monkeypatch.setattr(registry, "_ENTRIES", entries)
-    resume(folder)
-    assert_same_run(finished, folder)
-
-
-def test_a_run_that_trains_no_classifier_is_an_encoder_alone_from_its_start_and_goes_on(finished, tmp_path):
-    drawing = replace(CONFIG.schedule, classify_epochs=0, guide_epochs=0)
-    config = replace(CONFIG, schedule=drawing)
-    result = train(config, tmp_path / "whole")
-    assert result.top1 is None
-    assert "top1" not in {k for line in metrics(tmp_path / "whole") for k, v in line.items() if v is not None}
-    interrupt(config, tmp_path / "cut", 3)
-    assert gvit.load_model(tmp_path / "cut").card.encoder_only
-    assert str(resume(tmp_path / "cut")) == str(result)
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-    assert write_report(Run(tmp_path / "whole")) is not None
-    above = set_up(replace(CONFIG, model=replace(CONFIG.model, init=tmp_path / "whole")))
-    assert any("classifier new" in note for note in above.notes)
-    assert not above.task.model.card.encoder_only
-    assert not gvit.load_model(finished).card.encoder_only
-
-
-def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
-    before = {file.name: file.read_bytes() for file in finished.iterdir()}
-    recorder = Recorder()
-    result = resume(finished, [recorder])
-    assert recorder.steps == []
-    assert result.psnr == metrics(finished)[-1]["psnr"]
-    assert {file.name: file.read_bytes() for file in finished.iterdir()} == before
 
 
 def networks_that_move(setup: Setup, step: int) -> set[str]:
@@ -435,21 +215,6 @@ def test_gaussians_that_cannot_be_drawn_are_a_divergence_too(tmp_path, monkeypat
                 loop.fit()
 
 
-def with_(config: TrainConfig = CONFIG, **groups) -> TrainConfig:
-    """The configuration with some fields of some groups replaced."""
-    changed = {name: replace(getattr(config, name), **fields) for name, fields in groups.items()}
-    return replace(config, **changed)
-
-
-def test_a_warm_up_that_leaves_no_time_to_learn_is_pointed_out():
-    short = with_(optimizer={"warmup_epochs": 2.0})  # of 5 epochs, 3 of them the classifier's
-    assert set_up(CONFIG).notes == ()
-    (note,) = set_up(short).notes
-    told = "the warm-up, 2 epochs, takes over half of the classifier's 3; {} would be in proportion"
-    assert for_python(note) == told.format("warmup_epochs=0.25")
-    assert for_command_line(note) == told.format("--warmup-epochs 0.25")
-
-
 def test_of_an_encoder_alone_the_warm_up_is_looked_at_too():
     phases = {
         "classify_epochs": 0.0,
@@ -459,97 +224,6 @@ def test_of_an_encoder_alone_the_warm_up_is_looked_at_too():
     }
     note, _ = set_up(with_(schedule=phases, optimizer={"warmup_epochs": 2.0})).notes
     assert for_python(note).startswith("the warm-up, 2 epochs, takes over half of the encoder's 3;")
-
-
-def test_a_phase_that_is_less_than_a_step_is_told():
-    notes = map(for_python, set_up(with_(schedule={"guide_epochs": 0.001})).notes)
-    assert "guide_epochs=0.001 are less than a step: the phase is left out" in notes
-
-
-def test_a_batch_of_all_images_has_as_many_as_can_be_split():
-    setup = set_up(with_(data={"batch_size": 2048}, compute={"accumulate": 3}))
-    count = len(setup.feed.train)
-    assert count % 3
-    assert setup.feed.batch_size == 3 * (count // 3)
-    assert f"{count} images to train on: a batch has {3 * (count // 3)}, not 2048" in map(
-        for_python, setup.notes
-    )
-
-
-@pytest.mark.parametrize("epochs", [None, 6.25])
-def test_an_average_that_never_forgets_the_first_weights_is_pointed_out(epochs):
-    config = with_(schedule={"epochs": epochs})
-    total = set_up(config).schedule.total
-    (note,) = set_up(replace(config, optimizer=replace(config.optimizer, ema_decay=0.9999))).notes
-    told = re.fullmatch(
-        rf"ema_decay=0\.9999: of an average over {total} steps, 100 % are the weights before the first; "
-        r"ema_decay=(0\.\d+) would be in proportion",
-        for_python(note),
-    )
-    usual = float(told[1])
-    assert 0.005 < usual**total < 0.05
-    assert set_up(replace(config, optimizer=replace(config.optimizer, ema_decay=usual))).notes == ()
-
-
-def test_what_a_model_without_gaussians_leaves_unused_is_pointed_out():
-    assert set_up(with_(model={"model": "vit_tiny_patch8"})).notes == (
-        "vit_tiny_patch8 reads pixels: what is set of Gaussians, their losses and guidance has no effect",
-    )
-
-
-def test_a_rate_of_its_own_for_the_guided_phase():
-    setup = set_up(with_(schedule={"guide_lr": 0.02}))
-    first = setup.schedule.steps_of("guide").start
-    assert setup.rates(first)["encoder"] == pytest.approx(0.02 * setup.feed.batch_size / 256)
-    assert setup.rates(first - 1) == set_up(CONFIG).rates(first - 1)
-
-
-def test_a_rate_for_a_guided_phase_that_there_is_not_is_pointed_out():
-    (note,) = set_up(with_(schedule={"guide_lr": 0.02, "guide_epochs": 0.0})).notes
-    assert for_python(note) == "guide_lr has no effect: there is no guided phase"
-
-
-@pytest.mark.parametrize("unguided", [{"guided_steps": "none"}, {"guide_epochs": 0.0}])
-@pytest.mark.parametrize(
-    "setting", [{"gamma_unit": "image"}, {"projection": "image"}, {"guide_ema": 0.9}, {"psnr_budget": 1.0}]
-)
-def test_guidance_of_no_step_is_pointed_out(unguided, setting):
-    (name,) = setting
-    assert set_up(with_(guidance=setting)).notes == ()
-    (note,) = set_up(with_(guidance=setting, schedule=unguided)).notes
-    assert for_python(note) == f"{name} has no effect: no step is guided"
-
-
-def test_a_perceptual_phase_without_its_loss_is_pointed_out():
-    (note,) = set_up(with_(objective={"perceptual_weight": 0.0})).notes
-    assert note == "perceptual_epochs has no effect of its own: perceptual_weight is 0"
-
-
-def test_what_is_asked_of_a_classifier_that_is_not_trained_is_pointed_out():
-    alone = {"classify_epochs": 0.0, "guide_epochs": 0.0}
-    asked = with_(schedule={**alone, "freeze_encoder": True}, objective={"class_weights": "balanced"})
-    told = "an encoder alone is trained, no classifier: classify_epochs and guide_epochs are 0"
-    assert set_up(with_(schedule=alone)).notes == (told,)
-    assert set_up(asked).notes == (
-        told,
-        *(f"{name} has no effect: no classifier is trained" for name in ("class_weights", "freeze_encoder")),
-    )
-
-
-def test_a_least_number_of_steps_beside_epochs_is_pointed_out():
-    setup = set_up(with_(schedule={"epochs": 5.0, "min_steps": 600}))
-    assert [for_python(note) for note in setup.notes] == ["min_steps has no effect beside epochs"]
-    assert set_up(setup.config).notes == ()  # as when it is resumed
-
-
-def test_a_batch_that_cannot_be_split_is_refused(tmp_path):
-    for split, message in (
-        (with_(compute={"accumulate": 3}), "multiple of 3"),
-        (with_(compute={"fsdp": True}), "torchrun"),
-    ):
-        with pytest.raises(InputError, match=message):
-            train(split, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_both_networks_checkpoint_their_activations():
@@ -845,81 +519,6 @@ def test_a_report_does_not_take_an_evaluation_of_earlier_weights_for_that_of_the
         assert f"of {measured_on}" in (tmp_path / "report.html").read_text()
 
 
-def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
-    plan = dry_run(set_up(CONFIG))
-    assert [(cost.phase, cost.steps) for cost in plan.phases] == [
-        *[("reconstruct", 4), ("perceptual", 4), ("classify", 6), ("guide", 6)]
-    ]
-    assert [set(cost.learning_rates) for cost in plan.phases] == [{"encoder"}] * 2 + [
-        {"encoder", "classifier"}
-    ] * 2
-    assert all(cost.step_seconds > 0 for cost in plan.phases)
-    assert plan.evaluations == 3
-    assert plan.seconds >= sum(cost.steps * cost.step_seconds for cost in plan.phases)
-    assert 1e8 < plan.peak_memory < 1e11  # bytes, of a process with PyTorch
-    assert not (tmp_path / "run").exists()
-    assert "guide" in str(plan)
-
-
-def test_a_dry_run_pays_for_what_the_guided_phase_begins_with():
-    setup = set_up(replace(CONFIG, guidance=GuidanceConfig(guide_ema=0.9, psnr_budget=1.0)))
-    dry_run(setup)
-    guidance = setup.task.guidance
-    assert guidance.averaged is not None
-    assert guidance.multiplier > 0  # a guided step was measured against the encoder that the phase began with
-
-
-@pytest.mark.parametrize("once", ["compiling", "recording"])
-def test_a_dry_run_does_not_count_what_happens_once_as_a_step(once, monkeypatch):
-    seen = set()
-
-    def timed(trainer, step):
-        first = step not in seen
-        seen.add(step)
-        return 100.0 if first else 1.0
-
-    monkeypatch.setattr("gvit.training.dry_run._timed_step", timed)
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda *_, **__: None)  # which takes its time
-    setup = set_up(with_(compute={"compile": once == "compiling"}))
-    if once == "recording":  # as on a GPU
-        setup.task.graphs = {"encoder": setup.task.networks["encoder"]}
-    plan = dry_run(setup)
-    assert [cost.step_seconds for cost in plan.phases] == [1.0] * 4
-
-
-def test_a_dry_run_does_not_count_what_happens_once_for_each_batch_of_an_evaluation(monkeypatch):
-    """Imports, and compiling for evaluation."""
-    setup = set_up(CONFIG)
-    measure, begun = setup.task.measure, []
-
-    def first_slow(batches):
-        if not begun:
-            time.sleep(2)
-        begun.append(1)
-        return measure(batches)
-
-    monkeypatch.setattr(setup.task, "measure", first_slow)
-    assert dry_run(setup).evaluation_seconds < 2
-
-
-def test_damaged_run_files_are_named(finished, tmp_path):
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for file in finished.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    run = Run(folder)
-    whole = run.checkpoint_file.read_bytes()
-    for damaged in (whole[: len(whole) // 2], b"", b"junk" * 100):
-        run.checkpoint_file.write_bytes(damaged)
-        with pytest.raises(InputError, match=r"checkpoint\.pt: damaged"):
-            resume(folder)
-    run.config_file.write_text("{")
-    with pytest.raises(InputError, match=r"config\.json: damaged"):
-        resume(folder)
-    with pytest.raises(InputError, match="no run here"):
-        resume(tmp_path / "nowhere")
-
-
 def test_motion_is_watched_on_the_test_images(monkeypatch):
     """``moved`` is about images that nothing was trained on, spread over all of them."""
     monkeypatch.setattr("gvit.training.setup._NUM_PROBES", 5)
@@ -965,14 +564,6 @@ def test_who_asks_to_stop_after_the_last_step_gets_a_finished_run(tmp_path):
     assert Run(tmp_path / "run").load_checkpoint()["step"] == 2
 
 
-def test_observers_are_told_the_notes(tmp_path):
-    config = with_(model={"model": "vit_tiny_patch8"}, schedule={"epochs": 0.5})
-    recorder = Recorder()
-    train(config, tmp_path / "run", [recorder])
-    assert recorder.notes == set_up(config).notes
-    assert recorder.notes
-
-
 def test_accumulated_gradients_are_those_of_the_whole_batch():
     """AdamW hardly sees a gradient's size, so that weights would not tell."""
 
@@ -988,96 +579,6 @@ def test_accumulated_gradients_are_those_of_the_whole_batch():
         torch.testing.assert_close(value, whole[name], rtol=1e-6, atol=1e-10)
 
 
-def damaged_copy(finished: Path, tmp_path: Path) -> Run:
-    folder = tmp_path / "run"
-    folder.mkdir()
-    for file in finished.iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
-    return Run(folder)
-
-
-def test_a_run_that_lost_its_checkpoint_is_not_trained_anew(finished, tmp_path):
-    run = damaged_copy(finished, tmp_path)
-    run.checkpoint_file.unlink()
-    before = run.weights_file.read_bytes()
-    with pytest.raises(InputError, match=r"has weights, but no checkpoint\.pt to go on from.*overwrite=True"):
-        resume(run.folder)
-    assert run.weights_file.read_bytes() == before
-
-
-def test_what_was_kept_of_a_run_that_lost_its_checkpoint_is_named(tmp_path):
-    interrupt(with_(saving={"keep_checkpoints": 2}), tmp_path / "run", 10)
-    run = Run(tmp_path / "run")
-    run.checkpoint_file.unlink()
-    (kept, *_) = sorted((run.folder / "checkpoints").iterdir(), reverse=True)
-    with pytest.raises(InputError, match=rf"no checkpoint\.pt to go on from; resume\('{kept}'\), or train"):
-        resume(run.folder)
-
-
-@pytest.mark.parametrize("saved", [0, 1])
-def test_what_is_killed_in_the_middle_of_its_first_save_goes_on(finished, tmp_path, monkeypatch, saved):
-    """Before the weights are written, and after them."""
-
-    class Killed(Exception):
-        pass
-
-    def kill(model, file, weights):
-        if saved:
-            save_model(model, file, weights)
-        raise Killed
-
-    monkeypatch.setattr("gvit.training.loop.save_model", kill)
-    with pytest.raises(Killed):
-        train(CONFIG, tmp_path / "run")
-    monkeypatch.undo()
-    recorder = Recorder()
-    resume(tmp_path / "run", [recorder])
-    assert recorder.steps[0] == 9  # 8 were saved
-    assert_same_run(finished, tmp_path / "run")
-
-
-def test_the_best_weights_are_there_before_a_checkpoint_says_so(tmp_path, monkeypatch):
-    class Killed(Exception):
-        pass
-
-    def kill(model, file, weights):
-        if file.name == "model.safetensors":
-            raise Killed
-        save_model(model, file, weights)
-
-    config = with_(model={"model": "vit_tiny_patch8"})  # its first evaluation counts
-    monkeypatch.setattr("gvit.training.loop.save_model", kill)
-    with pytest.raises(Killed):
-        train(config, tmp_path / "run")
-    run = Run(tmp_path / "run")
-    assert run.load_checkpoint()["best"] is not None
-    assert run.best_file.exists()
-
-
-@pytest.mark.parametrize("damage", [b"x", None])
-def test_weights_that_are_damaged_or_lost_come_back_from_the_checkpoint(finished, tmp_path, damage):
-    run = damaged_copy(finished, tmp_path)
-    run.weights_file.unlink()
-    if damage is not None:
-        run.weights_file.write_bytes(damage)
-    resume(run.folder)
-    assert_same_run(finished, run.folder)
-
-
-def test_a_damaged_line_of_the_metrics_costs_none_of_the_others(finished, tmp_path):
-    run = damaged_copy(finished, tmp_path)
-    lines = run.metrics_file.read_text().splitlines(keepends=True)
-    for bad in ("{bad\n", "5\n", "{}\n"):
-        content = "".join([lines[0], bad, *lines[1:]])
-        run.metrics_file.write_text(content)
-        with pytest.raises(InputError, match=r"metrics\.jsonl, line 2: damaged"):
-            resume(run.folder)
-        assert run.metrics_file.read_text() == content
-    run.metrics_file.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"metrics\.jsonl: damaged"):
-        resume(run.folder)
-
-
 @pytest.mark.parametrize("name", ["report.png", "metrics.jsonl"])
 def test_what_cannot_be_written_is_named(finished, tmp_path, name, monkeypatch):
     monkeypatch.setattr("gvit.training.train.write_report", write_report)
@@ -1086,80 +587,3 @@ def test_what_cannot_be_written_is_named(finished, tmp_path, name, monkeypatch):
     (run.folder / name).mkdir()
     with pytest.raises(InputError, match=re.escape(name)):
         resume(run.folder)
-
-
-def test_classes_that_changed_meanwhile_stop_a_resumed_run(tmp_path, monkeypatch):
-    interrupt(CONFIG, tmp_path / "run", 9)
-    for names, told in (
-        ([f"a {name}" for name in range(10)], "differing: 0, 1"),
-        (["1", "0", *map(str, range(2, 10))], "in another order"),
-    ):
-
-        def changed(split, data_dir=None, names=names) -> Source:
-            whole = digits.source(split)
-            return Source(whole.load, whole.labels[:40], names)
-
-        monkeypatch.setitem(SOURCES, "few_digits", changed)
-        with pytest.raises(InputError, match=rf"trained on 10 classes, but its data set has 10 now \({told}"):
-            resume(tmp_path / "run")
-
-
-def test_resuming_needs_no_run_that_it_started_from(finished, tmp_path):
-    source = damaged_copy(finished, tmp_path).folder
-    config = with_(model={"init": source})
-    train(config, tmp_path / "whole")
-    interrupt(config, tmp_path / "cut", 9)
-    source.rename(tmp_path / "elsewhere")
-    resume(tmp_path / "cut")
-    assert_same_run(tmp_path / "whole", tmp_path / "cut")
-
-
-def test_a_checkpoint_with_arguments_that_are_unknown_is_refused(tmp_path):
-    interrupt(CONFIG, tmp_path / "run", 9)
-    run = Run(tmp_path / "run")
-    state = run.load_checkpoint()
-    state["architecture"]["vit"]["nope"] = 2
-    run.save_checkpoint(state)
-    with pytest.raises(InputError, match="nope"):
-        resume(run.folder)
-
-
-@pytest.mark.parametrize("state", [[1], {"step": 3}])
-def test_a_checkpoint_of_something_else_is_named(finished, tmp_path, state):
-    run = damaged_copy(finished, tmp_path)
-    torch.save(state, run.checkpoint_file)
-    with pytest.raises(
-        InputError, match=r"checkpoint\.pt: (damaged|not of this run's model \(it has no 'model')"
-    ):
-        resume(run.folder)
-
-
-def test_the_configuration_that_is_written_down_has_the_same_schedule():
-    """Epochs that are given stretch the phases as they were given: anything else would round to other steps."""
-    schedule = ScheduleConfig(
-        epochs=10.0, reconstruct_epochs=150.0, perceptual_epochs=50.0, classify_epochs=10.0, guide_epochs=30.0
-    )
-    setup = set_up(replace(CONFIG, schedule=schedule))
-    written = TrainConfig.from_json(setup.config.to_json())
-    assert Schedule.from_config(written.schedule, 22) == Schedule.from_config(schedule, 22)
-    assert Schedule.from_config(schedule, 22).ends == (138, 183, 192, 220)
-
-
-def test_sources_that_cannot_be_trained_on_are_named(monkeypatch):
-    def source(split, count, names) -> Source:
-        whole = digits.source(split)
-        return Source(whole.load, whole.labels[:count], names)
-
-    names = [str(name) for name in range(10)]
-    for empty, told in (("train", "no images to train on"), ("test", "no images to test with")):
-        monkeypatch.setitem(
-            SOURCES, "few_digits", lambda s, d=None, e=empty: source(s, 0 if s == e else 20, names)
-        )
-        with pytest.raises(InputError, match=told):
-            set_up(CONFIG)
-    turned = names[::-1]
-    monkeypatch.setitem(
-        SOURCES, "few_digits", lambda s, d=None: source(s, 20, names if s == "train" else turned)
-    )
-    with pytest.raises(InputError, match="other classes, or another order"):
-        set_up(CONFIG)
