@@ -125,7 +125,7 @@ def test_what_is_to_be_said_of_trainings_is_said_once(tmp_path):
     )
     (note,) = check(jobs, Machine(graphs=True))
     assert for_command_line(note).startswith("--graphs has no effect")
-    with pytest.raises(InputError, match="cannot be split evenly"):
+    with pytest.raises(InputError, match="accumulate=7 does not divide a batch"):
         check(jobs, Machine(accumulate=7))
 
 
@@ -253,7 +253,7 @@ def test_a_recipe_without_the_phases_that_differ_is_refused(tmp_path, monkeypatc
         ),
         (["figure4", "--rows", "No guidance"], "figure4 is a picture of all of its rows; leave out --rows"),
         (["table1a", "--accumulate", "0"], "--accumulate must be at least 1, got 0"),
-        (["table1a", "--accumulate", "7"], "cannot be split evenly over 1 processes times --accumulate 7"),
+        (["table1a", "--accumulate", "7"], "--accumulate 7 does not divide a batch of"),
         (["table1a", "--transfer-dir", "."], "table1a transfers nothing; leave out --transfer-dir"),
         (["table2", "--transfer-dir", "."], "digits are transferred to digits; leave out --transfer-dir"),
         (
