@@ -2,9 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from gvit.data.sources import SOURCES, Source, digits
-from gvit.training.train import train
-from small_runs import CONFIG
+# gvit is imported in the fixtures: what a conftest.py imports, the checks of annotations come too late for
 
 
 @pytest.fixture(autouse=True)
@@ -16,6 +14,8 @@ def _no_pictures(monkeypatch):
 
 @pytest.fixture(scope="module")
 def few_digits():
+    from gvit.data.sources import SOURCES, Source, digits
+
     def load(split, data_dir=None) -> Source:
         whole = digits.source(split)
         return Source(whole.load, whole.labels[: {"train": 35, "test": 12}[split]], whole.class_names)
@@ -27,6 +27,9 @@ def few_digits():
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory, few_digits) -> Path:
+    from gvit.training.train import train
+    from small_runs import CONFIG
+
     folder = tmp_path_factory.mktemp("runs") / "whole"
     train(CONFIG, folder)
     return folder
