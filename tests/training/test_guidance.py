@@ -11,7 +11,6 @@ import torch
 from torch.nn import functional as F
 
 import gvit
-from gvit.data.sources import SOURCES, Source, digits
 from gvit.errors import InputError
 from gvit.losses import psnr
 from gvit.rendering import render
@@ -47,15 +46,7 @@ DENOISING, REFINING = {}, {"model": "gvit_tiny", "looks": 3}
 kinds = pytest.mark.parametrize("kind", [DENOISING, REFINING], ids=["denoising", "refining"])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def few_digits():
-    def load(split, data_dir=None) -> Source:
-        whole = digits.source(split)
-        return Source(whole.load, whole.labels[: {"train": 35, "test": 12}[split]], whole.class_names)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(SOURCES, "few_digits", load)
-        yield
+pytestmark = pytest.mark.usefixtures("few_digits")
 
 
 def with_(config: TrainConfig = CONFIG, **groups: dict) -> TrainConfig:
