@@ -125,7 +125,7 @@ def test_what_is_to_be_said_of_trainings_is_said_once(tmp_path):
     )
     (note,) = check(jobs, Machine(graphs=True))
     assert for_command_line(note).startswith("--graphs has no effect")
-    with pytest.raises(InputError, match="accumulate=7 does not divide a batch"):
+    with pytest.raises(InputError, match=r"7 equal parts \(accumulate=7, processes: 1\)"):
         check(jobs, Machine(accumulate=7))
 
 
@@ -253,7 +253,10 @@ def test_a_recipe_without_the_phases_that_differ_is_refused(tmp_path, monkeypatc
         ),
         (["figure4", "--rows", "No guidance"], "figure4 is a picture of all of its rows; leave out --rows"),
         (["table1a", "--accumulate", "0"], "--accumulate must be at least 1, got 0"),
-        (["table1a", "--accumulate", "7"], "--accumulate 7 does not divide a batch of"),
+        (
+            ["table1a", "--accumulate", "7"],
+            "7 equal parts (--accumulate 7, processes: 1); choose another --accumulate",
+        ),
         (["table1a", "--transfer-dir", "."], "table1a transfers nothing; leave out --transfer-dir"),
         (["table2", "--transfer-dir", "."], "digits are transferred to digits; leave out --transfer-dir"),
         (

@@ -85,16 +85,11 @@ class Feed:
         if self.batch_size > len(self.train):  # as many as there are, in equal parts
             unit = parts if mixed is None else 2 * parts
             self.batch_size = len(self.train) // unit * unit or len(self.train)
-        if self.batch_size % parts and world.size == 1:
-            raise InputError(
-                f"{option('accumulate', parts)} does not divide a batch of {self.batch_size} images; choose a number "
-                f"that does, or a batch size that is a multiple of {parts}"
-            )
         if self.batch_size % parts:
             raise InputError(
-                f"a batch of {self.batch_size} images cannot be split evenly over {world.size} processes "
-                f"times {option('accumulate', config.compute.accumulate)}; make {option('batch_size')} a multiple of "
-                f"{parts}"
+                f"a batch of {self.batch_size} images has no {parts} equal parts "
+                f"({option('accumulate', config.compute.accumulate)}, processes: {world.size}); choose another "
+                f"{option('accumulate')}, or a batch size that is a multiple of {parts}"
             )
         if mixed is not None and self.batch_size // parts % 2:
             raise InputError(
