@@ -70,6 +70,7 @@ class Evaluation:
         confusion: counts, ``confusion[true][predicted]``; empty for an encoder alone.
         broken: what is wrong with images that could not be read. Their answers are wrong; ``psnr``, ``ssim`` and
             ``confusion`` are without them.
+        right: of each image whether it was classified correctly; empty for an encoder alone. Not in ``to_dict``.
     """
 
     num_images: int
@@ -79,6 +80,7 @@ class Evaluation:
     ssim: float | None
     confusion: list[list[int]]
     broken: list[str] = field(default_factory=list)
+    right: list[bool] = field(default_factory=list, repr=False)
 
     def __str__(self) -> str:
         measures = [] if self.top1 is None else [f"top-1 {100 * self.top1:.2f} %"]
@@ -139,7 +141,9 @@ class Evaluation:
         return self.chance + 2 * math.sqrt(self.chance * (1 - self.chance) / self.num_images)
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        values = asdict(self)
+        del values["right"]
+        return values
 
 
 def evaluate(
@@ -251,6 +255,7 @@ def summarize(measured: Mapping[str, Tensor], num_classes: int) -> Evaluation:
         psnr=means.get("psnr"),
         ssim=means.get("ssim"),
         confusion=confusion.tolist(),
+        right=((measured["predicted"] == label) & read).tolist(),
     )
 
 

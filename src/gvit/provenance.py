@@ -54,10 +54,12 @@ def _commit() -> str:
 
 
 def describe(machine: dict[str, Any]) -> str:
-    """One line for a table's caption, from what ``provenance`` gave."""
+    """One line for a table's caption, from what ``provenance`` gave; all ``commits`` where there are more than one."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     where = machine["gpu"] or f"{machine['cores']} cores of {machine['cpu']}"
-    return f"commit {machine['commit']}, {where}, Python {machine['python']}, {versions}"
+    commits = machine.get("commits") or [machine["commit"]]
+    first = f"commits {', '.join(commits[:-1])} and " if len(commits) > 1 else "commit "
+    return f"{first}{commits[-1]}, {where}, Python {machine['python']}, {versions}"
 
 
 def _git(*arguments: str) -> subprocess.CompletedProcess[str]:

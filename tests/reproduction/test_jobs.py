@@ -19,8 +19,10 @@ from gvit.data.sources import SOURCES, Source, digits, load_source
 from gvit.data.sources.base import split_off
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
+from gvit.provenance import describe
 from gvit.recipes import load_recipe
 from gvit.reproduction import execute, jobs
+from gvit.reproduction.answers import unpack
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Collection, CrossEvaluation, Machine, Training, Trunk
 from gvit.reproduction.report import remarks
@@ -120,6 +122,22 @@ def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(tmp_path):
         assert_same_weights(alone, training.folder)
         assert training.result["top1"] == result.top1
         assert training.result["psnr"] == result.psnr
+        assert unpack(training.result["right"], result.num_images).tolist() == result.right
+        assert sum(result.right) == result.top1 * result.num_images
+
+
+def test_a_branch_names_the_commits_of_its_trunk_and_its_own(tmp_path, monkeypatch):
+    study = Study(DEBUG, [0], tmp_path / "store")
+    job, _ = share_trunks([study.train(study.guided, 0), study.train(study.unguided, 0)])
+    shares: list[float] = []
+    monkeypatch.setenv("GVIT_COMMIT", "a1")
+    with pytest.raises(Interrupted):
+        job.trunk.run(Machine(), shares.append, lambda: shares[-1] > 0.3)
+    for commit, part in (("b2", job.trunk), ("c3", job)):
+        monkeypatch.setenv("GVIT_COMMIT", commit)
+        part.run(Machine(), silent)
+    assert describe(job.trunk.result["provenance"]).startswith("commits a1 and b2, ")
+    assert describe(job.result["provenance"]).startswith("commits a1, b2 and c3, ")
 
 
 def test_an_interrupted_job_goes_on_to_the_same_result(tmp_path):

@@ -4,10 +4,12 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import gvit
 from gvit.errors import InputError
+from gvit.reproduction.answers import pack, unpack
 from gvit.reproduction.page import judge, write_page
 from gvit.reproduction.report import _short, spread, table
 from gvit.reproduction.reproduce import TARGETS
@@ -60,6 +62,28 @@ def test_many_seeds_on_the_same_images_are_no_other_images():
     assert verdict.margin == pytest.approx(196 * chance**0.5, rel=1e-3)
 
 
+def test_where_rows_say_which_images_they_answered_right_only_those_that_they_differ_about_count():
+    answers = np.random.default_rng(0)
+    other = answers.random((3, 2000)) < 0.75
+    one = other ^ (answers.random((3, 2000)) < 0.02)
+    said = rows(one.mean(1), other.mean(1), num_images=2000)
+    without = judge(CLAIM, said).margin
+    for row, right in zip(said, [*one, *other], strict=True):
+        row["right"] = pack(right)
+    # images drawn with replacement, the seeds' answers to one of them together
+    drawn = answers.integers(2000, size=(4000, 2000))
+    by_images = 196 * (one.mean(0) - other.mean(0))[drawn].mean(1).std()
+    by_seeds = 4.3027 * 100 * (one.mean(1) - other.mean(1)).std(ddof=1) / 3**0.5
+    assert judge(CLAIM, said).margin == pytest.approx((by_images**2 + by_seeds**2) ** 0.5, rel=0.03)
+    assert without > 2 * judge(CLAIM, said).margin
+
+
+@pytest.mark.parametrize("count", [1, 8, 10, 2000])
+def test_answers_are_kept_bit_for_bit(count):
+    right = (np.random.default_rng(count).random(count) < 0.5).tolist()
+    assert unpack(pack(right), count).tolist() == right
+
+
 def test_one_seed_tells_nothing():
     assert judge(CLAIM, rows([0.9], [0.1])).judgement.startswith("too small to tell")
 
@@ -91,7 +115,7 @@ def test_tables_give_what_moved_and_the_paired_differences_against_one_row():
     assert [found["one"][place] for place in lengths] == ["1.00 ± 0.00", "4.00 ± 0.00"]
     assert [found["one"][place] for place in places] == ["11.0 ± 1.0", "+10.00 ± 4.97", "+0.10 ± 0.05"]
     assert [found["two"][place] for place in places] == ["11.0 ± 1.0", "–", "–"]
-    assert [found["three"][place] for place in places] == ["–", "+0.00 ± 0.01", "–"]
+    assert [found["three"][place] for place in places] == ["–", "+0.00 ± 0.00", "–"]
 
 
 def settings(model: str | None, init: str | None = None, dataset: str = "digits", **values) -> dict:
@@ -267,6 +291,13 @@ def test_explanations_stand_under_their_data_and_have_to_be_what_was_written(tmp
             InputError, match=r"faithfulness\.json: not what 'gvit faithfulness --out' writes"
         ):
             write_page(tmp_path / "results", list(TARGETS))
+
+
+def test_answers_that_are_not_of_so_many_images_are_no_result(tmp_path):
+    made = rows((0.5,), (0.5,), num_images=100)
+    made[0]["right"] = pack([True] * 50)
+    with pytest.raises(InputError, match=r"table2\.json: damaged \(.*100 images.*remove it"):
+        page_of(tmp_path, made)
 
 
 @pytest.mark.parametrize("part", ["rows", "claims", "measured"])

@@ -38,6 +38,7 @@ from gvit.models.registry import architecture
 from gvit.models.weights import load_model
 from gvit.provenance import provenance
 from gvit.rendering import render
+from gvit.reproduction.answers import pack
 from gvit.reproduction.same_images import checksum_of, data_now
 from gvit.training.config import GuidanceConfig, ScheduleConfig, TrainConfig
 from gvit.training.loop import never
@@ -78,6 +79,7 @@ class Machine:
         )
 
 
+_COMMITS_NAME = "commits.txt"
 BATCH = 64  # images that are turned into Gaussians at a time
 _KEYS_OF_A_ROW = frozenset({"top1", "num_images", "epochs", "provenance"})
 _MEASURES = ("num_images", "top1", "psnr", "ssim", "moved", "drift", "decision_distance")
@@ -131,7 +133,8 @@ class Job:
         raise NotImplementedError
 
     def finish(self, device: str, **measured: Any) -> None:
-        write_text(self._result_file, json.dumps(measured | {"provenance": provenance(device)}) + "\n")
+        made = provenance(device) | ({"commits": commits} if (commits := _commits(self.folder)) else {})
+        write_text(self._result_file, json.dumps(measured | {"provenance": made}) + "\n")
 
 
 @dataclass(frozen=True)
@@ -198,13 +201,14 @@ class Training(Job):
     def run(self, machine: Machine, progress: Progress, stop: Stop = never) -> None:
         _begin(self.folder, machine.set_up(self.config), self.trunk)
         with _advising(self.folder):
-            resume(self.folder, [_Share(progress)], device=machine.device, stop=stop)
+            evaluation = resume(self.folder, [_Share(progress)], device=machine.device, stop=stop)
         lines = [json.loads(line) for line in Run(self.folder).metrics_file.read_text().splitlines()]
         last = next(line for line in reversed(lines) if line["kind"] == "evaluation")
         self.finish(
             machine.device,
             **{name: last.get(name) for name in _MEASURES},
             epochs=last["epoch"],
+            right=pack(evaluation.right),
             broken=sum(line["kind"] == "broken" and line["split"] == "train" for line in lines),
             stumbling=cast(dict[str, Any], Run(self.folder).load_checkpoint()).get("stumbling", {}),
             data=checksum_of(self.config, self.folder),
@@ -311,7 +315,8 @@ class CrossEvaluation(Job):
         loader = evaluation_loader(EvaluationSamples(source, eval_input(model, source)), BATCH)
         result = evaluate(model.to(machine.device), loader)
         epochs = self.training.result["epochs"]
-        self.finish(machine.device, top1=result.top1, num_images=result.num_images, epochs=epochs)
+        measured = {"top1": result.top1, "num_images": result.num_images, "right": pack(result.right)}
+        self.finish(machine.device, **measured, epochs=epochs)
 
 
 def tokens(config: TrainConfig) -> Mapping[str, Any]:
@@ -405,6 +410,7 @@ def _begin(folder: Path, config: TrainConfig, trunk: Trunk | None = None) -> Non
     """A run folder to go on with: the one that is there, a copy of the trunk's, or a new one."""
     if (folder / "config.json").exists():
         Run(folder).save_config(config)  # it may go on on another machine
+        _add_commit(folder)
         return
     unfinished = folder.with_name(f".{folder.name}.unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)  # what an interruption left
@@ -415,7 +421,22 @@ def _begin(folder: Path, config: TrainConfig, trunk: Trunk | None = None) -> Non
         shutil.copy(start.metrics_file, run.metrics_file)
         if start.split_file.exists():
             shutil.copy(start.split_file, run.split_file)
+        if (begun := trunk.folder / _COMMITS_NAME).exists():
+            shutil.copy(begun, unfinished)
+    _add_commit(unfinished)
     unfinished.rename(folder)
+
+
+def _commits(folder: Path) -> list[str]:
+    """Those at which a run was trained, its trunk's before it, in their order; none of other jobs."""
+    file = folder / _COMMITS_NAME
+    return file.read_text().split() if file.exists() else []
+
+
+def _add_commit(folder: Path) -> None:
+    known, now = _commits(folder), provenance()["commit"]
+    if now not in known:
+        write_text(folder / _COMMITS_NAME, "\n".join([*known, now]) + "\n")
 
 
 def beginning_of(config: TrainConfig) -> TrainConfig:

@@ -275,7 +275,8 @@ augmentation moves Gaussians. Canonical tokens are what is drawn of a Gaussian; 
 nine raw numbers instead. The paper clips no gradients.
 
 **Names.** "No guidance" spends the guided phase's epochs without guided steps. "Joint" lets the classifier's
-gradient into the encoder in every step of the last two phases.
+gradient into the encoder in every step of the last two phases; into an encoder that looks several times, in the last
+look of each.
 
 **Fits.** The Gaussians of offline and SGD rows are one set of fits for all seeds: the seeds differ in the
 classifier alone, so the standard deviation of such a row leaves out what another set of fits would change.
@@ -287,10 +288,12 @@ does not have, and for both networks where a classifier is only tested on other 
 
 **Claims.** Under each table stand the paper's claims about it; those of guidance and tokens, and that guidance beats
 the joint gradient, are this project's. The difference is that of top-1 here, with its 95 %
-interval: Student's t over the seeds, paired, with a variance of at least what so many test images give by chance.
-All seeds have the same test images, so that this part does not shrink with their number.
-It agrees with the claim, disagrees, or is too small to tell. The paper's numbers are of other data and other sizes:
-only the order can be compared.
+interval. That is Student's t over the seeds, paired, and beside it, as the root of the sum of both squared, what
+another draw of so many test images would change. All seeds have the same test images, so that this part does not
+shrink with their number. It comes from the images about which two rows differ; where results do not say which images
+were answered right, as those of commits before this was kept, from both accuracies as if each row had images of its
+own, which makes it wider. The difference agrees with the claim, disagrees, or is too small to tell. The paper's
+numbers are of other data and other sizes: only the order can be compared.
 
 **Explanations.** Tables called faithfulness tell, for the class that the model finds most probable, how soon its
 probability comes with the most relevant units alone (insertion), and how long it stays without them (deletion):

@@ -13,11 +13,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from gvit.errors import InputError
 from gvit.files import write_text
 from gvit.models.complexity import Complexity, model_complexity
 from gvit.models.formats import first_arguments
 from gvit.models.registry import architecture, list_models
+from gvit.reproduction.answers import unpack
 from gvit.reproduction.jobs import Training, start_shown, unusual
 from gvit.reproduction.plots import plot
 from gvit.reproduction.study import Target
@@ -108,6 +111,8 @@ def read_contents(folder: Path, order: Sequence[str]) -> list[dict[str, Any]]:
             missing = _KEYS - content.keys()
             for name, keys in ({} if missing else _PARTS).items():
                 missing |= {key for part in content[name] for key in keys - part.keys()}
+            for row in () if missing else content["rows"]:
+                unpack(row.get("right", ""), row["num_images"] if "right" in row else 0)
         except (ValueError, TypeError, AttributeError) as error:
             raise InputError(f"{path}: damaged ({error}); remove it") from None
         if missing:
@@ -176,9 +181,9 @@ def difference(
 ) -> tuple[float, float | None]:
     """By how much one label's rows are above another's, paired over the seeds that both have.
 
-    The interval is Student's t. For the variance of top-1 the larger is taken of the differences' and of what so many
-    test images would give by chance (binomial), so that three equal differences of one image don't count as certain.
-    More seeds on the same images don't make it narrower than these images allow.
+    The interval is that of Student's t over the seeds, and for top-1 that of the test images beside it, as the root of
+    the sum of both squared: three equal differences of one image don't count as certain, and more seeds on the same
+    images don't make it narrower than these images allow.
 
     Returns:
         Mean, and half of the 95 % interval around it, in percentage points of top-1, or in the measure's own unit; the
@@ -193,15 +198,24 @@ def difference(
         return mean, None
     from scipy.stats import t
 
-    variance, chance = statistics.variance(differences), 0.0
-    if measure == "top1":
-        chance = statistics.mean(
-            sum(1e4 * r["top1"] * (1 - r["top1"]) / r["num_images"] for r in (one[seed], other[seed]))
-            for seed in seeds
-        )
-        variance = max(variance, chance)
-    margin = float(t.ppf(0.975, len(seeds) - 1)) * math.sqrt(variance / len(seeds))
-    return mean, max(margin, 1.96 * math.sqrt(chance))
+    by_seeds = float(t.ppf(0.975, len(seeds) - 1)) * statistics.stdev(differences) / math.sqrt(len(seeds))
+    pairs = [(one[seed], other[seed]) for seed in seeds]
+    by_images = 1.96 * 100 * math.sqrt(_variance_by_images(pairs)) if measure == "top1" else 0.0
+    return mean, math.hypot(by_seeds, by_images)
+
+
+def _variance_by_images(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float:
+    """The variance that another draw of as many test images gives to a difference of top-1, a mean over seeds.
+
+    Of the images' own differences, where all rows say which they answered right. Else as if each row had images of its
+    own (binomial): more, as rows mostly are right and wrong about the same ones.
+    """
+    rows = [row for pair in pairs for row in pair]
+    if all("right" in row and row["num_images"] == rows[0]["num_images"] for row in rows):
+        right = np.array([unpack(row["right"], row["num_images"]) for row in rows], dtype=float)
+        differences = (right[::2] - right[1::2]).mean(0)
+        return float(differences.var(ddof=1)) / len(differences)
+    return statistics.mean(sum(r["top1"] * (1 - r["top1"]) / r["num_images"] for r in pair) for pair in pairs)
 
 
 def _costs(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

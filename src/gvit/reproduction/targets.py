@@ -273,7 +273,10 @@ def guidance(study: Study) -> Target:
         for label in variants
         if not label.startswith("no guidance")
     ]
-    more = "added, every step"
-    claims.append(Claim(f"it is not the added steps: {more}", more, "no guidance, a step more"))
+    claims += [
+        Claim(f"it is not the added steps: {label}", label, "no guidance, a step more")
+        for label, settings in variants.items()
+        if every.items() <= settings.get("schedule", {}).items() and label != "no guidance, a step more"
+    ]
     title = "Ways to guide, from the same trained networks"
     return Target("guidance", title, rows, claims, "", against="no guidance")
