@@ -90,3 +90,14 @@ def test_a_step_in_parts_has_the_losses_of_the_recipe(script, monkeypatch):
     assert kinds == ["psnr"]
     assert watch.seconds.keys() == {"encoder", "renderer", "losses", "classifier", "optimizer"}
     assert all(torch.isfinite(weight).all() for weight in setup.task.model.parameters())
+
+
+def test_gradients_are_told_beside_each_loss_of_the_picture(script, tmp_path, capsys):
+    bench = script("guidance_weight")
+    bench.main(["gvit_tiny.digits", "digits", "--images", "8", "--out", str(tmp_path)])
+    (file,) = tmp_path.iterdir()
+    psnr, paper = json.loads(file.read_text())["rows"]
+    assert psnr["guiding_norm"] == paper["guiding_norm"] > 0
+    # minus 10 log10 of the squared error: its gradient is that of the error times 4.3 / error
+    assert psnr["norm"] > 100 * paper["norm"]
+    assert f"| {psnr['loss']} | {psnr['norm']:.3g} |" in capsys.readouterr().out
