@@ -149,6 +149,23 @@ def test_a_model_is_measured_in_evaluation_mode_and_comes_back_in_its_own(name):
     assert evaluation == replace(summarize(found, 7), psnr=evaluation.psnr, ssim=evaluation.ssim)
 
 
+def test_what_cannot_be_measured_is_refused(unchecked):
+    labels = torch.zeros(1, dtype=torch.long)
+    model = gvit.create_model("vit_tiny_patch8", num_classes=2)
+    whole = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
+    with pytest.raises(InputError, match=r"^inputs of uint8: give images as floats in \[0, 1\]"):
+        evaluate(model, [(whole, labels)])
+    assert evaluate(model, [(whole.half(), labels)]).num_images == 1
+    features = gvit.create_model("vit_tiny_patch8", num_classes=0)
+    with pytest.raises(InputError, match=r"no classes \(num_classes=0\) and no encoder"):
+        evaluate(features, [(whole.float(), labels)])
+    encoder = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=0)
+    drawn = evaluate(encoder, [(whole.float(), labels)])
+    assert str(drawn).startswith("PSNR ")
+    with pytest.raises(InputError, match="an encoder alone gives no answers"):
+        _ = drawn.chance
+
+
 def test_classes_are_scikit_learns_and_mistakes_are_listed_by_confidence(monkeypatch):
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(60, 5, generator=generator)

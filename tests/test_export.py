@@ -122,6 +122,19 @@ def test_the_bounds_of_raw_gaussians_are_told(tmp_path):
         assert [told["scale_factor"], told["nominal_count"]] == bounds
 
 
+@pytest.mark.usefixtures("recorded_once")
+@pytest.mark.parametrize("name", ["a.onnx", "a.pt2", "int8.onnx"])
+def test_an_exported_file_is_replaced_and_somebody_elses_is_not(denoising, tmp_path, name):
+    file, precision = tmp_path / name, "int8" if name.startswith("int8") else "float32"
+    for _ in range(2):
+        export(denoising, file, "classifier", precision=precision)
+    for theirs in (b"mine", b""):
+        file.write_bytes(theirs)
+        with pytest.raises(InputError, match=f"{name} is there and was not written by gvit"):
+            export(denoising, file, "classifier", precision=precision)
+        assert file.read_bytes() == theirs
+
+
 def test_the_command_line_says_what_it_has_verified(denoising, tmp_path, monkeypatch, capsys):
     gvit.save_model(denoising, tmp_path / "mine.safetensors")
     monkeypatch.chdir(tmp_path)

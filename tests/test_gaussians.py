@@ -103,6 +103,25 @@ def test_from_values_is_finite_at_the_bounds(dtype):
     torch.testing.assert_close(extreme.opacities.double(), torch.ones(count).double(), rtol=0, atol=2e-6)
 
 
+def test_whole_numbers_are_values_like_others(unchecked):
+    """On a canvas that is not square, whose half side is no whole number."""
+    whole = {
+        "centers": torch.tensor([[0, 0], [1, 0]]),
+        "scales": torch.tensor([[0, 0], [0, 1]]),
+        "angles": torch.tensor([0, 1]),
+        "colors": torch.tensor([[0, 1, 0], [1, 0, 1]]),
+        "opacities": torch.tensor([1, 0]),
+    }
+    floats = {name: value.float() for name, value in whole.items()}
+    expected = Gaussians.from_values(**floats, aspect=0.5)
+    assert expected.raw.isfinite().all()
+    assert torch.equal(Gaussians.from_values(**whole, aspect=0.5).raw, expected.raw)
+    assert torch.equal(expected.replace(**whole).raw, expected.raw)
+    beyond = torch.tensor([[0, 1], [0, 0]])
+    with pytest.warns(UserWarning, match="1 of 1 visible Gaussians lie beyond the canvas"):
+        Gaussians.from_values(**whole | {"centers": beyond}, aspect=0.5)
+
+
 def test_indexing_keeps_the_canvas():
     gaussians = Gaussians(random_raw(2, 6), 0.7, 6, 0.5)
     kept = gaussians[0, :4]

@@ -1,6 +1,7 @@
 """Using a model from Python."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ def test_what_is_not_a_list_of_files():
     model = gvit.create_model("gvit_tiny_denoising", num_gaussians=4, num_classes=2)
     with pytest.raises(ValueError, match=r"must be a list of files: \['digit.png'\]"):
         gvit.load_images("digit.png", model)
-    with pytest.raises(ValueError, match="no files"):
+    with pytest.raises(ValueError, match="no images given"):
         gvit.load_images([], model)
 
 
@@ -104,6 +105,10 @@ def test_every_form_of_an_image_is_classified_alike(tmp_path):
     ]
     for form in forms:
         assert gvit.predict(model, form) == [expected]
+        if not isinstance(form, Path):  # of which a list is wanted
+            torch.testing.assert_close(gvit.load_images(form, model), images, atol=1e-6, rtol=0)
+    several = gvit.load_images((form for form in forms[:4]), model)
+    assert torch.equal(several, images.expand(4, -1, -1, -1))
     # of the model's own size they are read as they are
     backwards = images.numpy()[..., ::-1].copy()[..., ::-1]  # as BGR is turned into RGB
     for batch in (images.numpy(), images.double(), images.double().numpy(), backwards):
@@ -126,3 +131,10 @@ def test_transparency_is_laid_over_the_background():
         assert torch.all(gvit.load_images([clear], model, background) == value)
         solid = torch.full((1, 3, 32, 32), value)
         assert gvit.predict(model, clear, background=background) == gvit.predict(model, solid)
+
+
+def test_classes_of_a_head_that_was_replaced_by_hand_are_numbers():
+    model = gvit.load_model("gvit_tiny.digits")
+    model.classifier.reset_classifier(20)
+    (guesses,) = gvit.predict(model, torch.rand(1, 3, 32, 32), top_k=20)
+    assert sorted(int(guess.class_name) for guess in guesses) == list(range(20))

@@ -90,7 +90,13 @@ class Evaluation:
 
     @property
     def chance(self) -> float:
-        """Share classified correctly by who always names the class that most of the images have."""
+        """Share classified correctly by who always names the class that most of the images have.
+
+        Raises:
+            InputError: of an encoder alone, which has no answers.
+        """
+        if not self.confusion:
+            raise InputError("an encoder alone gives no answers, so nothing is right by chance")
         return max(map(sum, self.confusion)) / self.num_images
 
     def per_class(self, class_names: Sequence[str]) -> list[ClassResult]:
@@ -153,7 +159,17 @@ def evaluate(
     num_gaussians: int | None = None,
     looks: int | None = None,
 ) -> Evaluation:
-    """Classify and redraw every image; the model comes back in the mode that it had. See ``measure``."""
+    """Classify and redraw every image; the model comes back in the mode that it had.
+
+    Args:
+        model: with classes, or with an encoder.
+        batches: inputs and labels; images are floats in [0, 1], as ``gvit.load_images`` makes them. See ``measure``.
+        num_gaussians: see ``GViT.encode``; None for the model's own number.
+        looks: see ``GViT.encode``; None for as many as in training.
+
+    Raises:
+        InputError: as ``measure``, or no image could be read.
+    """
     measured = measure(model, batches, num_gaussians=num_gaussians, looks=looks)
     return summarize(measured, 0 if model.card.encoder_only else model.num_classes)
 
@@ -169,8 +185,9 @@ def measure(
     """What ``summarize`` needs, image by image; an input of NaN stands for an image that cannot be read.
 
     Args:
-        model: that makes Gaussians of images, or reads them.
-        batches: inputs and labels, on any device.
+        model: with classes, or with an encoder.
+        batches: inputs and labels, on any device. Inputs are floating point: images in [0, 1], or what else the model
+            reads; their values are not checked.
         num_gaussians: see ``GViT.encode``; None for the model's own number.
         looks: see ``GViT.encode``; None for as many as in training.
 
@@ -181,12 +198,22 @@ def measure(
         its label and whose other values mean nothing; on the CPU.
 
     Raises:
-        InputError: there are no images, or the model can't make that number of Gaussians or of looks.
+        InputError: there are no images, or inputs are not floating point; the model has neither classes nor an
+            encoder, or can't make that number of Gaussians or of looks.
     """
+    if not model.num_classes and model.encoder is None:
+        raise InputError(
+            "the model has no classes (num_classes=0) and no encoder, only features: nothing to measure"
+        )
     parameter = next(model.parameters())
     columns: dict[str, list[Tensor]] = defaultdict(list)
     with evaluating(model):
         for inputs, labels in batches:
+            if not inputs.is_floating_point():
+                raise InputError(
+                    f"inputs of {str(inputs.dtype).removeprefix('torch.')}: give images as floats in [0, 1], as "
+                    "gvit.load_images makes them"
+                )
             broken = inputs.flatten(1).isnan().all(1)
             # something has to go through the model: shards of it wait for each other
             inputs = inputs.masked_fill(broken.view(-1, *[1] * (inputs.ndim - 1)), 0)

@@ -11,6 +11,7 @@ import contextlib
 import io
 import json
 import logging
+import mmap
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from gvit.files import check_writable, replacing
 from gvit.models.base import ImageClassifier, evaluating
 from gvit.provenance import provenance
 from gvit.rendering.closed_form import picture
+from gvit.viewing.replaceable import check_replaceable
 
 Part = Literal["model", "encoder", "classifier", "picture"]
 Format = Literal["onnx", "pt2"]
@@ -69,7 +71,8 @@ def export(
 
     Args:
         model: on the CPU; it comes back in the mode that it had.
-        path: of the file; a folder that is not there is made.
+        path: of the file; a folder that is not there is made. A file of this name is replaced where it is an exported
+            one.
         part: ``model``, images [B, 3, H, W] in [0, 1] to logits; ``encoder``, to raw Gaussians [B, K, 9];
             ``classifier``, from those to logits; ``picture``, images to the picture [B, 3, H, W] of their Gaussians.
             H, W and K are the model's own, B is any number.
@@ -80,8 +83,8 @@ def export(
 
     Raises:
         InputError: the model has no such part, can't be exported, or the program's results in float32 differ by
-            more than ``TOLERANCE``; nothing is written then. Or packages are missing, the path is a folder, or ends in
-            something else than the format.
+            more than ``TOLERANCE``; nothing is written then. Or packages are missing, the path is a folder, ends in
+            something else than the format, or is a file of somebody else.
     """
     path = Path(path)
     kind = path.suffix.removeprefix(".") if format is None else format
@@ -92,6 +95,7 @@ def export(
     if path.is_dir():
         raise InputError(f"{path}: a folder; name the file")
     check_writable(path.parent)
+    check_replaceable(path, _is_exported)
     if precision not in get_args(Precision):
         raise InputError(f"{option('precision')} must be {', '.join(get_args(Precision))}, got {precision!r}")
     if kind == "onnx":
@@ -122,6 +126,15 @@ def export(
     with replacing(path) as partial:
         partial.write_bytes(content)
     return Exported(path, difference, largest, _CHECKED, metadata | {"precision": precision})
+
+
+def _is_exported(file: Path) -> bool:
+    """By the name of the metadata, which files of both formats hold as it is."""
+    try:
+        with file.open("rb") as there, mmap.mmap(there.fileno(), 0, access=mmap.ACCESS_READ) as content:
+            return content.find(METADATA.encode()) >= 0
+    except (OSError, ValueError):  # the second where the file is empty
+        return False
 
 
 def _metadata(

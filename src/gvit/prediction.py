@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,34 +30,34 @@ class Guess:
 
 
 def load_images(
-    images: Sequence[ImageLike], model: ImageClassifier, background: Color = "black"
+    images: ImageLike | Iterable[ImageLike], model: ImageClassifier, background: Color = "black"
 ) -> Float[Tensor, "n ..."]:
     """Images as the model wants them: [N, 3, H, W] in [0, 1], resized and cropped as in its evaluation.
 
     For a model of given Gaussians, files of those: raw [N, K, 9].
 
     Args:
-        images: files, Pillow images, arrays or tensors of any sizes; see ``gvit.data.convert``.
+        images: one Pillow image, array or tensor of any size, see ``gvit.data.convert``; a batch in one array or
+            tensor; or a list, or any other iterable, of such images and of files.
         model: what they are for.
         background: what transparent pixels lie over: a colour's name, its code, or three numbers in [0, 1].
 
     Raises:
-        InputError: a file is missing, is not an image (or holds no fitting Gaussians), or is damaged; or an array has
-            a shape or numbers that are no image's.
+        InputError: a file is missing, is not an image (or holds no fitting Gaussians), or is damaged; an array has a
+            shape or numbers that are no image's; or there are no images.
     """
     if isinstance(images, (str, Path)):
         raise InputError(f"paths must be a list of files: [{str(images)!r}]")
-    if not len(images):
-        raise InputError("no files given")
+    listed = list_images(images)
     if model.reads == "gaussians":
-        found = [read_gaussians(_path(image, model), model) for image in images]
+        found = [read_gaussians(_path(image, model), model) for image in listed]
         if len({len(raw) for raw in found}) > 1:
             raise InputError(
                 "the files hold different numbers of Gaussians: load those of one number at a time"
             )
         return torch.stack(found)
     transform = eval_transform(model.card.preprocessing)
-    return torch.stack([transform(as_rgb(image, background)) for image in images])
+    return torch.stack([transform(as_rgb(image, background)) for image in listed])
 
 
 def _path(image: ImageLike, model: ImageClassifier) -> str | Path:
@@ -78,7 +78,7 @@ def _inputs(
         side = model.img_size
         if model.reads == "gaussians" or images.shape[1:] == (3, side, side):
             return images
-    return load_images(list_images(images), model, background)
+    return load_images(list_images(images), model, background)  # a path alone will do here
 
 
 def check_classifies(model: ImageClassifier) -> None:
@@ -100,8 +100,9 @@ def check_classifies(model: ImageClassifier) -> None:
 
 
 def class_names(model: ImageClassifier) -> list[str]:
-    """Names of the model's classes; their numbers where it has no names."""
-    return list(model.card.class_names) or [str(index) for index in range(model.num_classes)]
+    """Names of the model's classes; their numbers where it has none, or those of a head that was replaced by hand."""
+    names = list(model.card.class_names)
+    return names if len(names) == model.num_classes else [str(index) for index in range(model.num_classes)]
 
 
 def find_class(model: ImageClassifier, text: str) -> int:

@@ -202,7 +202,9 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, encoder, capsys):
         "vit_tiny_patch8": "the model has no encoder",
     }.items():
         gvit.save_model(gvit.create_model(name), path)
-        assert fails(capsys, file, "--out", out, "--model", path).startswith(f"--model {path}: {found}; ")
+        message = fails(capsys, file, "--out", out, "--model", path)
+        assert message.startswith(f"--model {path}: {found}; ")
+        assert message.endswith("; --view crop encodes squares with this one") is ("pixels only" in found)
     write(tmp_path / "more" / "a.png")
     assert "two --out folders" in fails(capsys, file, tmp_path / "more" / "a.png", "--out", out, *model)
     assert not out.exists()

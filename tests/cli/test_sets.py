@@ -204,6 +204,42 @@ def test_whole_images_without_classes(run, photos, tmp_path, capsys):
     assert "a set of images without classes" in capsys.readouterr().err
 
 
+def test_folders_that_are_no_classes_are_told_how_they_are_encoded(run, photos, tmp_path, capsys):
+    for year, image in (("2023", "a"), ("2024", "b")):
+        (tmp_path / "years" / year).mkdir(parents=True)
+        (tmp_path / "years" / year / f"{image}.png").write_bytes((photos / "cat" / "0.png").read_bytes())
+    asked, hint = (
+        (run, tmp_path / "years", "--out", tmp_path / "set"),
+        "; --dataset images encodes them without",
+    )
+    message = fails(capsys, *asked)
+    assert "class folders without images to train on: 2023, 2024" in message
+    assert message.endswith(f"{hint} classes\n")
+    assert hint not in fails(capsys, *asked, "--dataset", "folder")  # it was meant
+    assert encode(*asked, "--dataset", "images") == 0
+
+
+def test_files_of_many_images_and_images_themselves_are_told_from_files_of_gaussians(whole, photos, capsys):
+    (shard, *_) = read_set(whole)[1]["test"]
+    with pytest.raises(
+        InputError, match=r"many images \(a set of 'gvit encode'\); 'gvit evaluate --data-dir"
+    ) as told:
+        gvit.Gaussians.load(shard)
+    assert str(told.value).startswith(f"{shard}: holds")
+    reader = whole.parent / "reader.safetensors"
+    gvit.save_model(gvit.create_model("gaussian_vit_tiny", num_classes=2, depth=1), reader)
+    for command in ("predict", "explain", "report"):
+        asked = ("--out", whole.parent / "out.html") * (command != "predict")
+        for file, said in (
+            (shard, "'gvit encode --format files' writes files of single images"),
+            (photos / "cat" / "0.png", "an image, and Gaussians are read here, not images; 'gvit encode' or"),
+        ):
+            assert main([command, str(reader), str(file), *map(str, asked)]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith(f"gvit: error: {file}: ")
+            assert said in line
+
+
 def test_images_of_a_folder_that_is_named_as_that_of_a_data_set_and_never_of_nothing(
     run, photos, tmp_path, capsys
 ):

@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 from torchvision import datasets as torchvision_datasets
 
+from gvit.data.labelled import labelled_set
 from gvit.data.sources import SOURCES, load_source, tars
 from gvit.data.splits import load_splits, record_splits
 from gvit.errors import InputError
@@ -326,6 +327,24 @@ def test_a_fifth_is_kept_where_there_is_no_test_split_and_stays_the_same(name, t
         assert list(before.labels) == list(after.labels)
         rows = range(len(before))
         assert [content(before, row) for row in rows] == [content(after, row) for row in rows]
+
+
+@pytest.mark.parametrize("name", UNSPLIT)
+def test_every_image_is_measured_where_there_is_no_test_split(name, tmp_path):
+    data_dir = made(name, tmp_path)
+    UNSPLIT[name](data_dir)
+    train, test = load_splits(name, data_dir)
+    whole = labelled_set(data_dir, name.upper() if name == "folder" else name)
+    expected = [content(source, row) for source in (train, test) for row in range(len(source))]
+    assert sorted(content(whole, row) for row in range(len(whole))) == sorted(expected)
+    assert sorted(whole.keys) == sorted([*train.keys, *test.keys])
+
+
+@pytest.mark.parametrize("name", ["folder", "gaussians", "hfds", "parquet", "wds"])
+def test_the_test_split_alone_is_measured_where_there_is_one(name, tmp_path):
+    measured = labelled_set(made(name, tmp_path), name)
+    expected = sorted((NAMES[label], number) for label, number in TEST)
+    assert sorted(content(measured, row) for row in range(len(measured))) == expected
 
 
 @pytest.mark.parametrize("name", WRITTEN)

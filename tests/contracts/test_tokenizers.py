@@ -141,6 +141,41 @@ def test_a_file_of_a_kind_that_is_not_known_here_says_so(tmp_path):
 
 
 @pytest.mark.usefixtures("rows_registered")
+def test_an_argument_that_no_file_can_hold_is_refused_before_anything_is_trained(tmp_path):
+    class ActiveRows(RowTokens):
+        kind = "active_rows"
+
+        def __init__(self, act: type[nn.Module] = nn.GELU, **kwargs) -> None:
+            super().__init__(**kwargs)
+            self.act = act()
+
+    registry.register_model("vit_active", "with an activation", ActiveRows, depth=1, num_heads=2)
+    config = debug()
+    config = replace(config, model=replace(config.model, model="vit_active", num_gaussians=None))
+    for use in (lambda: gvit.create_model("vit_active"), lambda: train(config, tmp_path / "run")):
+        with pytest.raises(
+            InputError,
+            match=r"^model vit_active: argument act of its tokens is <class .*no model file can hold",
+        ):
+            use()
+    direct = ViT(ActiveRows(), 3, depth=1, num_heads=2)
+    with pytest.raises(InputError, match=r"model.safetensors: not saved: argument act of its tokens"):
+        gvit.save_model(direct, tmp_path / "model.safetensors")
+    assert not list(tmp_path.iterdir())
+
+
+def test_tokens_of_gaussians_without_bounds_are_told_what_they_lack():
+    class Unbounded(CanonicalTokens):
+        kind = "unbounded"
+        bounds = Tokenizer.bounds
+
+    with pytest.raises(
+        InputError, match=r"'unbounded' .* need the property bounds .*GaussianTokens is a base"
+    ):
+        ViT(Unbounded(16, 4, embed_dim=8), depth=1, num_heads=2)
+
+
+@pytest.mark.usefixtures("rows_registered")
 def test_tokens_of_gaussians_need_only_declare_themselves():
     """A class of one's own, of no relation to those that are here."""
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from gvit import Gaussians, render
 from gvit.data.convert import as_pixels, as_rgb, composite, parse_color
+from gvit.data.images import open_image
 from gvit.errors import InputError
 
 RGB = np.random.default_rng(0).integers(0, 256, (7, 9, 3), np.uint8)
@@ -44,6 +45,18 @@ def test_every_form_gives_the_same_pixels(tmp_path):
     for name, image in forms(tmp_path).items():
         torch.testing.assert_close(as_pixels(image), EXPECTED, atol=1e-6, rtol=0, msg=name)
         assert np.array_equal(np.asarray(as_rgb(image)), RGB), name
+
+
+def test_a_photograph_of_a_turned_camera_is_upright_as_a_file_and_as_a_pillow_image(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # a quarter turn
+    path = tmp_path / "a.png"
+    Image.fromarray(np.rot90(RGB)).save(path, exif=exif)
+    with Image.open(path) as opened:
+        for image in (path, opened, open_image(path)):
+            assert np.array_equal(np.asarray(as_rgb(image)), RGB)
+            torch.testing.assert_close(as_pixels(image), EXPECTED)
+        assert opened.size == (7, 9)  # the caller's own is left alone
 
 
 @pytest.mark.parametrize("image", [GREY, GREY[None], GREY[..., None], GREY / 255, Image.fromarray(GREY)])

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gvit.data.images import EXTENSIONS, find_images, open_image, shown_files, to_rgb
+from gvit.data.images import EXTENSIONS, UNREAD, find_images, open_image, shown_files, to_rgb
+from gvit.data.unread import left_out
 from gvit.errors import InputError
 
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -176,6 +177,16 @@ def test_a_program_for_ghostscript_is_no_image_whatever_it_is_called(tmp_path, m
         open_image(path)
 
 
+@pytest.mark.parametrize("ending", sorted(UNREAD))
+def test_a_named_file_of_a_format_that_is_not_read_is_told_to_be_converted(tmp_path, ending):
+    path = tmp_path / f"a{ending.upper()}"
+    path.write_bytes(b"what no one here reads")
+    with pytest.raises(
+        InputError, match=rf"not an image file of a format that is read; convert \{ending} to"
+    ):
+        open_image(path)
+
+
 @pytest.mark.parametrize("side", [30_000, 10_000])  # Pillow itself only warns of the second
 def test_a_header_that_claims_too_many_pixels_is_refused_before_decoding(tmp_path, monkeypatch, side):
     def chunk(name: bytes, content: bytes) -> bytes:
@@ -251,6 +262,27 @@ def test_find_images(tmp_path):
     assert names(find_images([tmp_path / "note.txt"])) == ["note.txt"]
     # the same twice is one
     assert len(find_images([tmp_path, tmp_path])) == 3
+
+
+def test_links_to_folders_are_followed_once_and_end_where_they_lead_in_a_circle(tmp_path):
+    root, elsewhere = tmp_path / "root", tmp_path / "elsewhere"
+    for name in ("cat/a.png", "dog/b.png"):
+        (root / name).parent.mkdir(parents=True)
+        (root / name).touch()
+    for name in ("c.png", "deeper/d.png", "deeper/e.heic", ".hidden/f.png"):
+        (elsewhere / name).parent.mkdir(parents=True, exist_ok=True)
+        (elsewhere / name).touch()
+    (root / "owl").symlink_to(elsewhere)
+    (root / "cat" / "more").symlink_to(elsewhere / "deeper")
+    # what lies in the folder itself is called as it lies there, whatever leads to it as well
+    (root / "a_dog").symlink_to("dog")
+    (root / "dog" / "root").symlink_to(root)
+    (root / "dog" / "above").symlink_to(tmp_path)
+    (elsewhere / "back").symlink_to(root / "cat")
+    found = [str(file.relative_to(root)) for file in find_images([root])]
+    assert found == ["cat/a.png", "dog/b.png", "owl/c.png", "owl/deeper/d.png"]
+    assert shown_files(root / "cat") == ["a.png", "more/d.png", "more/e.heic"]
+    assert left_out([root]).startswith("1 .heic is left out")
 
 
 def test_a_folder_that_cannot_be_read_is_not_passed_over(tmp_path, monkeypatch, caplog):

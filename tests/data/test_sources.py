@@ -322,6 +322,7 @@ def test_data_sets_of_the_hub(tmp_path, monkeypatch):
     # its test is empty; rows are those of the selection, not of the table below it
     assert (len(train), len(test), train.class_names, train.own_split) == (8, 2, ["fig", "kiwi"], False)
     assert all(train.load(row).getpixel((0, 0))[0] % 2 == train.labels[row] for row in range(8))
+    assert len(labelled_set(tmp_path, "hfds/someone/fruit:small")) == 10  # those to be measured are all
     numbers = hf.DatasetDict({"train": hf.Dataset.from_dict({"x": [1]})})
     monkeypatch.setattr(hf, "load_dataset", lambda *_, **__: numbers)
     with pytest.raises(InputError, match=r"^dataset='hfds/a': no column of images; there are: x"):

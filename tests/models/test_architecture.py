@@ -99,6 +99,14 @@ def test_another_kind_keeps_the_arguments_that_it_has_too():
         ("gvit_tiny", {"mlp_ratio": -1}, "mlp_ratio must be a finite number above 0, got -1"),
         ("gvit_tiny", {"scale_factor": math.nan}, "scale_factor must be a finite number above 0, got nan"),
         ("gvit_tiny", {"drop_path_rate": 2}, "drop_path_rate must be 0 to 1, got 2"),
+        *(
+            ("gvit_tiny_denoising", {"noise_std": std}, "noise_std must be a finite number, at least 0, got ")
+            for std in ("a", math.nan, math.inf, -1.0)
+        ),
+        *(
+            ("gvit_tiny", {"detail": detail}, "detail must be at least 0 and below 1, got ")
+            for detail in ("a", math.nan, 1.0, -0.1)
+        ),
     ],
 )
 def test_bad_arguments_are_named(name, arguments, message):

@@ -249,7 +249,9 @@ def test_what_cannot_be_saved_is_refused_and_leaves_nothing(model, tmp_path):
     assert {f.name for f in run.iterdir()} == {"config.json", "evaluation.json"}
     assert "is a file" in refused(model.save_pretrained, file)
     assert "cannot write" in refused(model.save_pretrained, file / "x")
-    assert "not found; 'gvit evaluate' writes it" in refused(model.save_pretrained, new, evaluation=tmp_path)
+    assert "not found; gvit.training.report.assess writes it" in refused(
+        model.save_pretrained, new, evaluation=tmp_path
+    )
     assert "damaged" in refused(model.save_pretrained, new, evaluation=file)
     assert "no evaluation of gvit's" in refused(model.save_pretrained, new, evaluation=run)
     whole = {"num_images": 1, "top1": 1, "top5": None, "psnr": None, "ssim": None, "class_names": ["x"]}

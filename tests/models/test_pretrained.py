@@ -113,8 +113,9 @@ def test_unknown_names_get_the_nearest(folder):
         ValueError, match="gvit_small has no pretrained weights of its own; there are: gvit_tiny"
     ):
         gvit.create_model("gvit_small", pretrained=True)
-    with pytest.raises(ValueError, match=r"'gvit train' makes one$"):  # a path, by its look
-        gvit.load_model("runs/abc")
+    with pytest.raises(InputError, match=r"gvit.training.train.train makes one$") as refused:
+        gvit.load_model("runs/abc")  # a path, by its look
+    assert refused.value.for_command_line().endswith("'gvit train' makes one")
 
 
 def test_a_run_or_file_wins_over_a_name_but_a_folder_of_something_else_does_not(

@@ -17,11 +17,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from rich.console import Console
 
 from forked import Forked, context
 from gvit import create_model, save_model
 from gvit.cli import main
-from gvit.errors import InputError, for_command_line
+from gvit.errors import InputError, Note, for_command_line, option
 from gvit.recipes import RECIPES, load_recipe
 from gvit.reproduction import execute
 from gvit.reproduction import reproduce as module
@@ -272,6 +273,57 @@ def test_bad_input_is_one_line_and_writes_nothing(args, message, tmp_path, capsy
     assert message in printed
     assert printed.count("\n") == 1
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"seeds": -1}, "seeds must be at least 1, got -1"),
+        ({"rows": []}, "rows needs a value"),
+    ],
+)
+def test_a_plan_without_rows_is_refused(given, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        plan("table1b", "debug", **{"seeds": 1, "store": str(tmp_path), **given})
+
+
+def test_from_python_arguments_are_named_and_brackets_are_no_markup(tmp_path):
+    console = Console(file=io.StringIO(), width=300, force_terminal=True)
+    target = plan("table1b", "debug", 1, str(tmp_path / "a[/b]"), full=True, rows=ROWS[:1])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "check", lambda *_: [Note(f"{option('graphs')} needs 'gvit[gpu]' :x: [/b]")])
+        patch.setattr(module, "try_out", lambda *_: {})
+        told = {"machine": Machine(), "parallel": 1, "dry_run": True, "console": console}
+        module.reproduce(target, "debug", "", tmp_path / "results", **told)
+        assert console.file.getvalue().startswith("graphs needs 'gvit[gpu]' :x: [/b]\n")
+        module.reproduce(target, "debug", "", tmp_path / "results", **told, worded=for_command_line)
+        assert "\n--graphs needs" in console.file.getvalue()
+
+
+def test_a_script_that_reads_itself_again_is_told_where_to_call(tmp_path):
+    """Its jobs' processes import it, and come to the call, too, where nothing guards it."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from rich.console import Console\n"
+        "from gvit.reproduction.jobs import Machine\n"
+        "from gvit.reproduction.reproduce import plan, reproduce\n"
+        f"target = plan('table1b', 'debug', 1, 'runs', full=True, rows=[{ROWS[0]!r}])\n"
+        "reproduce(target, 'debug', '', Path('results'), machine=Machine(), parallel=1, dry_run=False,\n"
+        "          console=Console(file=sys.stderr))\n"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "InputError: a job's process came to reproduce() by reading the script; " in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(
+        "InputError: a job's process ended with exit code 1, for what stands above; a script calls reproduce() below "
+        "if __name__ == '__main__':. What was done is saved"
+    )
 
 
 def test_an_unusable_folder_is_named_before_anything_is_trained(tmp_path, capsys):

@@ -102,6 +102,7 @@ def test_the_budget_shrinks_phases_and_warm_up_alike():
     short = with_budget(config, whole / 4)
     assert short.schedule.phase_epochs() == pytest.approx([e / 4 for e in config.schedule.phase_epochs()])
     assert short.optimizer.warmup_epochs == pytest.approx(warmup / 4)
+    assert with_budget(load_recipe("folder"), 2).schedule.min_steps is None  # as by --epochs
 
 
 def test_base_models_take_over_the_small_ones_encoder(tmp_path):

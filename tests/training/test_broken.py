@@ -155,7 +155,9 @@ def test_above_the_share_a_run_stops_and_its_checkpoint_stays(config, tmp_path):
 
 
 def test_the_default_allows_one_of_few_and_zero_none(config, photographs, tmp_path):
-    with pytest.raises(InputError, match=r"^2 of 24 training images .* mended or removed"):
+    with pytest.raises(
+        InputError, match=r"^2 of 24 .*; gvit.data.checking.check_folder .* mended or removed"
+    ):
         train(replace(config, broken=BrokenConfig()), tmp_path / "two")
     (photographs / "train" / DAMAGED[1]).unlink()
     train(replace(config, broken=BrokenConfig()), tmp_path / "one")

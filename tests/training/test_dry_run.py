@@ -15,7 +15,10 @@ pytestmark = pytest.mark.usefixtures("few_digits")
 
 
 def test_a_dry_run_tells_the_plan_and_writes_nothing(tmp_path):
-    plan = dry_run(set_up(CONFIG))
+    setup = set_up(CONFIG)
+    before = torch.get_rng_state()
+    plan = dry_run(setup)
+    assert torch.equal(torch.get_rng_state(), before)
     assert [(cost.phase, cost.steps) for cost in plan.phases] == [
         *[("reconstruct", 4), ("perceptual", 4), ("classify", 6), ("guide", 6)]
     ]

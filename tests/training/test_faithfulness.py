@@ -7,7 +7,21 @@ import gvit
 from gvit.errors import InputError
 from gvit.models.weights import save_model
 from gvit.training import faithfulness
-from gvit.training.faithfulness import assess_faithfulness
+from gvit.training.faithfulness import _names, assess_faithfulness
+
+
+def test_models_have_names_that_tell_them_apart(tmp_path, monkeypatch):
+    for run in ("a/run", "b/run"):
+        (tmp_path / run).mkdir(parents=True)
+        (tmp_path / run / "model.safetensors").touch()
+    monkeypatch.chdir(tmp_path / "a" / "run")
+    assert _names(["."]) == ["run"]
+    assert _names(["model.safetensors"]) == ["run/model.safetensors"]
+    assert _names(["gvit_tiny.digits", "."]) == ["gvit_tiny.digits", "run"]
+    assert _names(["hf-hub:mine/net", "hf-hub:yours/net"]) == ["hf-hub:mine/net", "hf-hub:yours/net"]
+    assert _names(["../run", "../../b/run"]) == ["../run", "../../b/run"]
+    weights = ["model.safetensors", tmp_path / "b" / "run" / "model.safetensors"]
+    assert _names(weights) == ["model.safetensors", str(weights[1])]
 
 
 def test_a_method_of_one_model_is_left_out_for_the_other_and_of_none_is_refused_first(tmp_path, monkeypatch):

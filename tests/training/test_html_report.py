@@ -164,6 +164,7 @@ def test_of_an_encoder_alone_they_are_spread_over_the_quality(measured):
         ({"background": "nonsense"}, "background must be"),
         ({"images": ()}, "name image files after it, or give labelled ones by data_dir"),
         ({"images": (), "looks": 2}, "looks is for images that are named"),
+        ({"images": (), "background": "black"}, "background is for images that are named: .* as in training"),
     ],
 )
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, monkeypatch, photo, options, message):

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 import gvit
 from gvit.data.loading import Batch
+from gvit.errors import InputError
 from gvit.losses import pixel_loss, ssim
 from gvit.rendering import render
 from gvit.training.config import ObjectiveConfig
@@ -142,6 +143,29 @@ def test_a_frozen_encoder_gets_no_gradient_and_the_classifier_the_same_one(model
         assert all(p.grad is None for p in model.encoder.parameters())
         assert_same(classifier, expected)
         assert set(losses) == {"class_loss", "accuracy"}
+
+
+@pytest.mark.parametrize("plan", [PERCEPTUAL, CLASSIFY, GUIDED], ids=lambda plan: plan.phase)
+@pytest.mark.parametrize("still", ["encoder", "classifier"])
+@pytest.mark.parametrize("gradient", ["cut", "joint"])
+def test_a_part_whose_weights_need_no_gradient_gets_none_and_the_other_the_same(
+    model, batch, plan, still, gradient
+):
+    expected = through(model, batch, plan, gradient=gradient)
+    getattr(model, still).requires_grad_(False)
+    found = through(model, batch, plan, gradient=gradient)
+    assert all(p.grad is None for p in getattr(model, still).parameters())
+    learning = 1 if still == "encoder" else 0
+    assert_same(found[learning], expected[learning])
+    assert found[2] == expected[2]
+
+
+def test_images_that_are_not_square_are_refused():
+    """Any-number encoders draw them in their aspect, which the losses know nothing of."""
+    model = gvit.create_model("gvit_tiny", img_size=16, num_gaussians=4, num_classes=2)
+    batch = Batch(torch.rand(2, 3, 16, 32), torch.tensor([0, 1]), None)
+    with pytest.raises(InputError, match=r"must be square, got 16x32 \(height x width\)"):
+        GuidedObjective(model, ObjectiveConfig()).backward(batch, CLASSIFY)
 
 
 def test_guided_steps_tell_how_the_two_gradients_compare(model, batch):

@@ -146,6 +146,16 @@ def test_a_run_that_trains_no_classifier_is_an_encoder_alone_from_its_start_and_
     assert not gvit.load_model(finished).card.encoder_only
 
 
+def test_random_numbers_outside_are_left_alone(tmp_path):
+    """Each step seeds torch's generator: who trains between two draws must not draw the run's."""
+    before = torch.get_rng_state()
+    interrupt(CONFIG, tmp_path / "run", 2)
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(Interrupted):
+        resume(tmp_path / "run", until=4, stop=lambda: True)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_resuming_a_finished_run_changes_nothing(finished, tmp_path):
     before = {file.name: file.read_bytes() for file in finished.iterdir()}
     recorder = Recorder()
@@ -169,7 +179,7 @@ def test_damaged_run_files_are_named(finished, tmp_path):
     run.config_file.write_text("{")
     with pytest.raises(InputError, match=r"config\.json: damaged"):
         resume(folder)
-    with pytest.raises(InputError, match="no run here"):
+    with pytest.raises(InputError, match=r"no run here .*; gvit.training.train.train makes one"):
         resume(tmp_path / "nowhere")
 
 

@@ -105,7 +105,8 @@ def run(args: list[str]) -> int:
 
     device = find_device(options.device)
     view = options.view or ("whole" if not whole_set else None)
-    model = load_encoder(place, "--model", any_number=view == "whole")
+    crop = "; --view crop encodes squares with this one"
+    model = load_encoder(place, "--model", any_number=view == "whole", otherwise=crop)
     if view is None:
         view = "whole" if model.card.encoder_only else "crop"
     whole = view == "whole"

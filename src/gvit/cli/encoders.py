@@ -34,13 +34,14 @@ def left_to_do(
     return waiting
 
 
-def load_encoder(place: str, flag: str, any_number: bool = True) -> GViT:
+def load_encoder(place: str, flag: str, any_number: bool = True, otherwise: str = "") -> GViT:
     """A model that draws any number of Gaussians of any image.
 
     Args:
         place: run folder, weights file or name.
         flag: what the user gave it to.
         any_number: one that draws its own number of images of its own size is refused.
+        otherwise: how the command takes that one, too.
 
     Raises:
         InputError: there is none, or it draws one number only, or none at all.
@@ -48,14 +49,16 @@ def load_encoder(place: str, flag: str, any_number: bool = True) -> GViT:
     from gvit.models.weights import load_model
 
     model: Any = load_model(place)
+    right = "one that draws any number of any image comes of 'gvit train'"
     if model.encoder is None:
         found = "the model has no encoder"
     elif any_number and not model.encoder.any_number:
         side = model.encoder.image_side
         found = f"its encoder draws {model.encoder.num_gaussians} Gaussians of {side}x{side} pixels only"
+        right += otherwise
     else:
         return model
-    raise InputError(f"{flag} {place}: {found}; one that draws any number of any image comes of 'gvit train'")
+    raise InputError(f"{flag} {place}: {found}; {right}")
 
 
 def photograph() -> Path:

@@ -1,6 +1,7 @@
 """gvit faithfulness: how far explanations of a trained model hold."""
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +124,8 @@ def run(args: list[str]) -> int:
             draws=options.draws,
             pixels=options.pixels,
         )
-    content = {"command": _command(options), **content}
+    names = [result["model"] for result in content["results"]]
+    content = {"command": _command(options, names), **content}
     for error in content["broken"]:
         print(f"gvit: broken, left out: {printable(error)}", file=sys.stderr)
     if options.out is not None:
@@ -144,12 +146,12 @@ def _data(options: Options) -> tuple[Path | None, str | None]:
     return Path(options.data), options.dataset
 
 
-def _command(options: Options) -> str:
+def _command(options: Options, names: list[str]) -> str:
     """What was asked for, to stand beside the results; where things lie is nobody's business."""
-    words = ["gvit faithfulness", options.run.name]
-    words += [Path(options.data).name] if options.data else []
+    words = ["gvit faithfulness", names[0]]
+    words += [os.path.basename(os.path.abspath(options.data))] if options.data else []
     words += [f"--dataset {options.dataset}"] if options.dataset else []
-    words += [f"--against {options.against.name}"] if options.against else []
+    words += [f"--against {names[1]}"] if options.against else []
     words += [f"--methods {' '.join(options.methods)}"] if options.methods else []
     for name in ("images", "steps", "samples", "draws", "seed"):
         value = getattr(options, name)

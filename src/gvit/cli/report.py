@@ -35,7 +35,8 @@ class Options:
         num_images: shown at most.
         data_dir: labelled images to choose from, as in 'gvit evaluate'.
         dataset: how they lie there (parquet, gaussians, ...), or a data set that needs no folder (digits).
-        background: what transparent pixels lie over: a name (white) or code (#ff8800).
+        background: what transparent pixels of images that are named lie over: a name (white) or code (#ff8800);
+            black when not given.
         num_gaussians: another number of Gaussians of the images that are named.
         looks: how often an encoder that looks at its own picture does, for those.
         device: cpu, cuda, or auto: cuda where there is one.
@@ -48,7 +49,7 @@ class Options:
     num_images: int = 12
     data_dir: Path | None = None
     dataset: str | None = None
-    background: str = "black"
+    background: str | None = None
     num_gaussians: int | None = None
     looks: int | None = None
     device: str = "auto"

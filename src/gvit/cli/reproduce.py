@@ -12,7 +12,7 @@ import tyro
 from gvit.cli.devices import find_device
 from gvit.cli.parsing import at_least_one, parse
 from gvit.cli.signals import interruptions
-from gvit.errors import InputError
+from gvit.errors import InputError, for_command_line
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,7 @@ def run(args: list[str]) -> int:
                 parallel=parallel,
                 dry_run=options.dry_run,
                 console=Terminal(file=sys.stderr, highlight=False, soft_wrap=True, markup=False, emoji=False),
+                worded=for_command_line,
             )
         except KeyboardInterrupt:
             print("stopped, saved; the same command goes on", file=sys.stderr)

@@ -47,6 +47,7 @@ def find_parts(sources: Sequence[str], dataset: str | None, data_dir: Path | Non
     from gvit.data.sources import load_source
     from gvit.encoding import unlabelled
 
+    guessed = dataset is None
     if dataset is None:
         dataset, data_dir = _recognise(sources, data_dir)
     elif dataset != IMAGES and sources:
@@ -57,7 +58,16 @@ def find_parts(sources: Sequence[str], dataset: str | None, data_dir: Path | Non
         if sources and data_dir is not None:
             raise InputError(f"--dataset {IMAGES} takes SOURCE or --data-dir, not both")
         return {IMAGES: unlabelled(sources if data_dir is None else [data_dir])}
-    return {"train": load_source(dataset, "train", data_dir), "test": load_source(dataset, "test", data_dir)}
+    try:
+        return {
+            "train": load_source(dataset, "train", data_dir),
+            "test": load_source(dataset, "test", data_dir),
+        }
+    except InputError as error:
+        if not guessed or dataset != "folder":
+            raise
+        # folders need not be classes
+        raise InputError(f"{error.args[0]}; --dataset {IMAGES} encodes them without classes") from error
 
 
 def _recognise(sources: Sequence[str], data_dir: Path | None) -> tuple[str, Path | None]:

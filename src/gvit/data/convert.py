@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageOps
 from torch import Tensor
 
 from gvit.data.images import open_image, to_rgba
@@ -46,6 +46,7 @@ def list_images(images: Any) -> list[Any]:
 def as_pixels(image: ImageLike) -> Float[Tensor, "channels h w"]:
     """One image as [3, H, W] in [0, 1], or [4, H, W] where it has transparency; a tensor stays on its device.
 
+    EXIF orientation is applied, to a file and to a Pillow image that still has it.
     8-bit and 16-bit numbers are divided by their largest value; floats are taken as they are, or cut to [0, 1] where
     they are beyond by a rounding error, as those of a rendered picture may be.
 
@@ -53,8 +54,7 @@ def as_pixels(image: ImageLike) -> Float[Tensor, "channels h w"]:
         InputError: a file that can't be read; a shape that is no image's, or that may be two; numbers outside of
             [0, 1], NaN, or of another type.
     """
-    if isinstance(image, (str, Path)):
-        image = open_image(image, alpha=True)
+    image = _upright(image)
     if isinstance(image, Image.Image):  # channels last, whatever its sides
         values = in_range(np.array(to_rgba(image))).permute(2, 0, 1)
     elif isinstance(image, (np.ndarray, Tensor)):
@@ -67,14 +67,13 @@ def as_pixels(image: ImageLike) -> Float[Tensor, "channels h w"]:
 
 
 def as_rgb(image: ImageLike, background: Color = "black") -> Image.Image:
-    """One image as 8-bit RGB, transparent pixels over ``background``.
+    """One image as 8-bit RGB, upright as in ``as_pixels``, transparent pixels over ``background``.
 
     Raises:
         InputError: as ``as_pixels`` and ``parse_color``.
     """
     below = parse_color(background)
-    if isinstance(image, (str, Path)):
-        image = open_image(image, alpha=True)
+    image = _upright(image)
     if not isinstance(image, Image.Image):
         values = (as_pixels(image) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
         image = Image.fromarray(values)
@@ -83,6 +82,13 @@ def as_rgb(image: ImageLike, background: Color = "black") -> Image.Image:
         solid = Image.new("RGBA", image.size, (*(round(255 * value) for value in below), 255))
         image = Image.alpha_composite(solid, image)
     return image.convert("RGB")
+
+
+def _upright(image: ImageLike) -> ImageLike:
+    """A file as ``open_image`` gives it, a Pillow image turned likewise; arrays and tensors as they are."""
+    if isinstance(image, (str, Path)):
+        return open_image(image, alpha=True)
+    return ImageOps.exif_transpose(image) if isinstance(image, Image.Image) else image
 
 
 def composite(

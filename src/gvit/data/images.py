@@ -9,7 +9,7 @@ import os
 import re
 import stat
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,6 +38,20 @@ EXTENSIONS = frozenset(
     }
     # not every Pillow can
     | ({".avif"} if features.check("avif") else set())
+)
+
+# of what holds images, too, but is not read
+UNREAD = (
+    frozenset(
+        {
+            *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".jxr"),
+            *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
+            *(".exr", ".hdr", ".dcm", ".fits", ".psd", ".xcf", ".tga", ".ico"),
+            *(".ai", ".eps", ".pdf", ".svg", ".svgz"),
+            *(".avi", ".mkv", ".mov", ".mp4", ".webm"),
+        }
+    )
+    - EXTENSIONS
 )
 
 # nothing else is tried: of an EPS file that is called .jpg, Pillow would have Ghostscript run what is in it
@@ -79,6 +93,8 @@ def find_images(sources: Sequence[str | Path], extensions: frozenset[str] = EXTE
 def shown_files(folder: Path, strict: bool = True) -> list[str]:
     """Paths below a folder, which may not be there, in order: a folder's own name before what is in it.
 
+    What is hidden is left out, and links to folders are followed; see ``walk_shown``.
+
     Args:
         folder: which one.
         strict: raise for a folder within it that cannot be read, too; otherwise it is left out, with a warning.
@@ -95,12 +111,32 @@ def shown_files(folder: Path, strict: bool = True) -> list[str]:
             raise InputError(message) from error
         _logger.warning("gvit: warning: %s: left out", printable(message))
 
-    found = []
-    for place, folders, files in os.walk(folder, onerror=refuse):
-        folders[:] = filter(is_shown, folders)
-        below = os.path.relpath(place, folder)
-        found += [os.path.normpath(os.path.join(below, name)) for name in files if is_shown(name)]
-    return sorted(found, key=lambda path: path.split(os.sep))
+    return sorted(walk_shown(folder, refuse), key=lambda path: path.split(os.sep))
+
+
+def walk_shown(folder: Path, on_error: Callable[[OSError], None] | None = None) -> Iterator[str]:
+    """Paths below a folder, as ``shown_files``, in no order.
+
+    Links to folders are followed after everything else, and a folder that has been visited, or that ``folder`` itself
+    lies in, is not visited again: links that lead in a circle end.
+
+    Args:
+        folder: which one.
+        on_error: is told of folders that cannot be read; None passes over them.
+    """
+    visited = set(map(str, Path(os.path.realpath(folder)).parents))
+    starts = [str(folder)]
+    for start in starts:
+        for place, folders, files in os.walk(start, onerror=on_error):
+            real = os.path.realpath(place)
+            if real in visited:
+                folders.clear()
+                continue
+            visited.add(real)
+            folders[:] = sorted(filter(is_shown, folders))
+            starts += [link for name in folders if os.path.islink(link := os.path.join(place, name))]
+            below = os.path.relpath(place, folder)
+            yield from (os.path.normpath(os.path.join(below, name)) for name in files if is_shown(name))
 
 
 def suffix_of(file: str) -> str:
@@ -191,7 +227,7 @@ def _guess(path: str | Path, content: bytes | None) -> str:
     if not start:
         return ": it is empty"
     suffix = Path(path).suffix.lower()
-    if suffix in Image.registered_extensions() and suffix not in EXTENSIONS:
+    if suffix in {*Image.registered_extensions(), *UNREAD} - EXTENSIONS:
         return f" of a format that is read; convert {suffix} to .png"
     return ": it is a web page" if start.startswith((b"<!doctype html", b"<html")) else ""
 

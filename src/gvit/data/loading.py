@@ -41,7 +41,7 @@ class Batch(NamedTuple):
     """What a training step reads.
 
     Attributes:
-        inputs: images [B, 3, H, W] in [0, 1], or raw Gaussians [B, K, 9].
+        inputs: images [B, 3, H, W] in [0, 1], square where a GViT trains on them, or raw Gaussians [B, K, 9].
         labels: class indices [B], or, where images are mixed, the share of each class [B, classes].
         noise: for each sample what ``draw_noise`` of ``TrainingSamples`` drew; None where that is nothing.
         broken: samples that could not be read, in whose place others are.

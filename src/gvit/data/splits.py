@@ -62,6 +62,12 @@ def load_test(name: str, data_dir: Path | None = None, recorded: Record | None =
     return load_splits(name, data_dir, recorded)[1]
 
 
+def load_whole_test(name: str, data_dir: Path | None = None) -> Source:
+    """The test images alone, or, where the data don't say which they are, all images; see ``load_source``."""
+    test = load_source(name, "test", data_dir)
+    return test if test.own_split else _joined(load_source(name, "train", data_dir), test)
+
+
 def record_splits(train: Source, test: Source) -> Record | None:
     """What to keep to find the same split again; None where it is the data's own."""
     if train.own_split:

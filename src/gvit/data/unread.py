@@ -7,34 +7,19 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from gvit.data.images import EXTENSIONS, is_shown
-
-UNREAD = (
-    frozenset(
-        {
-            *(".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".jxr"),
-            *(".arw", ".cr2", ".cr3", ".dng", ".nef", ".nrw", ".orf", ".pef", ".raf", ".raw", ".rw2", ".srw"),
-            *(".exr", ".hdr", ".dcm", ".fits", ".psd", ".xcf", ".tga", ".ico"),
-            *(".ai", ".eps", ".pdf", ".svg", ".svgz"),
-            *(".avi", ".mkv", ".mov", ".mp4", ".webm"),
-        }
-    )
-    - EXTENSIONS
-)
+from gvit.data.images import UNREAD, suffix_of, walk_shown
 
 
 def left_out(sources: Sequence[str | Path]) -> str | None:
     """A line that counts the image and video files in folders that are not looked at, by suffix; None for none."""
     files = {
-        Path(os.path.realpath(file))  # Path.resolve raises at a loop of links
+        os.path.realpath(folder / file)  # Path.resolve raises at a loop of links
         for folder in map(Path, sources)
         if os.path.isdir(folder)  # pathlib's raises at a path that is too long
-        for file in folder.rglob("*")
-        if file.suffix.lower() in UNREAD
-        and all(map(is_shown, file.relative_to(folder).parts))
-        and os.path.isfile(file)
+        for file in walk_shown(folder)
+        if suffix_of(file) in UNREAD and os.path.isfile(folder / file)
     }
-    return count_left_out(Counter(file.suffix.lower() for file in files))
+    return count_left_out(Counter(map(suffix_of, files)))
 
 
 def count_left_out(suffixes: Mapping[str, int]) -> str | None:

@@ -91,6 +91,7 @@ class Bounds:
 
     def field_to_raw(self, name: str, values: Tensor) -> Tensor:
         """The raw columns of one bounded property, [..., K, 1 to 3]."""
+        values = _as_floats(values)
         if name == "angles":
             return values.unsqueeze(-1)
         if values.dtype.itemsize < 4:  # in which a number just inside a bound is the bound
@@ -115,6 +116,7 @@ class Bounds:
         if torch.compiler.is_compiling():
             return
         visible = opacities >= VISIBLE_OPACITY
+        values = {name: _as_floats(value) for name, value in values.items()}
         cut = self._cut(visible, values)
         if not cut:
             return
@@ -164,6 +166,11 @@ class Bounds:
         if "opacities" in values:
             cut["opacities"] = (values["opacities"] - 0.5).abs() > 0.5 + _CUT_COLOR
         return cut
+
+
+def _as_floats(values: Tensor) -> Tensor:
+    """Whole numbers as floats: what is reckoned in their type would be cut to whole numbers."""
+    return values if values.is_floating_point() else values.float()
 
 
 def rescale(raw: Float[Tensor, "*batch k 2"], ratio: float) -> Float[Tensor, "*batch k 2"]:

@@ -34,11 +34,10 @@ from gvit.errors import InputError, first_line
 from gvit.files import replacing, write_text
 from gvit.gaussians.batch import Gaussians
 from gvit.gaussians.fields import ANGLE, NUM_FIELDS
-from gvit.gaussians.storage import Origin
+from gvit.gaussians.storage import SHARD_KEY, Origin
 
 MANIFEST_NAME = "manifest.json"
 SHARD_FORMATS = ("safetensors", "parquet")
-_KEY = "gvit.shard"  # of the metadata
 _VERSION = 1
 
 
@@ -149,7 +148,7 @@ def write_shard(path: Path, shard: Shard) -> None:
     if shard.labels is not None:
         columns["label"] = torch.tensor(shard.labels, dtype=torch.int64)
     # one entry: the order of several would be another each time
-    meta = {_KEY: json.dumps({"meta": shard._meta(), "names": list(shard.names)})}
+    meta = {SHARD_KEY: json.dumps({"meta": shard._meta(), "names": list(shard.names)})}
     with replacing(path) as partial:
         partial.write_bytes(save(columns, meta))
 
@@ -186,7 +185,7 @@ def is_shard(path: Path) -> bool:
 
     try:
         with safe_open(path, "pt") as file:
-            return _KEY in (file.metadata() or {})
+            return SHARD_KEY in (file.metadata() or {})
     except (OSError, SafetensorError):
         return False
 
@@ -195,7 +194,7 @@ def _read_safetensors(path: Path) -> Shard:
     from safetensors import safe_open
 
     with safe_open(path, "pt") as file:
-        written = json.loads(file.metadata()[_KEY])
+        written = json.loads(file.metadata()[SHARD_KEY])
         found = {name: file.get_tensor(name).tolist() for name in file.keys() if name != "raw"}  # noqa: SIM118
         shape = file.get_slice("raw").get_shape()
     if len(shape) != 3 or shape[0] != len(written["names"]) or shape[2] != NUM_FIELDS:
@@ -239,7 +238,7 @@ def _write_parquet(path: Path, shard: Shard) -> None:
     }
     if shard.labels is not None:
         columns["label"] = pa.array(shard.labels, pa.int64())
-    table = pa.table(columns).replace_schema_metadata({_KEY: shard._meta()})
+    table = pa.table(columns).replace_schema_metadata({SHARD_KEY: shard._meta()})
     with replacing(path) as partial:
         pq.write_table(table, partial, compression="zstd", row_group_size=max(1, count))
 
@@ -247,7 +246,7 @@ def _write_parquet(path: Path, shard: Shard) -> None:
 def _read_parquet(path: Path, with_raw: bool) -> Shard:
     _, pq = require_arrow()
     schema = pq.read_schema(path)
-    meta = json.loads(schema.metadata[_KEY.encode()])
+    meta = json.loads(schema.metadata[SHARD_KEY.encode()])
     table = pq.read_table(path, columns=[name for name in schema.names if with_raw or name != "raw"])
     column = {name: table.column(name).to_pylist() for name in table.column_names if name != "raw"}
     raw = torch.empty(len(table), 0, NUM_FIELDS)

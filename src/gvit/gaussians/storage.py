@@ -16,6 +16,7 @@ from gvit.gaussians.packing import packed_depths
 from gvit.gaussians.quantisation import BitDepths
 
 _KEY = "gvit.gaussians"  # of the metadata
+SHARD_KEY = "gvit.shard"  # the same, of ``gvit.gaussians.shards``
 _ORIGIN_KEY = "gvit.origin"  # apart from the fields: who reads those need not know it
 _SIZE_KEY = "gvit.size"
 _PACKED = "packed"  # the tensor that quantised Gaussians are kept in
@@ -72,16 +73,34 @@ def read_fields(path: str | Path, make: Callable[..., T], unpack: Callable[[byte
 
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
+    told: Mapping[str, str] = {}
     try:
         with safe_open(path, "pt") as file:
-            written = (file.metadata() or {})[_KEY]
+            told = file.metadata() or {}
+            written = told[_KEY]
             if written == _PACKED:
                 return unpack(file.get_tensor(_PACKED).numpy().tobytes())
             meta = json.loads(written)
             slots = file.get_tensor("slots") if "slots" in file.keys() else None  # noqa: SIM118
             return make(file.get_tensor("raw"), **meta, slots=slots)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: not a file of Gaussians written by gvit ({error})") from error
+        found = _something_else(Path(path), told) or f"not a file of Gaussians written by gvit ({error})"
+        raise InputError(f"{path}: {found}") from error
+
+
+def _something_else(path: Path, told: Mapping[str, str]) -> str:
+    """What is in place of Gaussians of one image, where metadata or suffix tell, and how to come to those."""
+    if SHARD_KEY in told:
+        return (
+            "holds the Gaussians of many images (a set of 'gvit encode'); 'gvit evaluate --data-dir FOLDER' measures "
+            "on one, and 'gvit encode --format files' writes files of single images"
+        )
+    from PIL import Image
+
+    kind = Image.registered_extensions().get(path.suffix.lower(), "")
+    if Image.MIME.get(kind, "").startswith("image/"):
+        return "an image, and Gaussians are read here, not images; 'gvit encode' or 'gvit fit' makes them"
+    return ""
 
 
 def may_hold_gaussians(path: str | Path) -> bool:

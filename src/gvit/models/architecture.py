@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from gvit.models.vit import ViT
 
 _KINDS: dict[str, Mapping[str, type]] = {"encoder": ENCODERS, "tokens": TOKENIZERS, "vit": {"vit": ViT}}
 _CALLED = {"encoder": "encoder", "tokens": "kind of tokens"}
+_HOLDERS = {"encoder": "encoder", "tokens": "tokens", "vit": "transformer"}
 # The parts' arguments share one namespace in `create_model`; the encoder's sizes have names of their own there.
 _FLAT = {
     ("encoder", "embed_dim"): "encoder_dim",
@@ -33,6 +35,10 @@ _WHOLE = {
     **dict.fromkeys(("depth", "num_classes"), 0),
 }
 _POSITIVE, _SHARES = ("scale_factor", "mlp_ratio"), ("drop_rate", "drop_path_rate")
+_FROM_ZERO = {
+    "noise_std": (math.inf, "a finite number, at least 0"),
+    "detail": (1.0, "at least 0 and below 1"),
+}
 
 
 @dataclass(frozen=True)
@@ -96,6 +102,9 @@ class Architecture:
         kind; ``encoder_dim``, ``encoder_depth`` and ``encoder_heads`` are the encoder's ``embed_dim``, ``depth`` and
         ``num_heads``.
 
+        Another kind of encoder keeps the arguments of the one before that it has, too; in the place of one without
+        heads, which is no transformer, it gets the sizes of the classifier.
+
         Raises:
             InputError: no part has such an argument, one is out of its range, a kind is unknown, or reads something
                 else.
@@ -145,6 +154,22 @@ class Architecture:
             for name, value in values.items():
                 _check_range(_flat_name(part, name), name, value)
 
+    def check_storable(self) -> None:
+        """See to it that a file can hold the arguments.
+
+        Raises:
+            InputError: one is nothing that JSON has.
+        """
+        for part, values in self._parts().items():
+            for name, value in values.items():
+                try:
+                    json.dumps(value)
+                except (TypeError, ValueError):
+                    raise InputError(
+                        f"argument {name} of its {_HOLDERS[part]} is {value!r}, which no model file can hold; numbers, "
+                        "texts, True, False, None and lists of these can be"
+                    ) from None
+
     def build(self) -> ImageClassifier:
         """A freshly initialised model."""
         # in this order: the same seed gives the same weights
@@ -192,6 +217,10 @@ def _check_range(called: str, name: str, value: Any) -> None:
         raise InputError(f"{option(called)} must be a finite number above 0, got {value!r}")
     elif name in _SHARES and not (isinstance(value, Real) and 0 <= float(value) <= 1):
         raise InputError(f"{option(called)} must be 0 to 1, got {value!r}")
+    elif name in _FROM_ZERO:
+        end, wanted = _FROM_ZERO[name]
+        if not (isinstance(value, Real) and 0 <= float(value) < end):
+            raise InputError(f"{option(called)} must be {wanted}, got {value!r}")
 
 
 def _flat_name(part: str, name: str) -> str:

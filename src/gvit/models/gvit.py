@@ -58,10 +58,14 @@ class GViT(ImageClassifier):
                 f"num_gaussians, scale_factor and img_size must agree, got {made} of the encoder and {read} of the "
                 "classifier's tokens"
             )
-        self.num_classes: int = classifier.num_classes
         self.num_features: int = classifier.num_features
         self.head_hidden_size: int = classifier.num_features
         self.begin_card()
+
+    @property
+    def num_classes(self) -> int:  # type: ignore[override]  # a ViT's is set by timm
+        """Those of the classifier; 0 for features without a head."""
+        return self.classifier.num_classes
 
     def encode(
         self,
@@ -164,7 +168,6 @@ class GViT(ImageClassifier):
     ) -> list[int]:
         """Drop what ``forward_intermediates`` of these needs no more; returns the blocks' indices."""
         wanted = self.classifier.prune_intermediate_layers(indices, prune_norm, prune_head)
-        self.num_classes = self.classifier.num_classes
         self.card: ModelCard = replace(
             self.card, class_names=self.card.class_names if self.num_classes else ()
         )
@@ -181,7 +184,6 @@ class GViT(ImageClassifier):
             InputError: a pool other than the model's own, for which it has its class token and its last norm.
         """
         self.classifier.reset_classifier(num_classes, global_pool)
-        self.num_classes = num_classes
         self.forget_classes()
 
     def no_weight_decay(self) -> set[str]:

@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from gvit.errors import InputError, first_line, printable
+from gvit.errors import InputError, first_line, printable, wording
 
 CARD_NAME, CONFIG_NAME, EVALUATION_NAME = "README.md", "config.json", "evaluation.json"
 _MARK = "<!-- Written by gvit, and written again with the model; without this line it stays as it is. -->"
@@ -105,7 +105,8 @@ def _numbers(model: Any, place: str | Path | None) -> str:
         count = int(found["num_images"])
         drawn = [f"{int(found[key])} {what}" for key, what in _DRAWN.items() if found.get(key) is not None]
     except FileNotFoundError:
-        raise InputError(f"{file}: not found; 'gvit evaluate' writes it") from None
+        writes = wording("gvit.training.report.assess", "'gvit evaluate'")
+        raise InputError(f"{file}: not found; {writes} writes it") from None
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{file}: damaged, or no evaluation of gvit's ({first_line(error)})") from error
     known = list(model.card.class_names) or names

@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from gvit.errors import InputError, first_line, unknown_name
+from gvit.errors import InputError, first_line, unknown_name, wording
 
 WEIGHTS_NAME = "model.safetensors"
 FOLDER = Path(__file__).parents[1] / "pretrained"
@@ -201,7 +201,8 @@ def locate(place: str | Path) -> Path:
     if path.exists() or not (
         path.name == name or (path.parent == Path.cwd() and difflib.get_close_matches(path.name, names))
     ):
-        raise InputError(f"{missing}; 'gvit train' makes one")
+        makes = wording("gvit.training.train.train", "'gvit train'")
+        raise InputError(f"{missing}; {makes} makes one")
     raise InputError(f"{missing}, and {unknown_name('pretrained model', path.name, names).args[0]}")
 
 

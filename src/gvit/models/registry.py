@@ -131,11 +131,15 @@ def create_model(name: str, *, pretrained: object = False, **kwargs: Any) -> Ima
             another number, and the whole classifier above a general encoder.
         **kwargs: arguments of its parts (the encoder, the tokens, the transformer) that replace the named model's own,
             for example ``num_classes``, ``img_size``, ``num_gaussians``, ``drop_path_rate``; all of them are in
-            ``gvit.models.registry.architecture(name).flat``.
+            ``gvit.models.registry.architecture(name).flat``. ``encoder`` names another kind of encoder. Where it has
+            such arguments, it gets the sizes of the encoder that it replaces, and not its own defaults:
+            ``create_model("gvit_small", encoder="refining")`` has 12 blocks, 384 wide. In the place of the refining
+            encoder it gets those of the classifier. ``encoder_dim``, ``encoder_depth`` and ``encoder_heads`` give
+            others; a named variant (``gvit_small_refining``) has sizes of its own.
 
     Raises:
-        ValueError: an unknown name (the nearest ones are given), unusable arguments, or arguments that don't fit the
-            trained weights.
+        ValueError: an unknown name (the nearest ones are given), unusable arguments, among them what no model file can
+            hold, or arguments that don't fit the trained weights.
 
     Warns:
         UserWarning: features alone (``num_classes=0``) of what has learned nothing, above a general encoder.
@@ -218,8 +222,12 @@ def build(name: str, parts: Architecture) -> ImageClassifier:
     """A freshly initialised model of an architecture, with a name on its card.
 
     Raises:
-        InputError: arguments that don't fit together.
+        InputError: arguments that don't fit together, or one that no file could hold when it is trained.
     """
+    try:
+        parts.check_storable()
+    except InputError as error:
+        raise InputError(f"model {name}: {error.args[0]}") from None
     try:
         model = parts.build()
     except InputError:

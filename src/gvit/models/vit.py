@@ -37,7 +37,7 @@ class ViT(ImageClassifier, VisionTransformer):
         drop_rate: dropout before the head, in training.
 
     Raises:
-        InputError: an unknown pool.
+        InputError: an unknown pool, or tokens that read Gaussians and don't tell in which bounds.
     """
 
     encoder: None
@@ -56,6 +56,11 @@ class ViT(ImageClassifier, VisionTransformer):
     ) -> None:
         if pool not in get_args(Pool):
             raise InputError(f"pool must be 'token' or 'avg', got {pool!r}")
+        if tokens.reads == "gaussians" and not {"scale_factor", "nominal_count"} <= tokens.bounds.keys():
+            raise InputError(
+                f"tokens {tokens.kind!r} read Gaussians and need the property bounds (scale_factor, nominal_count); "
+                "gvit.models.tokens.GaussianTokens is a base that has it"
+            )
         kept = {name: tensor.clone() for name, tensor in tokens.state_dict().items()}
         VisionTransformer.__init__(
             self,

@@ -49,9 +49,9 @@ def save_model(
             file. Whatever it is, ``load_model`` gives a float32 model.
 
     Raises:
-        InputError: another suffix or dtype, the file cannot be written, a part of the model has no registered kind,
-            the weights are not those of the model's arguments (a layer was replaced by hand), are NaN or infinite, or
-            too large for the dtype. What was at ``path`` stays.
+        InputError: another suffix or dtype, the file cannot be written, a part of the model has no registered kind, or
+            an argument that a file can't hold (a class, a function), the weights are not those of the model's arguments
+            (a layer was replaced by hand), are NaN or infinite, or too large for the dtype. What was at ``path`` stays.
     """
     if dtype not in _DTYPES:
         raise InputError(f"dtype must be one of {', '.join(map(str, _DTYPES))}, got {dtype}")
@@ -68,6 +68,7 @@ def save_model(
             raise InputError(f"{path}: {large[0]} holds numbers that {dtype} can't; save as torch.bfloat16")
     architecture = Architecture.of(model)
     try:
+        architecture.check_storable()
         _check_finite(state)
         _check_class_names(model)
         with torch.device("meta"):  # of no size

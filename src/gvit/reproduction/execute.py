@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
@@ -24,7 +24,7 @@ from gvit.errors import (
     InputError,
     counted,
     first_line,
-    for_command_line,
+    for_python,
     is_out_of_memory,
     option,
     wording,
@@ -97,7 +97,13 @@ def _images_then(job: Training | Trunk | Collection, result: dict[str, Any] | No
     return checksum_of(job.config, job.folder) if Run(job.folder).split_file.exists() else None
 
 
-def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Console) -> None:
+def execute(
+    jobs: Iterable[Job],
+    parallel: int,
+    machine: Machine,
+    console: Console,
+    worded: Callable[[str], str] = for_python,
+) -> None:
     """Do all that is not done, ``parallel`` jobs at a time, each on its share of the cores.
 
     The bar takes all jobs for equally long.
@@ -107,18 +113,19 @@ def execute(jobs: Iterable[Job], parallel: int, machine: Machine, console: Conso
         parallel: at least 1.
         machine: where to compute.
         console: where progress is shown.
+        worded: how settings are named there: ``gvit.errors.for_python`` or ``for_command_line``.
 
     Raises:
         KeyboardInterrupt: by Ctrl-C; running trainings are saved, and the same call goes on with them.
         InputError: a job's, when all are done that don't need it; or another process works in the same store, or a
-            job's process was killed, and the other trainings are saved.
+            job's process was killed or could not begin, and the other trainings are saved.
     """
     jobs = list(jobs)
     if not unfinished(jobs):
         return
     with _alone(jobs[0].folder.parent):
         # what is there may have become more until now
-        failed = _execute(unfinished(jobs), parallel, machine, console)
+        failed = _execute(unfinished(jobs), parallel, machine, console, worded)
     if failed:
         (name, reason), *others = failed.items()
         more = f". {counted(len(others), 'other job')} failed, too, as told above" if others else ""
@@ -148,7 +155,9 @@ def _alone(store: Path) -> Iterator[None]:
         lock.release()
 
 
-def _execute(waiting: list[Job], parallel: int, machine: Machine, console: Console) -> dict[str, str]:
+def _execute(
+    waiting: list[Job], parallel: int, machine: Machine, console: Console, worded: Callable[[str], str]
+) -> dict[str, str]:
     """Do jobs, those first that others need; gives what was wrong with those that failed, by their folders' names."""
     failed: dict[str, str] = {}
     context = multiprocessing.get_context("spawn")
@@ -164,6 +173,7 @@ def _execute(waiting: list[Job], parallel: int, machine: Machine, console: Conso
         pool = ProcessPoolExecutor(parallel, context, _start_worker, (stop, reports))
         running: dict[Future[None], Job] = {}
         others, workers = {*active_children()}, set[BaseProcess]()
+        broken: BrokenProcessPool | None = None
         try:
             while waiting or running:
                 for job in [job for job in waiting if all(need.done for need in job.needs)]:
@@ -171,8 +181,8 @@ def _execute(waiting: list[Job], parallel: int, machine: Machine, console: Conso
                         waiting.remove(job)
                         with _held_back():
                             running[pool.submit(_work, job, machine)] = job
-                finished, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
                 workers |= {*active_children()} - others
+                finished, _ = wait(running, _POLL_SECONDS, FIRST_COMPLETED)
                 if any(worker.exitcode is not None for worker in workers):
                     raise BrokenProcessPool  # of the one that it started last, the pool may hear much later
                 while not reports.empty():
@@ -189,21 +199,40 @@ def _execute(waiting: list[Job], parallel: int, machine: Machine, console: Conso
                         waiting = [other for other in waiting if other not in lost]
                         shares |= {other.folder.name: 1.0 for other in lost}
                         without = f"; {counted(len(lost), 'job')} left out that would need it" if lost else ""
-                        console.print(f"{job.folder.name}  {for_command_line(error.args[0])}{without}")
+                        say(console, f"{job.folder.name}  {worded(error.args[0])}{without}")
                         continue
-                    console.print(f"{_summary(job)}  {len(waiting) + len(running)} left")
+                    say(console, f"{_summary(job)}  {len(waiting) + len(running)} left")
                 bar.update(sum(shares.values()), f"{len(waiting) + len(running)} of {len(shares)} left")
         except BrokenProcessPool as error:  # to the others the pool sends SIGTERM
-            advice = f"; where memory ran out, fewer {wording('parallel jobs', '--jobs')} need less"
-            raise InputError(
-                f"a job's process was killed{advice if parallel > 1 else ''}. What was done is saved; the same "
-                f"{wording('call', 'command')} goes on"
-            ) from error
+            broken = error
         finally:
             with _held_back():  # asked once more, it is still not done before all is saved
                 stop.set()
                 pool.shutdown(cancel_futures=True)
+    if broken is not None:
+        # of all of them, the exit codes are known now
+        raise _ended([worker.exitcode or 0 for worker in workers], parallel) from broken
     return failed
+
+
+def _ended(codes: Iterable[int], parallel: int) -> InputError:
+    """What is to be said where a job's process has ended before its time; ``codes`` are those of all processes."""
+    own = next((code for code in codes if code > 0), None)
+    if own is not None:  # nobody killed it: it could not begin, and has told why
+        guard = wording("; a script calls reproduce() below if __name__ == '__main__':", "")
+        return InputError(
+            f"a job's process ended with exit code {own}, for what stands above{guard}. What was done is saved"
+        )
+    advice = f"; where memory ran out, fewer {wording('parallel jobs', '--jobs')} need less"
+    return InputError(
+        f"a job's process was killed{advice if parallel > 1 else ''}. What was done is saved; the same "
+        f"{wording('call', 'command')} goes on"
+    )
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is, whatever the console would make of brackets and colons in it."""
+    console.print(text, markup=False, highlight=False, emoji=False)
 
 
 def _needing(failed: Job, waiting: Iterable[Job]) -> list[Job]:

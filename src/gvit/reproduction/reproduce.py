@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from gvit.errors import InputError, Note, for_command_line, option, unknown_name
+from gvit.errors import InputError, Note, for_python, option, unknown_name
 from gvit.files import check_writable
 from gvit.models.base import ImageClassifier
 from gvit.models.registry import registered
@@ -20,7 +21,7 @@ from gvit.models.weights import load_model
 from gvit.progress import clock
 from gvit.recipes import load_recipe
 from gvit.recipes.transfer import TRANSFER_DATA
-from gvit.reproduction.execute import check_data, execute, threads_per_job, unfinished
+from gvit.reproduction.execute import check_data, execute, say, threads_per_job, unfinished
 from gvit.reproduction.jobs import Collection, Job, Machine, Training, Trunk, architecture_of
 from gvit.reproduction.page import read_material, write_page
 from gvit.reproduction.pictures import figure4, figure5
@@ -71,7 +72,7 @@ def plan(
     what: str,
     recipe: str,
     seeds: int,
-    store: Path,
+    store: str | Path,
     *,
     data_dir: Path | None = None,
     transfer_dir: Path | None = None,
@@ -83,13 +84,18 @@ def plan(
     """What a target consists of, or of its rows those with the labels ``rows``.
 
     ``guidance`` can start from trained networks, the run, weights file or pretrained model ``init``: all epochs are
-    the guided phase's then, at a quarter of the recipe's learning rate.
+    the guided phase's then, at a quarter of the recipe's learning rate. ``seeds`` is how often each run is repeated,
+    ``store`` the folder of the runs.
 
     Raises:
         InputError: an unknown name, a recipe that trains no GViT of its own, or options that can't be.
     """
     if what not in TARGETS:
         raise unknown_name("target", what, TARGETS)
+    if seeds < 1:
+        raise InputError(f"{option('seeds')} must be at least 1, got {seeds}")
+    if rows is not None and not rows:
+        raise InputError(f"{option('rows')} needs a value: the name of a row, or of several")
     config = load_recipe(recipe)
     if config.model.init == AUTO:  # what is compared with the paper starts from nothing
         config = change(config, model={"init": None})
@@ -131,7 +137,7 @@ def plan(
         config = _from_trained(config, init)
     if not full:
         config = with_budget(config, REDUCED * whole if epochs is None else epochs)
-    target = TARGETS[what](Study(config, range(seeds), store.absolute(), transfer_dir))
+    target = TARGETS[what](Study(config, range(seeds), Path(store).absolute(), transfer_dir))
     return target if rows is None else target.choose(rows)
 
 
@@ -259,8 +265,12 @@ def reproduce(
     parallel: int,
     dry_run: bool,
     console: Console,
+    worded: Callable[[str], str] = for_python,
 ) -> str:
     """Do what is not done yet, write the results, and give the table.
+
+    Each job has a process of its own, which reads a script that calls this once more: there, the call has to stand
+    below ``if __name__ == "__main__":``.
 
     Args:
         target: from ``plan``.
@@ -271,16 +281,23 @@ def reproduce(
         parallel: jobs at a time.
         dry_run: tell the plan only.
         console: where progress is shown.
+        worded: how settings are named there: ``gvit.errors.for_python`` or ``for_command_line``.
 
     Raises:
         KeyboardInterrupt: everything is saved, the same call goes on.
-        InputError: the configuration, the data or the folder can't be used.
+        InputError: the configuration, the data or the folder can't be used; or a job's process has come here.
     """
+    # a process that reads its script has its name already, and not yet a parent
+    if multiprocessing.current_process().name != "MainProcess" and not multiprocessing.parent_process():
+        raise InputError(
+            "a job's process came to reproduce() by reading the script; there, call it below "
+            "if __name__ == '__main__':"
+        )
     wanted = {row.job.folder: row.job for row in target.rows}
     jobs = unfinished(wanted.values())
     check_data([*wanted.values(), *jobs])
     for note in check(jobs, machine):
-        console.print(for_command_line(note))
+        say(console, worded(note))
     done = sum(job.done for job in wanted.values())
     state = (
         f"{target.name}, {target.title}: {len(wanted)} runs, {done} of them done; "
@@ -289,19 +306,19 @@ def reproduce(
     if dry_run:
         costs = try_out(jobs, machine, threads_per_job(parallel))
         left = "" if len(costs) == len(jobs) else " and those marked ?, which can't be tried yet"
-        console.print(f"{state}, about {clock(sum(costs.values()) / parallel)}{left}")
+        say(console, f"{state}, about {clock(sum(costs.values()) / parallel)}{left}")
         return "\n".join(
             f"{clock(costs[job]) if job in costs else '?':>8}  {job.folder.name}" for job in jobs
         )
-    console.print(state)
+    say(console, state)
     out = Path(os.path.abspath(out))
     for there in read_material(out, list(TARGETS)).contents:
         same = (there["recipe"], there["target"]) == (recipe, target.name)
         if same and (there["command"] != command or _has_other_images(target, there["rows"])):
-            console.print(f"it replaces the result in {out}, which is that of: {there['command']}")
+            say(console, f"it replaces the result in {out}, which is that of: {there['command']}")
     check_writable(out)
     check_writable(out.parent)
-    execute(jobs, parallel, machine, console)
+    execute(jobs, parallel, machine, console, worded)
     content, figure = collect(target, recipe, command, machine.device)
     try:
         name = write_target(content, figure, out)

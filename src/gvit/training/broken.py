@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gvit.data.sources import Source, Split
-from gvit.errors import InputError, option
+from gvit.errors import InputError, option, wording
 from gvit.training.feed import Feed
 from gvit.training.observers.base import BrokenImage, Observer
 
@@ -60,9 +60,10 @@ class BrokenImages:
         """
         known, total = self.known["train"], len(self.feed.train)
         if len(known) > max(self.largest * total, self.largest > 0):
+            finds = wording("gvit.data.checking.check_folder", "'gvit data check DIR'")
             raise InputError(
                 f"{len(known)} of {total} training images cannot be read so far, more than "
-                f"{option('max_broken', self.largest)} allows; 'gvit data check DIR' finds all of them, and the run "
+                f"{option('max_broken', self.largest)} allows; {finds} finds all of them, and the run "
                 f"can be resumed when they are mended or removed. The last: {list(known.values())[-1]}"
             )
 

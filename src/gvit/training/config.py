@@ -219,6 +219,9 @@ class BrokenConfig:
 class ScheduleConfig:
     """The four phases, in epochs.
 
+    Another ``epochs`` by ``replace`` leaves the warm-up as long as it was, which may be too long for fewer epochs;
+    ``gvit.training.budget.with_budget`` shrinks both, as the flag ``--epochs`` does.
+
     Attributes:
         epochs: stretch or shrink the phases in proportion to this total.
         reconstruct_epochs: the encoder learns to draw (pixel loss).

@@ -13,6 +13,7 @@ from gvit.errors import InputError, first_line
 from gvit.progress import clock
 from gvit.training.schedule import PHASES, Phase
 from gvit.training.setup import Setup
+from gvit.training.task import generators_kept
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,16 @@ class DryRun:
 def dry_run(setup: Setup) -> DryRun:
     """Two steps of every phase that has any; the setup is of no use afterwards, and nothing is written.
 
+    Torch's own random numbers go on afterwards as if nothing had been computed.
+
     Raises:
         InputError: training diverges at once.
     """
+    with generators_kept(setup.task.device):
+        return _tried(setup)
+
+
+def _tried(setup: Setup) -> DryRun:
     schedule, feed = setup.schedule, setup.feed
     setup.task.model.train()
     phases = []

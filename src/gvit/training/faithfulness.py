@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor
 from gvit.analysis.faithfulness import compare_models, measure_faithfulness, methods_of
 from gvit.data.loading import EvaluationSamples
 from gvit.errors import InputError, for_python, option
+from gvit.models.pretrained import is_pretrained_name
 from gvit.prediction import check_classifies
 from gvit.provenance import provenance
 from gvit.training.report import load_with_images
@@ -67,8 +69,8 @@ def assess_faithfulness(
     chosen = methods_of([model for model, _ in loaded], methods)
     rows, broken = _readable_rows(loaded[0][1], num_images, seed)
     results: list[dict[str, Any]] = []
-    for number, (one, (model, samples), named) in enumerate(zip(places, loaded, chosen, strict=True)):
-        name = Path(one).name
+    each = zip(_names(places), loaded, chosen, strict=True)
+    for number, (name, (model, samples), named) in enumerate(each):
 
         def tell(done: float, text: str, before: int = number * len(rows), name: str = name) -> None:
             if progress is not None:
@@ -88,6 +90,20 @@ def assess_faithfulness(
         | measuring,
         "provenance": provenance(),
     }
+
+
+def _names(places: Sequence[str | Path]) -> list[str]:
+    """What models are called in tables; as they were given, where two would be called alike."""
+    names = [_name(Path(place)) for place in places]
+    return names if len({*names}) == len(names) else [Path(place).as_posix() for place in places]
+
+
+def _name(place: Path) -> str:
+    """Weights files are mostly called alike, so that their folder tells more."""
+    if is_pretrained_name(place.as_posix()):
+        return place.as_posix()
+    place = Path(os.path.abspath(place))  # a run may be '.'; a link has a name of its own
+    return f"{place.parent.name}/{place.name}" if place.is_file() else place.name
 
 
 def _readable_rows(samples: EvaluationSamples, number: int, seed: int) -> tuple[list[int], list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -81,7 +81,7 @@ def write_html_report(
     num_images: int = 12,
     data_dir: str | Path | None = None,
     dataset: str | None = None,
-    background: Color = "black",
+    background: Color | None = None,
     num_gaussians: int | None = None,
     looks: int | None = None,
     device: str = "cpu",
@@ -103,7 +103,7 @@ def write_html_report(
         num_images: that are shown, at most.
         data_dir: see ``gvit.training.report.assess``.
         dataset: the same.
-        background: what transparent pixels of ``images`` lie over.
+        background: what transparent pixels of ``images`` lie over; black when None.
         num_gaussians: of ``images``, see ``GViT.encode``.
         looks: the same.
         device: where it is computed.
@@ -115,7 +115,9 @@ def write_html_report(
     """
     out = Path(out)
     given = list_images(images) if not isinstance(images, (list, tuple)) else list(images)
-    _check(out, given, num_images, data_dir, dataset, {"num_gaussians": num_gaussians, "looks": looks})
+    of_named = {"num_gaussians": num_gaussians, "looks": looks, "background": background}
+    _check(out, given, num_images, data_dir, dataset, of_named)
+    background = "black" if background is None else background
     parse_color(background)
     methods = [method] if isinstance(method, str) else method
     run, weights = None, None
@@ -146,7 +148,7 @@ def _check(
     num_images: int,
     data_dir: str | Path | None,
     dataset: str | None,
-    drawing: dict[str, int | None],
+    of_named: dict[str, Any],
 ) -> None:
     if out.suffix.lower() not in (".html", ".htm"):
         raise InputError(f"{option('out', out)}: the report is a page; name a file that ends in .html")
@@ -163,11 +165,10 @@ def _check(
             f"images and {option('data_dir' if dataset is None else 'dataset')}: give one of them; of labelled images "
             "some are chosen"
         )
-    for name, number in drawing.items():
-        if number is not None and not given:
-            raise InputError(
-                f"{option(name)} is for images that are named: what is chosen has the model's own"
-            )
+    for name, value in of_named.items():
+        if value is not None and not given:
+            own = "is read as in training" if name == "background" else "has the model's own"
+            raise InputError(f"{option(name)} is for images that are named: what is chosen {own}")
 
 
 def _find_way(

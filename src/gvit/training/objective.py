@@ -109,6 +109,8 @@ class GuidedObjective:
     is gone through backward once. Eq. 1 as printed subtracts the classifier's gradient from one that is descended,
     which would raise its loss; it is added here, as in Algorithm 1.
 
+    A part that learns nothing (``requires_grad_(False)``) gets no gradient, and the losses are as ever.
+
     Args:
         model: the model.
         config: losses and weights.
@@ -158,7 +160,16 @@ class GuidedObjective:
         ``gradient="joint"`` also once the classifier's on the other classifying steps; nothing where the plan lets it
         stand still. The reconstruction loss of turns before the last is always minus the PSNR, whose gradient an
         encoder that draws in turns has at hand.
+
+        Raises:
+            InputError: the images are not square, as those that a model trains on are.
+            FloatingPointError: the Gaussians cannot be drawn.
         """
+        height, width = batch.inputs.shape[-2:]
+        if height != width:  # the losses are of a square canvas, whatever the encoder saw
+            raise InputError(
+                f"training images must be square, got {height}x{width} (height x width); crop or resize them first"
+            )
         turn = turn or Turn()
         with self.agreed():
             with self.autocast(), torch.set_grad_enabled(plan.train_encoder):
@@ -183,7 +194,7 @@ class GuidedObjective:
                     sizes = (x.flatten(1).norm(dim=1) for x in (push, pull))
                     turn.steered = Steered(raw.detach(), pull, measures["class_loss"], _ratio(*sizes).mean())
                 gradient = gradient + push
-        if plan.train_encoder:
+        if plan.train_encoder and raw.requires_grad:
             raw.backward(share * gradient)
         return measures
 
@@ -291,7 +302,8 @@ class GuidedObjective:
         loss, measures = _cross_entropy(logits, labels, self.class_weights)
         if plan.guided:  # the classifier stands still
             return (torch.autograd.grad(loss, leaf)[0] if weight else None), measures
-        (share * loss).backward()
+        if loss.requires_grad:
+            (share * loss).backward()
         return (None if leaf.grad is None else leaf.grad / share), measures
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -36,6 +37,7 @@ from gvit.viewing.figures import (
     report_figure,
     save_figure,
 )
+from gvit.viewing.replaceable import check_replaceable
 
 _COLUMNS = 12  # images of the report
 _SHOWN = 24  # mistakes
@@ -57,6 +59,7 @@ class Assessment:
         num_gaussians: of each image; None where the model draws none.
         looks: of the encoder at its own picture; None where it has none.
         images: where they lie; None for the run's own.
+        weights: SHA-256 of the file with the model's weights.
     """
 
     evaluation: Evaluation
@@ -68,6 +71,7 @@ class Assessment:
     num_gaussians: int | None
     looks: int | None
     images: str | None
+    weights: str
 
     @property
     def files(self) -> list[Path]:
@@ -82,6 +86,7 @@ class Assessment:
             "num_gaussians": self.num_gaussians,
             "looks": self.looks,
             "images": self.images,
+            "weights": self.weights,
             "class_names": self.class_names,
             "per_class": [asdict(result) for result in per_class],
         }
@@ -186,7 +191,8 @@ def assess(
         device: where it is computed.
         data_dir: folder with the images; the run's own test images when neither this nor ``dataset`` is given.
         dataset: how they lie there, see ``gvit.data.labelled``; for models that read Gaussians, ``gaussians``.
-        out: folder for the files; the run's own, or one in it for other images, weights, or numbers.
+        out: folder for the files; the run's own, or one in it for other images, weights, or numbers. Earlier results
+            in it are replaced, other files of these names never.
         broken_test_images: fail: an image that cannot be read is an error; wrong: it counts as a wrong answer; None:
             as in the run, and fail without one.
         num_gaussians: see ``GViT.encode``; None for the model's own number.
@@ -196,18 +202,25 @@ def assess(
     Raises:
         InputError: there is no model, no images, one that cannot be read, or images of classes that the model does not
             know (by their names); the model can't make that number of Gaussians or of looks; or the files cannot be
-            written, or would replace those of other images without ``out``.
+            written, or would replace somebody else's, or, without ``out``, those of other images, or of other weights
+            that are no run's.
     """
     place, data_dir = Path(place), None if data_dir is None else Path(data_dir)
     run = find_run(place)
     numbers = {"gaussians": num_gaussians, "looks": looks}
     folder = _results_folder(place, run, data_dir, dataset, numbers) if out is None else Path(out)
     check_writable(folder)
+    for name in MEASURED:  # after measuring would be late
+        check_replaceable(folder / name)
     where = [] if data_dir is None else [str(data_dir.resolve())]
     images = " in ".join([*([] if dataset is None else [dataset]), *where]) or None
     if out is None:
         _check_same_images(folder, images)
     model, samples = load_with_images(place, data_dir, dataset)
+    with locate(place).open("rb") as file:
+        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    if out is None and run is None:
+        _check_same_weights(folder, place, weights)
     if not model.card.encoder_only:
         check_classifies(model)
     usual = "fail" if run is None else run.load_config().broken.broken_test_images
@@ -230,6 +243,7 @@ def assess(
         None if encoder is None else num_gaussians or encoder.num_gaussians,
         None if encoder is None or not encoder.any_number else looks or encoder.turns,
         images,
+        weights,
     )
     _write(assessed, samples, model)
     return assessed
@@ -295,10 +309,11 @@ def _others(
         model.reads == "gaussians" or (run and run.load_config().data.dataset == "gaussians")
     ):
         dataset = "gaussians"
-    source = labelled_set(data_dir, dataset)
+    names = class_names(model)
+    source = labelled_set(data_dir, dataset, names)
     if not model.card.encoder_only:
         check_classifies(model)
-        source = with_classes(source, class_names(model))
+        source = with_classes(source, names)
     return model, EvaluationSamples(source, eval_input(model, source))
 
 
@@ -326,14 +341,30 @@ def _results_folder(
 
 def _check_same_images(folder: Path, images: str | None) -> None:
     """Folders of images may be called alike, and so are those of their results then."""
-    try:
-        other = json.loads((folder / MEASURED[0]).read_text()).get("images", images)
-    except (OSError, ValueError, AttributeError):  # none there, or damaged: nothing that could be told apart
-        return
+    other = _earlier(folder).get("images", images)
     if other != images:
         raise InputError(
             f"{folder} holds the results of {other}, not of {images}: {option('out', 'FOLDER')} writes elsewhere"
         )
+
+
+def _check_same_weights(folder: Path, place: Path, weights: str) -> None:
+    """So may weights; those of a run have its own folder, where newer results take the place of older ones."""
+    other = _earlier(folder).get("weights", weights)  # an older gvit did not write them down
+    if other != weights:
+        raise InputError(
+            f"{folder} holds the results of other weights (SHA-256 {str(other)[:12]}) than those of {place} "
+            f"({weights[:12]}): {option('out', 'FOLDER')} writes elsewhere"
+        )
+
+
+def _earlier(folder: Path) -> dict[str, Any]:
+    """What an evaluation has left in a folder; nothing where there is none, or it is damaged."""
+    try:
+        found = json.loads((folder / MEASURED[0]).read_text())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write(assessed: Assessment, samples: EvaluationSamples, model: ImageClassifier) -> None:

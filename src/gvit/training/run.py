@@ -209,7 +209,8 @@ class Run:
         """
         run = cls(folder)
         if not run.exists:
-            raise InputError(f"{folder}: no run here (config.json not found); 'gvit train' makes one")
+            makes = wording("gvit.training.train.train", "'gvit train'")
+            raise InputError(f"{folder}: no run here (config.json not found); {makes} makes one")
         return run
 
     def load_config(self) -> TrainConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, cast
 
@@ -431,6 +432,12 @@ def _check_finite(names: Sequence[str], values: Sequence[float], norms: Mapping[
 
 def _mean(measured: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(part[name] for part in measured) / len(measured) for name in measured[0]}
+
+
+def generators_kept(device: str | torch.device) -> AbstractContextManager[None]:
+    """Inside, training seeds torch's generators, the CPU's and a GPU's; after, they go on as if it had not."""
+    on_gpu = torch.device(device).type == "cuda" and torch.cuda.is_available()
+    return torch.random.fork_rng([device] if on_gpu else [])
 
 
 def make_task(model: ImageClassifier, config: TrainConfig, device: torch.device, world: World) -> Task:

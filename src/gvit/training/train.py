@@ -21,6 +21,7 @@ from gvit.training.report import write_curves, write_report
 from gvit.training.run import Run
 from gvit.training.scaling import extended
 from gvit.training.setup import set_up
+from gvit.training.task import generators_kept
 
 __all__ = ["Interrupted", "resume", "train"]
 
@@ -36,6 +37,8 @@ def train(
     stop: Callable[[], bool] = never,
 ) -> Evaluation:
     """Train a model into a new run folder; see ``gvit.training.run.Run`` for what it holds at the end.
+
+    Torch's own random numbers go on afterwards as if nothing had been trained.
 
     Args:
         config: for example ``gvit.recipes.digits()``.
@@ -53,15 +56,16 @@ def train(
         InputError: unusable configuration, data or folder; another process is training in it; or the disk is full.
         Interrupted: ``stop`` said so; everything is saved, and ``resume`` goes on.
     """
-    # everything that can be wrong with the configuration shows before anything is written
-    setup = set_up(config, device, world)
-    run, observers = Run(Path(out)), list(observers)
-    with _alone(run, world):
-        if world.is_main:
-            Run.create(run.folder, setup.config, overwrite).remove_partial()
-            run.save_split(setup.feed.recorded)
-        world.barrier()
-        return _fit(Loop(setup, run, observers, world), stop)
+    with generators_kept(device):
+        # everything that can be wrong with the configuration shows before anything is written
+        setup = set_up(config, device, world)
+        run, observers = Run(Path(out)), list(observers)
+        with _alone(run, world):
+            if world.is_main:
+                Run.create(run.folder, setup.config, overwrite).remove_partial()
+                run.save_split(setup.feed.recorded)
+            world.barrier()
+            return _fit(Loop(setup, run, observers, world), stop)
 
 
 def resume(
@@ -75,6 +79,8 @@ def resume(
     epochs: float | None = None,
 ) -> Evaluation:
     """Go on with an interrupted run, to the same result as if it had not been interrupted; or extend a run.
+
+    Torch's own random numbers are left alone, as by ``train``.
 
     Args:
         out: the run folder; or a checkpoint in it, to which the run goes back.
@@ -92,7 +98,7 @@ def resume(
     """
     folder, checkpoint = Run.of_checkpoint(Path(out))
     run = Run.open(folder)
-    with _alone(run, world):
+    with generators_kept(device), _alone(run, world):
         return _resume(run, checkpoint, list(observers), device, world, stop, until, epochs)
 
 

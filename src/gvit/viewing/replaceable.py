@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from gvit.errors import InputError, option
@@ -14,10 +15,11 @@ from gvit.viewing.svg import MARK
 _HTML = rb'\s*<!doctype html>\n(?:<(?:html|head|meta)\b.*>\n)*<meta name="generator" content="gvit report">\n'
 # how gvit's files begin
 _BEGINNINGS = {
-    ".csv": re.escape(",".join(COLUMNS)).encode() + rb"[,\n]",
-    # of Gaussians, or of gvit faithfulness
+    # of Gaussians, or of gvit evaluate
+    ".csv": re.escape(",".join(COLUMNS)).encode() + rb"[,\n]|image,true,predicted,confidence\n",
+    # of Gaussians, of gvit faithfulness, or of gvit evaluate
     ".json": rb'\{\n "name": .*,\n "class": .*,\n "width": \d+,\n "height": \d+,\n "gaussians": \['
-    rb'|\{\s*"command": "gvit faithfulness ',
+    rb'|\{\s*"command": "gvit faithfulness |\{\s*"num_images": \d+,\s*"top1": [^,]+,\s*"top5": ',
     ".svg": rb"<svg [^>]*>\n" + re.escape(MARK).encode(),
     ".html": _HTML,
     ".htm": _HTML,
@@ -25,17 +27,19 @@ _BEGINNINGS = {
 _FIRST = 4096  # bytes
 
 
-def check_replaceable(file: Path) -> None:
+def check_replaceable(file: Path, ours: Callable[[Path], bool] | None = None) -> None:
     """A picture, table, page or file of Gaussians may be written where there is none, or one that gvit wrote.
 
     Args:
         file: ending with .png, .csv, .json, .svg, .html, .htm or .safetensors; of the last kind, what is damaged is
             nobody's.
+        ours: whether gvit wrote a file, for files of any other kind.
 
     Raises:
         InputError: it would take the place of somebody else's.
     """
-    ours = {".png": _drawn, ".safetensors": may_hold_gaussians}.get(file.suffix.lower(), _written)
+    if ours is None:
+        ours = {".png": _drawn, ".safetensors": may_hold_gaussians}.get(file.suffix.lower(), _written)
     if file.exists() and not (file.is_file() and ours(file)):  # at a pipe, reading would wait
         raise InputError(
             f"{file} is there and was not written by gvit; move it, or choose another {option('out')}"

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from PIL import Image
 
-from gvit.data.images import is_shown, shown_files, suffix_of
+from gvit.data.images import UNREAD, is_shown, shown_files, suffix_of
 from gvit.data.sources.base import Keys, Source, Split, files_below, split_off
-from gvit.data.unread import UNREAD, count_left_out
+from gvit.data.unread import count_left_out
 from gvit.errors import InputError, option
 from gvit.gaussians import Gaussians
 
@@ -97,10 +97,21 @@ def split_folders(root: Path, words: Sequence[str]) -> list[Path]:
     return [named[word] for word in words if word in named]
 
 
-def labelled_place(root: Path) -> Path:
-    """Where the class folders for a test are: in the folder of a split, or in ``root`` itself."""
-    splits = split_folders(root, (*HELD_OUT, *TRAINING))
-    return next(filter(_holds_folders, splits), root)
+def labelled_place(root: Path, class_names: Sequence[str] = ()) -> Path:
+    """Where the class folders for a test are: in the folder of a split, or in ``root`` itself.
+
+    As in training, a ``test/`` with none of the classes leaves it to ``val/``.
+
+    Args:
+        root: an existing folder.
+        class_names: classes that are known; those of ``train/`` are, too.
+    """
+    tests, training = (
+        list(filter(_holds_folders, split_folders(root, words))) for words in (HELD_OUT, TRAINING)
+    )
+    known = {*class_names, *(path.name for place in training[:1] for path in folders_in(place))}
+    with_classes = (test for test in tests if any((test / name).is_dir() for name in known))
+    return next(with_classes, next(iter((*tests, *training)), root))
 
 
 def _holds_folders(folder: Path) -> bool:

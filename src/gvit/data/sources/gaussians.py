@@ -36,9 +36,16 @@ def source(split: Split, data_dir: Path | None = None) -> Source:
         return class_folders(split, root, GAUSSIAN_EXTENSIONS, "Gaussians", open_gaussians)
 
     files = of(split)
-    first = root / (files if split == "train" else of("train")).keys[0]
-    example = open_gaussians(first)
+    return alike(files, root, root / (files if split == "train" else of("train")).keys[0])
 
+
+def alike(files: Source, root: Path, first: Path) -> Source:
+    """Files below a folder, each of which has to hold as many Gaussians as the first, in the same bounds.
+
+    Raises:
+        InputError: the first is damaged; also on loading a file that is, or that holds others.
+    """
+    example = open_gaussians(first)
     open_alike = partial(_open_alike, _kind(example), first)
     return replace(files, load=files_below(root, files.keys, open_alike), example=example)
 

@@ -17,7 +17,8 @@ class Tokenizer(Part, nn.Module):
     """Images [B, C, H, W] in [0, 1], or raw Gaussians [B, K, 9], as tokens [B, N, D].
 
     A new kind is a subclass whose constructor takes ``img_size``, ``embed_dim`` and what else it needs, with the
-    attributes below; ``gvit.models.registry.register_model`` makes a named model of it.
+    attributes below; ``gvit.models.registry.register_model`` makes a named model of it. For what reads Gaussians,
+    ``GaussianTokens`` is a base that has most of them: it lacks ``kind``, ``width`` and ``features``.
 
     Attributes:
         kind: the name in model files and settings.
@@ -29,6 +30,8 @@ class Tokenizer(Part, nn.Module):
         num_patches: N, the usual one where it can be any; the name is timm's.
         grid_size: rows and columns, of tokens that lie on a grid.
         embed_dim: D.
+        bounds: a property that what reads Gaussians has to give: ``scale_factor`` and ``nominal_count``, by which raw
+            numbers are read.
     """
 
     kind: ClassVar[str]
