@@ -138,3 +138,5 @@ def test_classes_of_a_head_that_was_replaced_by_hand_are_numbers():
     model.classifier.reset_classifier(20)
     (guesses,) = gvit.predict(model, torch.rand(1, 3, 32, 32), top_k=20)
     assert sorted(int(guess.class_name) for guess in guesses) == list(range(20))
+    assert model.facts()["classes"] == "20"
+    assert "label_names" not in model.pretrained_cfg

@@ -95,7 +95,7 @@ def export(
     if path.is_dir():
         raise InputError(f"{path}: a folder; name the file")
     check_writable(path.parent)
-    check_replaceable(path, _is_exported)
+    check_replaceable(path, _is_exported, "path")
     if precision not in get_args(Precision):
         raise InputError(f"{option('precision')} must be {', '.join(get_args(Precision))}, got {precision!r}")
     if kind == "onnx":

@@ -126,18 +126,31 @@ def test_a_branch_ends_with_the_weights_of_a_run_of_its_own(tmp_path):
         assert sum(result.right) == result.top1 * result.num_images
 
 
-def test_a_branch_names_the_commits_of_its_trunk_and_its_own(tmp_path, monkeypatch):
+def test_results_name_all_commits_that_trained_them(tmp_path, monkeypatch):
     study = Study(DEBUG, [0], tmp_path / "store")
-    job, _ = share_trunks([study.train(study.guided, 0), study.train(study.unguided, 0)])
-    shares: list[float] = []
-    monkeypatch.setenv("GVIT_COMMIT", "a1")
-    with pytest.raises(Interrupted):
-        job.trunk.run(Machine(), shares.append, lambda: shares[-1] > 0.3)
-    for commit, part in (("b2", job.trunk), ("c3", job)):
+    guided, unguided = share_trunks([study.train(study.guided, 0), study.train(study.unguided, 0)])
+
+    def train_at(commit: str, job: Trunk | Training, share: float = 2.0) -> None:
         monkeypatch.setenv("GVIT_COMMIT", commit)
-        part.run(Machine(), silent)
-    assert describe(job.trunk.result["provenance"]).startswith("commits a1 and b2, ")
-    assert describe(job.result["provenance"]).startswith("commits a1, b2 and c3, ")
+        shares: list[float] = []
+        job.run(Machine(), shares.append, lambda: shares[-1] > share)
+
+    def commits(job: Trunk | Training) -> str:
+        return re.match(r"commits? ([\w ]+(, \w+ and \w+)?)", describe(job.result["provenance"]))[1]
+
+    with pytest.raises(Interrupted):
+        train_at("a1", guided.trunk, 0.3)
+    train_at("b2", guided.trunk)
+    train_at("c3", guided)
+    assert [commits(job) for job in (guided.trunk, guided)] == ["a1 and b2", "a1, b2 and c3"]
+    # an older gvit did not write them down, but in the results
+    (guided.trunk.folder / "commits.txt").unlink()
+    with pytest.raises(Interrupted):
+        train_at("d4", unguided, 0.3)
+    assert (unguided.folder / "commits.txt").read_text().split() == ["b2", "d4"]
+    (unguided.folder / "commits.txt").unlink()
+    train_at("e5", unguided)
+    assert commits(unguided) == "unknown and e5"
 
 
 def test_an_interrupted_job_goes_on_to_the_same_result(tmp_path):

@@ -19,9 +19,9 @@ def test_models_have_names_that_tell_them_apart(tmp_path, monkeypatch):
     assert _names(["model.safetensors"]) == ["run/model.safetensors"]
     assert _names(["gvit_tiny.digits", "."]) == ["gvit_tiny.digits", "run"]
     assert _names(["hf-hub:mine/net", "hf-hub:yours/net"]) == ["hf-hub:mine/net", "hf-hub:yours/net"]
-    assert _names(["../run", "../../b/run"]) == ["../run", "../../b/run"]
+    assert _names(["../run", "../../b/run"]) == ["a/run", "b/run"]
     weights = ["model.safetensors", tmp_path / "b" / "run" / "model.safetensors"]
-    assert _names(weights) == ["model.safetensors", str(weights[1])]
+    assert _names(weights) == ["a/run/model.safetensors", "b/run/model.safetensors"]
 
 
 def test_a_method_of_one_model_is_left_out_for_the_other_and_of_none_is_refused_first(tmp_path, monkeypatch):

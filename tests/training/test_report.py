@@ -61,6 +61,7 @@ def test_what_was_measured_is_written_before_it_is_drawn(weights, tmp_path, monk
     with pytest.raises(MemoryError):
         report.assess(weights, data_dir=tmp_path / "prices", out=tmp_path / "out")
     told = json.loads((tmp_path / "out" / "evaluation.json").read_text())
+    assert "right" not in told  # a line for every image
     rows = list(csv.DictReader((tmp_path / "out" / "mistakes.csv").open()))
     assert told["class_names"] == list(NAMES)
     assert told["num_images"] == 6
@@ -100,6 +101,7 @@ def test_results_of_other_weights_of_the_same_name_are_not_replaced_unasked(othe
     images = tmp_path / "prices"
     first = report.assess(ours, data_dir=images)
     told = first.folder / "evaluation.json"
+    (first.folder / "mistakes.png").write_bytes(b"as an older gvit drew it, which did not sign it")
     assert report.assess(ours, data_dir=images).weights == json.loads(told.read_text())["weights"]
     before = told.read_bytes()
     with pytest.raises(

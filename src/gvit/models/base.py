@@ -109,10 +109,14 @@ class ImageClassifier(HubMixin, Part, nn.Module):
             **({"tag": tag} if tag else {}),
             **self.card.preprocessing.for_timm(),
             "num_classes": self.num_classes,
-            **({"label_names": tuple(self.card.class_names)} if self.card.class_names else {}),
+            **({"label_names": names} if (names := self._fitting_names()) else {}),
             "first_conv": None,
             "classifier": "head" if self.encoder is None else "classifier.head",
         }
+
+    def _fitting_names(self) -> tuple[str, ...]:
+        """The card's, but not those of a head that was replaced by hand."""
+        return tuple(self.card.class_names) if len(self.card.class_names) == self.num_classes else ()
 
     @property
     def default_cfg(self) -> dict[str, Any]:
@@ -121,7 +125,7 @@ class ImageClassifier(HubMixin, Part, nn.Module):
 
     def facts(self) -> dict[str, str]:
         """What it is, in words: name, parameters, input, Gaussians, classes and preprocessing."""
-        names, seen, side = self.card.class_names, self.card.preprocessing, self.img_size
+        names, seen, side = self._fitting_names(), self.card.preprocessing, self.img_size
         parts = {"encoder": self.encoder, "classifier": self.classifier} if self.encoder is not None else {}
         sizes = {part: sum(p.numel() for p in module.parameters()) for part, module in parts.items()}
         apart = f" ({', '.join(f'{part} {size:,}' for part, size in sizes.items())})" if sizes else ""

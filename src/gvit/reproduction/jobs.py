@@ -421,8 +421,8 @@ def _begin(folder: Path, config: TrainConfig, trunk: Trunk | None = None) -> Non
         shutil.copy(start.metrics_file, run.metrics_file)
         if start.split_file.exists():
             shutil.copy(start.split_file, run.split_file)
-        if (begun := trunk.folder / _COMMITS_NAME).exists():
-            shutil.copy(begun, unfinished)
+        commits = _commits(trunk.folder) or [trunk.result["provenance"]["commit"]]  # of an older gvit
+        write_text(unfinished / _COMMITS_NAME, "\n".join(commits) + "\n")
     _add_commit(unfinished)
     unfinished.rename(folder)
 
@@ -435,6 +435,8 @@ def _commits(folder: Path) -> list[str]:
 
 def _add_commit(folder: Path) -> None:
     known, now = _commits(folder), provenance()["commit"]
+    if not known and Run(folder).checkpoint_file.exists():  # trained by a gvit that did not write it down
+        known = ["unknown"]
     if now not in known:
         write_text(folder / _COMMITS_NAME, "\n".join([*known, now]) + "\n")
 

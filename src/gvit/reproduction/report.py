@@ -207,15 +207,23 @@ def difference(
 def _variance_by_images(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> float:
     """The variance that another draw of as many test images gives to a difference of top-1, a mean over seeds.
 
-    Of the images' own differences, where all rows say which they answered right. Else as if each row had images of its
-    own (binomial): more, as rows mostly are right and wrong about the same ones.
+    Of the images' own differences, where all rows say which they answered right, in the same order. Two images more,
+    one for each side, keep it from being too small where few differ (Bonett and Price 2012). Else as if each row had
+    images of its own (binomial): more, as rows mostly are right and wrong about the same ones.
     """
     rows = [row for pair in pairs for row in pair]
-    if all("right" in row and row["num_images"] == rows[0]["num_images"] for row in rows):
+    alike = len({(row["num_images"], _order(row)) for row in rows}) == 1
+    if alike and all("right" in row for row in rows):
         right = np.array([unpack(row["right"], row["num_images"]) for row in rows], dtype=float)
-        differences = (right[::2] - right[1::2]).mean(0)
-        return float(differences.var(ddof=1)) / len(differences)
+        differences = np.append((right[::2] - right[1::2]).mean(0), (1.0, -1.0))
+        return float(differences.var()) / len(differences)
     return statistics.mean(sum(r["top1"] * (1 - r["top1"]) / r["num_images"] for r in pair) for pair in pairs)
+
+
+def _order(row: Mapping[str, Any]) -> str:
+    """Whose order a row's test images have: frozen Gaussians lie in class folders, in another one than their images."""
+    settings = row.get("settings")  # none of a classifier that is only tested, on frozen Gaussians
+    return "gaussians" if settings is None else settings["data"]["dataset"]
 
 
 def _costs(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> tuple[str, str]:

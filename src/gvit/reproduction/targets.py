@@ -276,7 +276,10 @@ def guidance(study: Study) -> Target:
     claims += [
         Claim(f"it is not the added steps: {label}", label, "no guidance, a step more")
         for label, settings in variants.items()
-        if every.items() <= settings.get("schedule", {}).items() and label != "no guidance, a step more"
+        # all but itself, with the learning rate that it has
+        if settings.get("schedule", {}).items() >= every.items()
+        and "guide_lr" not in settings["schedule"]
+        and label != "no guidance, a step more"
     ]
     title = "Ways to guide, from the same trained networks"
     return Target("guidance", title, rows, claims, "", against="no guidance")

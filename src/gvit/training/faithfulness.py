@@ -93,17 +93,21 @@ def assess_faithfulness(
 
 
 def _names(places: Sequence[str | Path]) -> list[str]:
-    """What models are called in tables; as they were given, where two would be called alike."""
+    """What models are called in tables; with as many of their folders as tell them apart, and no more."""
     names = [_name(Path(place)) for place in places]
-    return names if len({*names}) == len(names) else [Path(place).as_posix() for place in places]
+    for folders in range(1, max(len(Path(place).absolute().parts) for place in places)):
+        if len({*names}) == len(names):
+            break
+        names = [_name(Path(place), folders) for place in places]
+    return names
 
 
-def _name(place: Path) -> str:
-    """Weights files are mostly called alike, so that their folder tells more."""
+def _name(place: Path, folders: int = 0) -> str:
+    """The end of its path; weights files are mostly called alike, so that their folder tells more."""
     if is_pretrained_name(place.as_posix()):
         return place.as_posix()
     place = Path(os.path.abspath(place))  # a run may be '.'; a link has a name of its own
-    return f"{place.parent.name}/{place.name}" if place.is_file() else place.name
+    return "/".join(place.parts[1:][-1 - place.is_file() - folders :])
 
 
 def _readable_rows(samples: EvaluationSamples, number: int, seed: int) -> tuple[list[int], list[str]]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from gvit.errors import InputError, option
+from gvit.errors import InputError, wording
 from gvit.gaussians.storage import may_hold_gaussians
 from gvit.viewing.ellipses import COLUMNS
 from gvit.viewing.figures import AUTHOR
@@ -27,13 +27,14 @@ _BEGINNINGS = {
 _FIRST = 4096  # bytes
 
 
-def check_replaceable(file: Path, ours: Callable[[Path], bool] | None = None) -> None:
+def check_replaceable(file: Path, ours: Callable[[Path], bool] | None = None, called: str = "out") -> None:
     """A picture, table, page or file of Gaussians may be written where there is none, or one that gvit wrote.
 
     Args:
         file: ending with .png, .csv, .json, .svg, .html, .htm or .safetensors; of the last kind, what is damaged is
             nobody's.
         ours: whether gvit wrote a file, for files of any other kind.
+        called: the argument that names it, as Python has it; the command line's is ``--out``.
 
     Raises:
         InputError: it would take the place of somebody else's.
@@ -42,7 +43,7 @@ def check_replaceable(file: Path, ours: Callable[[Path], bool] | None = None) ->
         ours = {".png": _drawn, ".safetensors": may_hold_gaussians}.get(file.suffix.lower(), _written)
     if file.exists() and not (file.is_file() and ours(file)):  # at a pipe, reading would wait
         raise InputError(
-            f"{file} is there and was not written by gvit; move it, or choose another {option('out')}"
+            f"{file} is there and was not written by gvit; move it, or choose another {wording(called, '--out')}"
         )
 
 
