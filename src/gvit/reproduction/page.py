@@ -286,14 +286,15 @@ Gaussians of an encoder are those of the seed's own training.
 convolutions, both without the head. Renderers and fits are not counted. A dash stands for a network that a row
 does not have, and for both networks where a classifier is only tested on other Gaussians.
 
-**Claims.** Under each table stand the paper's claims about it; those of guidance and tokens, and that guidance beats
-the joint gradient, are this project's. The difference is that of top-1 here, with its 95 %
-interval. That is Student's t over the seeds, paired, and beside it, as the root of the sum of both squared, what
-another draw of so many test images would change. All seeds have the same test images, so that this part does not
-shrink with their number. It comes from the images about which two rows differ; where results do not say which images
-were answered right, as those of commits before this was kept, from both accuracies as if each row had images of its
-own, which makes it wider. The difference agrees with the claim, disagrees, or is too small to tell. The paper's
-numbers are of other data and other sizes: only the order can be compared.
+**Claims.** Under each table stand the paper's claims about it; those of guidance and tokens, and that
+guidance beats the joint gradient, are this project's. The difference is that of top-1 here, with its 95 %
+interval. That is Student's t over the seeds, paired, and beside it, as the root of the sum of both squared,
+what another draw of so many test images would change. All seeds have the same test images, so that this part
+does not shrink with their number. It comes from the images about which two rows differ. Where results do not
+say which images were answered right (those of commits before 8eb8eae), or have them in different orders
+(frozen Gaussians beside images), it comes from both accuracies as if each row had images of its own, which
+makes it wider. The difference agrees with the claim, disagrees, or is too small to tell. The paper's numbers
+are of other data and other sizes: only the order can be compared.
 
 **Explanations.** Tables called faithfulness tell, for the class that the model finds most probable, how soon its
 probability comes with the most relevant units alone (insertion), and how long it stays without them (deletion):
