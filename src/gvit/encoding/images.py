@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from gvit.gaussians.storage import Origin
 from gvit.losses import MOST_PSNR, psnr
 from gvit.models.base import evaluating
 from gvit.models.gvit import GViT
-from gvit.models.pretrained import locate
+from gvit.models.pretrained import weights_checksum
 from gvit.rendering import render
 from gvit.targets import Target
 
@@ -50,11 +49,10 @@ def encoder_origin(place: str, model: GViT, looks: int | None, max_side: int | N
         looks: see ``ImageEncoder``.
         max_side: see ``ImageEncoder``.
     """
-    digest = hashlib.sha256(locate(place).read_bytes()).hexdigest()
     own = getattr(model.encoder, "turns", None)
     return {
         "model": place,
-        "sha256": digest[:12],
+        "sha256": weights_checksum(place)[:12],
         "looks": own if looks is None else looks,
         "max_side": max_side,
     }

@@ -179,6 +179,15 @@ def holds_weights(path: Path) -> bool:
     return (path / WEIGHTS_NAME if path.is_dir() else path).is_file()
 
 
+def weights_checksum(place: str | Path) -> str:
+    """SHA-256 of the file that ``locate`` finds, 64 hexadecimal digits.
+
+    Raises:
+        InputError: as ``locate``.
+    """
+    return _checksum(locate(place))
+
+
 def locate(place: str | Path) -> Path:
     """The weights file of a run folder, a path or a name.
 

@@ -33,7 +33,7 @@ from gvit.losses import psnr
 from gvit.models.architecture import Architecture
 from gvit.models.card import Preprocessing
 from gvit.models.gvit import GViT
-from gvit.models.pretrained import is_on_hub, is_pretrained_name, locate
+from gvit.models.pretrained import is_on_hub, is_pretrained_name, weights_checksum
 from gvit.models.registry import architecture
 from gvit.models.weights import load_model
 from gvit.provenance import provenance
@@ -381,7 +381,7 @@ def identity_of(config: TrainConfig) -> str:
     init = config.model.init
     if init is None or not (init.is_absolute() or is_on_hub(init.as_posix())):  # a name, with its checksum
         return config.identity()
-    return config.identity() + _checksum(init)
+    return config.identity() + weights_checksum(init)
 
 
 def start_shown(init: Path) -> str:
@@ -392,11 +392,7 @@ def start_shown(init: Path) -> str:
     """
     if is_pretrained_name(init.as_posix()):
         return init.as_posix()
-    return f"{init.absolute().name}@{_checksum(init)[:8]}"
-
-
-def _checksum(init: Path) -> str:
-    return hashlib.sha256(locate(init).read_bytes()).hexdigest()
+    return f"{init.absolute().name}@{weights_checksum(init)[:8]}"
 
 
 def job_folder(store: Path, name: str, identity: str) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from gvit.files import check_writable, write_text
 from gvit.gaussians import Gaussians
 from gvit.models.base import ImageClassifier
 from gvit.models.gvit import GViT
-from gvit.models.pretrained import holds_weights, is_pretrained_name, locate
+from gvit.models.pretrained import holds_weights, is_pretrained_name, locate, weights_checksum
 from gvit.models.weights import load_model
 from gvit.prediction import check_classifies, class_names
 from gvit.rendering import render
@@ -218,8 +217,7 @@ def assess(
     if out is None:
         _check_same_images(folder, images)
     model, samples = load_with_images(place, data_dir, dataset)
-    with locate(place).open("rb") as file:
-        weights = hashlib.file_digest(file, "sha256").hexdigest()
+    weights = weights_checksum(place)
     if out is None and run is None:
         _check_same_weights(folder, place, weights)
     if not model.card.encoder_only:
