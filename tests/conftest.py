@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).parent))  # for pretrained_models, which t
 _LONG = (
     *("training/test_distributed.py", "cli/test_commands.py", "training/test_loop.py"),
     "training/test_resume.py",
-    *("reproduction/test_reproduce.py", "test_readme.py", "training/test_guidance.py"),
+    *("reproduction/test_interruptions.py", "reproduction/test_reproduce.py"),
+    *("test_readme.py", "training/test_guidance.py"),
     *("contracts/test_rendering_backends.py", "benchmarks/test_gpu_scripts.py", "contracts/test_models.py"),
 )
 
@@ -36,7 +37,7 @@ _UNCHECKED = {
         "test_distributed",
         "test_commands",
         *("test_loop", "test_resume", "test_notes", "test_dry_run"),
-        "test_reproduce",
+        *("test_reproduce", "test_interruptions"),
         "test_readme",
         "test_guidance",
         "test_jobs",

@@ -35,6 +35,7 @@ from gvit.training.run import Run
 from gvit.training.setup import set_up
 from gvit.training.stumbling import Stumbling
 from gvit.training.train import Interrupted, train
+from small_runs import assert_same_weights
 
 DEBUG = change(load_recipe("debug"), model={"img_size": 16})  # 5 steps a phase
 
@@ -47,15 +48,6 @@ def _no_pictures(monkeypatch):
 
 
 def silent(share: float) -> None: ...
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return gvit.load_model(folder).state_dict()
-
-
-def assert_same_weights(one: Path, other: Path) -> None:
-    expected, found = weights(one), weights(other)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
 
 
 def test_trainings_that_differ_in_gamma_share_all_steps_before_the_guidance(tmp_path):

@@ -3,28 +3,19 @@
 import csv
 import io
 import json
-import multiprocessing
 import os
 import re
-import signal
 import subprocess
 import sys
-import threading
-import time
-from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-import torch
 from rich.console import Console
 
-from forked import Forked, context
 from gvit import create_model, save_model
 from gvit.cli import main
 from gvit.errors import InputError, Note, for_command_line, option
 from gvit.recipes import RECIPES, load_recipe
-from gvit.reproduction import execute
 from gvit.reproduction import reproduce as module
 from gvit.reproduction.execute import unfinished
 from gvit.reproduction.jobs import Machine, Training, Trunk
@@ -32,6 +23,7 @@ from gvit.reproduction.page import read_material
 from gvit.reproduction.reproduce import TARGETS, check, plan, try_out
 from gvit.reproduction.study import Study, change
 from gvit.training.dry_run import DryRun, PhaseCost
+from small_tables import small_tables
 
 QUICK = ("--recipe", "debug", "--full", "--seeds", "2", "--jobs", "2")
 ROWS = ("gamma = 0.1", "no guidance", "gamma = 0.025")
@@ -42,20 +34,10 @@ def reproduce(folder, *args: str) -> int:
     return main(["reproduce", *args, "--out", str(folder / "results"), "--runs", str(folder / "runs")])
 
 
-@contextmanager
-def small():
-    """Small pictures, by processes that have imported everything already."""
-    config = change(load_recipe("debug"), model={"img_size": 16})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(RECIPES, "debug", lambda: config)
-        patch.setattr(execute, "multiprocessing", SimpleNamespace(get_context=lambda _: context()))
-        yield
-
-
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reproduce")
-    with small():
+    with small_tables():
         assert reproduce(folder, "table1b", *THREE) == 0
     return folder
 
@@ -88,7 +70,7 @@ def test_the_page_shows_the_numbers_of_the_files_and_judges_the_claims(finished)
 
 def test_started_again_it_does_nothing_twice(finished, capsys):
     runs = {file: file.stat().st_mtime_ns for file in (finished / "runs").rglob("*") if file.is_file()}
-    with small():
+    with small_tables():
         assert reproduce(finished, "table1b", *THREE) == 0
     assert "6 runs, 6 of them done; 0 jobs left" in capsys.readouterr().err
     assert {file: file.stat().st_mtime_ns for file in runs} == runs
@@ -98,7 +80,7 @@ def test_whose_result_is_replaced_is_told_before(finished, tmp_path, capsys):
     said, out = [], tmp_path / "[old]"
     for rows in (ROWS, ROWS, ROWS[:2], ROWS[:2]):
         runs = ["--rows", *rows, "--runs", str(finished / "runs"), "--out", str(out)]
-        with small():
+        with small_tables():
             assert main(["reproduce", "table1b", *QUICK, *runs]) == 0
         said.append(" ".join(capsys.readouterr().err.split()))
         if len(said) == 3:  # of other images
@@ -113,7 +95,7 @@ def test_a_table_is_printed_in_every_encoding(finished, tmp_path, monkeypatch):
     out = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr("sys.stdout", out)
     runs = ["--runs", str(finished / "runs"), "--out", str(tmp_path / "out")]
-    with small():
+    with small_tables():
         assert main(["reproduce", "table1b", *THREE, *runs]) == 0
     out.flush()
     assert b"| gamma = 0.1 | 2 | " in out.buffer.getvalue()
@@ -368,7 +350,7 @@ def test_a_picture_is_drawn_of_runs_that_are_there(finished, tmp_path, monkeypat
     monkeypatch.chdir(here)
     monkeypatch.setattr("gvit.reproduction.pictures.BATCH", 100)  # of 360 images
     quick = [*QUICK, "--runs", str(finished / "runs")]
-    with small():
+    with small_tables():
         assert main(["reproduce", "figure5", *quick, "--out", "."]) == 0
     content = json.loads((here / "debug" / "figure5.json").read_text())
     assert (here / "debug" / "figure5.png").stat().st_size > 10_000
@@ -378,104 +360,3 @@ def test_a_picture_is_drawn_of_runs_that_are_there(finished, tmp_path, monkeypat
         assert len(number["values"]) == 2
         assert all(-1 <= value <= 1 for value in number["values"])
         assert number["text"] in page
-
-
-def long_ones(folder: Path, seeds: int = 1) -> list[str]:
-    """Trainings side by side, one for each seed, that are not done before a test is."""
-    long = ["table1b", "--recipe", "debug", "--epochs", "99", "--eval-every", "99", "--seeds", str(seeds)]
-    long += ["--jobs", str(seeds)]
-    return [*long, "--out", str(folder / "results"), "--runs", str(folder / "runs")]
-
-
-def steps(run: Path) -> int:
-    """That it has logged so far."""
-    lines = (run / "metrics.jsonl").read_text().splitlines()
-    return max((json.loads(line)["step"] for line in lines), default=0)
-
-
-def wait_for(condition) -> None:
-    until = time.monotonic() + 120
-    while not condition() and time.monotonic() < until:
-        time.sleep(0.1)
-
-
-def test_terminated_it_saves_and_says_how_to_go_on(tmp_path):
-    """Its workers are told, too, as by a batch system; of SIGINT, which they ignore, they hear from it alone."""
-    process = Forked("-m", "gvit", "reproduce", *long_ones(tmp_path), new_session=True)
-    wait_for(lambda: any(steps(file.parent) >= 10 for file in tmp_path.rglob("metrics.jsonl")))
-    os.killpg(process.pid, signal.SIGTERM)
-    status, _, said = process.communicate(timeout=60)
-    assert status == 143
-    assert said.endswith("stopped, saved; the same command goes on\n")
-    assert "Traceback" not in said
-    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
-    assert torch.load(checkpoint, weights_only=True)["step"] >= 10
-    assert not (tmp_path / "results").exists()
-
-
-def test_a_closed_terminal_ends_it_saved(tmp_path):
-    """All of its processes are told, multiprocessing's own included."""
-    command = [sys.executable, "-m", "gvit", "reproduce", *long_ones(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(
-        command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
-    )
-    wait_for(lambda: any(steps(file.parent) >= 10 for file in tmp_path.rglob("metrics.jsonl")))
-    os.killpg(process.pid, signal.SIGHUP)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 129
-    assert said.splitlines()[1:] == ["stopped, saved; the same command goes on"]
-    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
-    assert torch.load(checkpoint, weights_only=True)["step"] >= 10
-
-
-def test_a_second_ctrl_c_does_not_end_it_before_all_is_saved(tmp_path):
-    process = Forked("-m", "gvit", "reproduce", *long_ones(tmp_path), new_session=True)
-    wait_for(lambda: any(steps(file.parent) >= 10 for file in tmp_path.rglob("metrics.jsonl")))
-    for _ in range(2):
-        os.killpg(process.pid, signal.SIGINT)
-        time.sleep(0.1)
-    status, _, said = process.communicate(timeout=60)
-    assert status == 130
-    assert "Traceback" not in said
-    (checkpoint,) = tmp_path.rglob("checkpoint.pt")
-    assert torch.load(checkpoint, weights_only=True)["step"] >= 10
-
-
-@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="tells of processes in another way")
-def test_ctrl_c_while_its_workers_start_is_answered_in_a_line(tmp_path):
-    process = Forked("-m", "gvit", "reproduce", *long_ones(tmp_path), new_session=True)
-
-    def begun() -> bool:
-        """That a worker runs Python and has not loaded everything yet."""
-        children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        commands = [(Path("/proc") / child / "cmdline").read_text() for child in children]
-        return any("spawn_main" in command for command in commands)
-
-    wait_for(begun)
-    time.sleep(0.5)
-    os.killpg(process.pid, signal.SIGINT)
-    status, _, said = process.communicate(timeout=60)
-    assert status == 130
-    assert "Traceback" not in said
-    assert said.endswith("stopped, saved; the same command goes on\n")
-
-
-def test_a_killed_worker_is_told_in_a_line_and_the_others_save(tmp_path, capsys):
-    def kill_one() -> None:
-        wait_for(lambda: [steps(file.parent) >= 10 for file in tmp_path.rglob("metrics.jsonl")] == [True] * 2)
-        # the one that was started last, whose end the pool itself may miss
-        os.kill(max(child.pid for child in multiprocessing.active_children()), signal.SIGKILL)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    with small():
-        assert main(["reproduce", *long_ones(tmp_path, seeds=2)]) == 2
-    killer.join()
-    assert capsys.readouterr().err.splitlines()[-1] == (
-        "gvit: error: a job's process was killed; where memory ran out, fewer --jobs need less. What was done is "
-        "saved; the same command goes on"
-    )
-    (checkpoint,) = tmp_path.rglob("checkpoint.pt")  # nothing has been evaluated yet
-    assert not list(tmp_path.rglob("result.json"))  # nor has it been waited for a job to be done
-    assert torch.load(checkpoint, weights_only=True)["step"] >= 10

@@ -30,6 +30,7 @@ from gvit.training.report import assess, write_report
 from gvit.training.run import Run
 from gvit.training.setup import set_up
 from gvit.training.train import Interrupted, resume, train
+from small_runs import assert_same_run, metrics
 
 DAMAGED = ("a/03.png", "b/x\n[red]\x1b[31m.png")
 SHOWN = (DAMAGED[0], r"b/x\n[red]\x1b[31m.png")
@@ -80,17 +81,6 @@ class Recorder(Observer):
 
     def broken(self, image: BrokenImage) -> None:
         self.found.append(image)
-
-
-def metrics(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in Run(folder).metrics_file.read_text().splitlines()]
-    return [line | {"images_per_second": 0} for line in lines]
-
-
-def assert_same_run(one: Path, other: Path) -> None:
-    expected, found = (gvit.load_model(folder).state_dict() for folder in (one, other))
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert metrics(other) == metrics(one)
 
 
 def test_broken_images_are_left_out_named_once_and_counted_whatever_reads_them(config, tmp_path, capsys):

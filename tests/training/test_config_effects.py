@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import gvit
+import small_runs
 from gvit.data.images import open_image
 from gvit.evaluation import summarize
 from gvit.gaussians import Gaussians
@@ -139,9 +140,7 @@ def evaluation_batch(run: Prepared) -> tuple[Tensor, Tensor]:
 
 
 def with_(config: TrainConfig = CONFIG, **groups: dict[str, Any]) -> TrainConfig:
-    """The configuration with some fields of some groups replaced."""
-    changed = {name: replace(getattr(config, name), **fields) for name, fields in groups.items()}
-    return replace(config, **changed)
+    return small_runs.with_(config, **groups)
 
 
 class Recorder(Observer):

@@ -59,6 +59,36 @@ def test_a_dry_run_does_not_count_what_happens_once_as_a_step(once, monkeypatch)
     assert [cost.step_seconds for cost in plan.phases] == [1.0] * 4
 
 
+@pytest.mark.parametrize("guided_steps", ["replacing", "none"])
+def test_steps_of_different_numbers_of_gaussians_are_timed_at_their_mean(guided_steps, monkeypatch):
+    """And tried with the most, which need the most memory."""
+    taken = []
+
+    def timed(setup, step):
+        taken.append(step)
+        return setup.task.draw_count(step) * (10 if setup.schedule.plan(step).guided else 1)
+
+    monkeypatch.setattr("gvit.training.dry_run._timed_step", timed)
+    schedule = {"reconstruct_epochs": 50, "guide_epochs": 50, "guided_steps": guided_steps}
+    setup = set_up(
+        with_(
+            model={"model": "gvit_tiny"},
+            objective={"gaussians_range": (4, 256)},
+            schedule=schedule,
+        )
+    )
+    for cost in dry_run(setup).phases:
+        steps = setup.schedule.steps_of(cost.phase)
+        if len(steps) < 100:
+            continue
+        counts = {step: setup.task.draw_count(step) for step in steps}
+        all_steps = sum(
+            count * (10 if setup.schedule.plan(step).guided else 1) for step, count in counts.items()
+        )
+        assert cost.step_seconds * cost.steps == pytest.approx(all_steps, rel=0.15)
+        assert max(counts[step] for step in taken if step in steps) == max(counts.values())
+
+
 def test_a_dry_run_does_not_count_what_happens_once_for_each_batch_of_an_evaluation(monkeypatch):
     """Imports, and compiling for evaluation."""
     setup = set_up(CONFIG)

@@ -1,16 +1,13 @@
 """Ways in which the classifier's gradient may meet the reconstruction's, and what is told about it."""
 
-import json
 import math
-from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 import pytest
 import torch
 from torch.nn import functional as F
 
-import gvit
+import small_runs
 from gvit.errors import InputError
 from gvit.losses import psnr
 from gvit.rendering import render
@@ -29,6 +26,7 @@ from gvit.training.objective import GuidedObjective
 from gvit.training.run import Run
 from gvit.training.setup import Setup, set_up
 from gvit.training.train import Interrupted, resume, train
+from small_runs import assert_same_run, assert_same_weights, metrics, weights
 
 # 4 steps an epoch; a step of drawing, one of classifying, and ten guided ones
 CONFIG = TrainConfig(
@@ -50,8 +48,7 @@ pytestmark = pytest.mark.usefixtures("few_digits")
 
 
 def with_(config: TrainConfig = CONFIG, **groups: dict) -> TrainConfig:
-    changed = {name: replace(getattr(config, name), **fields) for name, fields in groups.items()}
-    return replace(config, **changed)
+    return small_runs.with_(config, **groups)
 
 
 def take_steps(setup: Setup, first: int, count: int) -> list[dict[str, float]]:
@@ -65,17 +62,6 @@ def take_steps(setup: Setup, first: int, count: int) -> list[dict[str, float]]:
         measures = setup.task.step(step, parts, plan, setup.rates(step))
         found.append(measures | setup.task.effect(step, parts))
     return found
-
-
-def metrics(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in Run(folder).metrics_file.read_text().splitlines()]
-    for line in lines:
-        line.pop("images_per_second", None)
-    return lines
-
-
-def weights(folder: Path) -> dict[str, torch.Tensor]:
-    return gvit.load_model(folder).state_dict()
 
 
 def two_gradients(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor]:
@@ -379,8 +365,7 @@ def test_a_phase_without_guided_steps_ends_as_a_longer_classify_phase_and_tells_
     train(with_(model=large, schedule={"guided_steps": "none"}), tmp_path / "none")
     longer = {"classify_epochs": 2.75, "guide_epochs": 0}
     train(with_(model=large, schedule=longer), tmp_path / "longer")
-    expected, found = weights(tmp_path / "longer"), weights(tmp_path / "none")
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
+    assert_same_weights(tmp_path / "longer", tmp_path / "none")
     last, other = (metrics(tmp_path / name)[-1] for name in ("none", "longer"))
     assert 0 < last["moved"] <= 1
     assert "moved" not in other
@@ -514,9 +499,7 @@ def test_an_interrupted_run_goes_on_to_the_same_result(tmp_path, kind, changes):
     with pytest.raises(Interrupted):
         train(config, folder, stop=lambda: next(asked) == 5)
     resume(folder)
-    expected, found = weights(tmp_path / "whole"), weights(folder)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert metrics(folder) == metrics(tmp_path / "whole")
+    assert_same_run(tmp_path / "whole", folder)
 
 
 @pytest.mark.parametrize("unit", ["image", "gaussian"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -24,7 +24,8 @@ class PhaseCost:
         phase: its name.
         steps: how many.
         learning_rates: in the middle of the phase, of the networks that learn in it.
-        step_seconds: a step's time; in the guided phase the mean of guided and ordinary ones.
+        step_seconds: a step's time, in the guided phase the mean of guided and ordinary ones; where each step draws
+            a number of Gaussians of its own, that of a step with about as many as the mean.
     """
 
     phase: Phase
@@ -96,7 +97,9 @@ def _tried(setup: Setup) -> DryRun:
             continue
         with _diverging():
             setup.task.begin(phase)
-        pair = steps[0], min(steps[0] + 1, steps[-1])
+        largest, *pair = _steps_to_take(setup, steps)
+        if largest not in pair:
+            _timed_step(setup, largest)
         # networks are compiled and recorded once, not in every step
         if setup.config.compute.compile or setup.task.graphs:
             for step in pair:
@@ -109,6 +112,23 @@ def _tried(setup: Setup) -> DryRun:
         phases.append(PhaseCost(phase, len(steps), setup.rates(middle), seconds))
     seconds = _timed_batch(setup) * len(feed.test_loader)
     return DryRun(phases, -(-schedule.total // setup.eval_steps), seconds, _peak_memory(setup.task.device))
+
+
+def _steps_to_take(setup: Setup, steps: range) -> tuple[int, int, int]:
+    """The one of the most Gaussians, for the memory that it needs; then a guided one where there are, an ordinary one.
+
+    Each of the last two draws about as many Gaussians as the mean step, as a step's time grows with their number.
+    """
+    some = steps[:1000]
+    counts = {step: setup.task.draw_count(step) or 0 for step in some}
+    mean = sum(counts.values()) / len(counts)
+
+    def typical(among: Sequence[int]) -> int:
+        return min(among, key=lambda step: abs(counts[step] - mean))
+
+    guided = [step for step in some if setup.schedule.plan(step).guided]
+    ordinary = [step for step in some[1:] if not setup.schedule.plan(step).guided]
+    return max(some, key=lambda step: counts[step]), typical(guided or some), typical(ordinary or some)
 
 
 def _timed_batch(setup: Setup) -> float:
