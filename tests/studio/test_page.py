@@ -321,6 +321,19 @@ def test_an_edit_that_fails_is_not_left_on_the_page(page):
     assert np.array_equal(canvas(page), picture)
 
 
+def test_an_undo_that_fails_is_not_taken(page):
+    drag(page, 11, 80, 40)
+    after, picture = place(page, 11), canvas(page)
+    page.evaluate("void (globalThis.fetch = () => Promise.reject(new Error()))")
+    page.evaluate("studio.step('undo')")
+    ready(page)
+    assert page.locator(".toast").count() == 1
+    assert place(page, 11) == after
+    assert np.array_equal(canvas(page), picture)
+    # what is edited or saved next is what is shown
+    assert page.evaluate("studio.history.canUndo && !studio.history.canRedo")
+
+
 def test_a_hand_may_go_far(page):
     page.evaluate("studio.stage.select([11]); studio.commit([studio.move({dx: 5000, dy: -5000})])")
     ready(page)

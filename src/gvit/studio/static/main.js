@@ -271,8 +271,14 @@ class Studio {
     return this.run(async () => {
       const { source } = this.doc;
       if (!this.history[which]()) return;
-      if (this.doc.source !== source) this.stage.selected = new Set();
-      await this.show(this.doc, await server.state(this.doc, []));
+      try {
+        const view = await server.state(this.doc, []);
+        if (this.doc.source !== source) this.stage.selected = new Set();
+        await this.show(this.doc, view);
+      } catch (error) {
+        this.history[which === "undo" ? "redo" : "undo"](); // to what is still shown
+        throw error;
+      }
       this.changed();
     });
   }
