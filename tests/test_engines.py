@@ -76,6 +76,10 @@ def test_columns_of_every_kind(model, files, column):
     assert np.isnan(columns["raw"][-1]).all()
     with pytest.raises(InputError, match="no images in the columns label"):
         encode({"label": [1]})
+    with pytest.raises(InputError, match="no column 'label' to keep; there are 'path'"):
+        encode({"path": files})
+    with pytest.raises(InputError, match="the column 'psnr' cannot be kept: a result has this name"):
+        EncodeBatches(model, keep=["label", "psnr"])
 
 
 @pytest.mark.parametrize("rows", [0, 1])

@@ -145,6 +145,8 @@ def test_load_of_something_else_says_so(tmp_path):
         Gaussians.load(path)
     with pytest.raises(ValueError, match="missing"):
         Gaussians.load(tmp_path / "missing")
+    with pytest.raises(InputError, match=r"a folder; name a \.safetensors file"):
+        Gaussians.load(tmp_path)
 
 
 def test_printed_they_are_a_line():
@@ -189,11 +191,42 @@ def test_raw_numbers_are_floating_point(unchecked):
         Gaussians(np.zeros((3, 9)))
 
 
-def test_wrong_shape_is_refused():
+VALUES = {"centers": (2,), "scales": (2,), "angles": (), "colors": (3,), "opacities": ()}
+
+
+def test_values_of_no_gaussians_make_none():
+    empty = Gaussians.from_values(**{name: torch.zeros(2, 0, *width) for name, width in VALUES.items()})
+    assert empty.raw.shape == (2, 0, 9)
+    assert empty.nominal_count == 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"angles": torch.zeros(2)},
+            r"angles must have shape \[3\] to go with centers of shape \[3, 2\], got \[2\]",
+        ),
+        ({"colors": torch.zeros(1, 3)}, r"colors must have shape \[3, 3\] .*, got \[1, 3\]"),
+        ({"centers": torch.zeros(2)}, r"centers must have shape .*, got \[2\]"),
+        ({"centers": torch.zeros(3, 3)}, r"centers must have shape \[..., K, 2\], got \[3, 3\]"),
+        ({"scales": [[0.1, 0.1]] * 3}, "scales must be a tensor, got list"),
+    ],
+    ids=["fewer angles", "one colour", "no Gaussians' centre", "centres in space", "lists"],
+)
+def test_values_that_do_not_go_together_are_refused(changes, message, unchecked):
+    values = {name: torch.full((3, *width), 0.1) for name, width in VALUES.items()}
+    with pytest.raises(InputError, match=message):
+        Gaussians.from_values(**values | changes)
+
+
+def test_wrong_shape_is_refused(unchecked):
     with pytest.raises(ValueError, match=r"\[\.\.\., K, 9\]"):
         Gaussians(torch.zeros(3, 8))
     with pytest.raises(ValueError, match="positive"):
         Gaussians(torch.zeros(3, 9), scale_factor=0.0)
+    with pytest.raises(InputError, match=r"slots must be int64 of shape \[3\] .*, got list"):
+        Gaussians(torch.zeros(3, 9), slots=[0, 1, 2])
 
 
 seeds = st.integers(0, 2**31 - 1)
@@ -809,6 +842,17 @@ def test_dropping_draws_as_if_the_others_had_been_alone():
         gaussians.drop(torch.ones(4, dtype=torch.bool))
 
 
+@pytest.mark.filterwarnings("error")
+def test_arrays_that_cannot_be_written_to_are_indices_like_others():
+    gaussians = Gaussians(random_raw(2, 4))
+    keep = np.array([True, False, True, False])
+    keep.setflags(write=False)
+    kept = gaussians[:, keep]
+    assert torch.equal(kept.raw, gaussians.raw[:, [0, 2]])
+    assert kept.slots.tolist() == [[0, 2]] * 2
+    assert torch.equal(gaussians[np.array([1])].raw, gaussians.raw[1:])
+
+
 def test_gradients_reach_what_is_kept_only():
     raw = random_raw(2, 4).requires_grad_()
     keep = torch.tensor([True, False, True, False])
@@ -828,6 +872,8 @@ def test_more_slots_than_gaussians_and_slots_that_cannot_be():
         gaussians.in_slots(2)
     with pytest.raises(InputError, match="no slot 2 among 2"):
         gaussians[:, 1:].in_slots(2)
+    with pytest.raises(InputError, match="count must be at least 0, got -1"):
+        gaussians.in_slots(-1)
     with pytest.raises(InputError, match="slot 1 is taken twice"):
         gaussians[:, [0, 1, 1]].in_slots(3)
     with pytest.raises(InputError, match="no slot -1"):

@@ -228,8 +228,9 @@ def test_nor_that_of_single_backends(pair):
             torch.zeros(3, 16, 16, dtype=torch.uint8),
             "floating point, .* got torch.uint8",
         ),
+        (torch.rand(3, 16, 16).numpy(), torch.rand(3, 16, 16), "images must be tensors, got ndarray"),
     ],
-    ids=["batch", "no channels", "bytes"],
+    ids=["batch", "no channels", "bytes", "array"],
 )
 def test_what_cannot_be_compared_is_refused(unchecked, image, target, message):
     for measure in (

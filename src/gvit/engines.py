@@ -65,6 +65,9 @@ class _Batches:
         self.model = model
         self.device = device
         self.keep: tuple[str, ...] = tuple(keep)
+        taken = {"name", "error", *self._results} & set(self.keep)
+        if taken:
+            raise InputError(f"the column {min(taken)!r} cannot be kept: a result has this name")
         self._written: int = locate(model).stat().st_mtime_ns
 
     @property
@@ -73,6 +76,9 @@ class _Batches:
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> Columns:
         """The columns of the results; see the class."""
+        missing = [name for name in self.keep if name not in batch]
+        if missing:
+            raise InputError(f"no column {missing[0]!r} to keep; there are {', '.join(map(repr, batch))}")
         images = _images_of(batch)
         answers: list[Any] = []
         for first in range(0, len(images), _AT_ONCE):

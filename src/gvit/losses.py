@@ -1,6 +1,7 @@
 """Reconstruction losses and the measures of fidelity that are reported: PSNR, SSIM and MS-SSIM.
 
-Images are float tensors [..., C, H, W] with values in [0, 1], two of the same shape; all raise a ValueError for others.
+Images are float tensors [..., C, H, W] with values in [0, 1], two of the same shape. All raise a ValueError for what is
+no tensor, of another dtype or of another shape; values are not looked at, but by the cross-entropy.
 What comes of them is float32 or more, also of images of fewer bits, under autocast, and where matrix products are
 computed in TF32 or bfloat16; these are left to the caller's choice on the way back, in gradients.
 """
@@ -41,6 +42,7 @@ def pixel_loss(
 
     Raises:
         ValueError: an unknown ``kind``; images that differ in shape or are not floating point.
+        RuntimeError: ``bce`` of a target that is not in [0, 1], or of a rendered value more than 1/508 beyond.
     """
     rendered, target = _alike(rendered, target)
     if kind == "mse":
@@ -64,6 +66,9 @@ def psnr_loss(squared_errors: Float[Tensor, "*batch"]) -> Float[Tensor, ""]:
 
 def _alike(image: Tensor, target: Tensor) -> tuple[Tensor, ...]:
     """Both in one dtype of 32 bits or more."""
+    for tensor in (image, target):
+        if not isinstance(tensor, Tensor):
+            raise ValueError(f"images must be tensors, got {type(tensor).__name__}")
     if image.shape != target.shape or image.ndim < 3:
         raise ValueError(
             f"two images must have the same shape [..., C, H, W], got {list(image.shape)} and {list(target.shape)}"

@@ -48,6 +48,10 @@ def draw(height=6, width=5, **changes):
         ({"blur": -0.1}, "blur must be .* got -0.1"),
         ({"blur": 1e154}, r"blur must be in \[0, 1e\+30\] square pixels, got 1e\+154"),
         ({"blur": float("nan")}, "blur must be .* got nan"),
+        (
+            {"blur": torch.tensor(0.3, requires_grad=True)},
+            "blur must be a number, got a tensor that requires a gradient: it gets none",
+        ),
         ({"alpha_max": 1.5}, r"alpha_max must be in \(0, 1\], got 1.5"),
         ({"alpha_min": 1.0}, r"alpha_min must be in \[0, 1\), got 1.0"),
         ({"alpha_min": 0.6, "alpha_max": 0.5}, "alpha_min must be at most alpha_max, 0.5, got 0.6"),
@@ -56,9 +60,15 @@ def draw(height=6, width=5, **changes):
     ],
     ids=str,
 )
-def test_explains(changes, message):
+def test_explains(unchecked, changes, message):
     with pytest.raises(ValueError, match=message):
         draw(**changes)
+
+
+def test_of_one_image_a_background_has_one_shape():
+    scene = random_scene(1, 3, 6, 5)
+    with pytest.raises(ValueError, match=r"background must have shape \[3\], got \[4\]"):
+        rasterize(*(tensor[0] for tensor in scene[:4]), 6, 5, background=torch.zeros(4))
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

@@ -21,7 +21,7 @@ from gvit.gaussians.packing import pack_raw, unpack_raw
 from gvit.gaussians.precision import HALF
 from gvit.gaussians.quantisation import BitDepths, quantise_raw
 from gvit.gaussians.shapes import build_covariances, map_axes
-from gvit.gaussians.slots import check_slots, reaches_gaussians, removed
+from gvit.gaussians.slots import as_index, check_slots, reaches_gaussians, removed
 from gvit.gaussians.storage import Origin, read_fields, write_fields, write_packed
 
 
@@ -76,20 +76,20 @@ class Gaussians:
         _ = self._bounds  # raises where one is not positive
         if self.slots is not None:
             expected = self.raw.shape[:-1]
+            wanted = f"slots must be int64 of shape {list(expected)} to go with the raw numbers"
+            if not isinstance(self.slots, Tensor):
+                raise InputError(f"{wanted}, got {type(self.slots).__name__}")
             if self.slots.shape != expected or self.slots.dtype != torch.int64:
-                raise InputError(
-                    f"slots must be int64 of shape {list(expected)} to go with the raw numbers, "
-                    f"got {self.slots.dtype} of shape {list(self.slots.shape)}"
-                )
+                raise InputError(f"{wanted}, got {self.slots.dtype} of shape {list(self.slots.shape)}")
 
     @classmethod
     def from_values(
         cls,
-        centers: Float[Tensor, "*batch k 2"],
-        scales: Float[Tensor, "*batch k 2"],
-        angles: Float[Tensor, "*batch k"],
-        colors: Float[Tensor, "*batch k 3"],
-        opacities: Float[Tensor, "*batch k"],
+        centers: Tensor,  # wrong shapes are for this function to explain
+        scales: Tensor,
+        angles: Tensor,
+        colors: Tensor,
+        opacities: Tensor,
         *,
         scale_factor: float = 1.0,
         nominal_count: int | None = None,
@@ -100,23 +100,33 @@ class Gaussians:
         Values of other ``Gaussians`` need their bounds, too: ``gaussians.replace`` keeps them.
 
         Args:
-            centers: canvas units, see the table of ``gvit.gaussians``.
-            scales: standard deviations in canvas units, below ``scale_factor * spacing``.
-            angles: radians.
-            colors: in [0, 1].
-            opacities: in [0, 1].
+            centers: [..., K, 2], canvas units, see the table of ``gvit.gaussians``.
+            scales: [..., K, 2], standard deviations in canvas units, below ``scale_factor * spacing``.
+            angles: [..., K], radians.
+            colors: [..., K, 3], in [0, 1].
+            opacities: [..., K], in [0, 1].
             scale_factor: as the attribute.
-            nominal_count: as the attribute; K when None.
+            nominal_count: as the attribute; K when None, at least 1.
             aspect: as the attribute.
+
+        Raises:
+            InputError: a value is not a tensor, or the shapes don't go together.
 
         Warns:
             UserWarning: a bound changes the picture materially. A visible Gaussian (of opacity 1/255 or more) has a
                 scale that is cut by more than 1 % or is negative, has a centre that is moved by more than a hundredth
                 of the spacing, or has a colour off [0, 1] by more than 0.001; or an opacity is off by that much.
         """
-        count = centers.shape[-2] if nominal_count is None else nominal_count
+        values = {
+            "centers": centers,
+            "scales": scales,
+            "angles": angles,
+            "colors": colors,
+            "opacities": opacities,
+        }
+        _check_values(values)
+        count = max(centers.shape[-2], 1) if nominal_count is None else nominal_count
         bounds = Bounds(scale_factor, count, aspect)
-        values = {"centers": centers, "scales": scales, "colors": colors, "opacities": opacities}
         bounds.warn_if_cut(opacities, values, "scale_factor={:g}")
         raw = bounds.to_raw(centers, scales, angles, colors, opacities)
         return cls(raw, scale_factor, count, aspect)
@@ -130,7 +140,7 @@ class Gaussians:
         of other bounds are converted with ``with_bounds``. ``slots`` are None: the Gaussians are counted anew.
 
         Args:
-            parts: at least one, of equal aspect and batch dimensions.
+            parts: at least one, of equal aspect and batch dimensions, on one device.
 
         Raises:
             InputError: there is no part, or the parts don't go together.
@@ -149,6 +159,10 @@ class Gaussians:
                 raise InputError(
                     f"part {number} has batch dimensions {list(part.raw.shape[:-2])}, "
                     f"part 0 has {list(first.raw.shape[:-2])}: they must be equal"
+                )
+            if part.raw.device != first.raw.device:
+                raise InputError(
+                    f"part {number} is on {part.raw.device}, part 0 is on {first.raw.device}: move it first"
                 )
         factor = max(part.scale_factor * (part.spacing / first.spacing) for part in parts)
         if math.isclose(factor, first.scale_factor):
@@ -177,6 +191,7 @@ class Gaussians:
 
     def __getitem__(self, index: Any) -> Gaussians:
         """``raw[index]`` as Gaussians. An index that reaches the K Gaussians gives them ``slots``."""
+        index = as_index(index)
         raw = self.raw[index]
         bare = dataclasses.replace(self, raw=raw, slots=None)
         if self.slots is None and not reaches_gaussians(index, self.raw.ndim):
@@ -242,16 +257,16 @@ class Gaussians:
         """
         lifted = self._lifted()
         named = {
-            "centers": (centers, (2,)),
-            "scales": (scales, (2,)),
-            "angles": (angles, ()),
-            "colors": (colors, (3,)),
-            "opacities": (opacities, ()),
+            "centers": centers,
+            "scales": scales,
+            "angles": angles,
+            "colors": colors,
+            "opacities": opacities,
         }
         values = {}
-        for name, (value, width) in named.items():
+        for name, value in named.items():
             if value is not None:
-                values[name] = _broadcast(name, value, lifted.raw, (*self.raw.shape[:-1], *width))
+                values[name] = _broadcast(name, value, lifted.raw, (*self.raw.shape[:-1], *_WIDTHS[name]))
         drawn = values.get("opacities", lifted.opacities)
         self._bounds.warn_if_cut(drawn, values, "with_bounds(scale_factor={:g}) before this")
         parts = []
@@ -337,8 +352,11 @@ class Gaussians:
             count: K of the result, whose ``slots`` are None.
 
         Raises:
-            InputError: a slot is ``count`` or more, or is negative, or is taken twice in an image.
+            InputError: a slot is ``count`` or more, or is negative, or is taken twice in an image; ``count`` is
+                negative.
         """
+        if count < 0:
+            raise InputError(f"count must be at least 0, got {count}")
         slots = self.slots
         if slots is None:
             if len(self) == count:
@@ -525,6 +543,25 @@ class Gaussians:
             InputError: the file is not there, is damaged, or holds no Gaussians.
         """
         return read_fields(path, cls, cls.from_bytes)
+
+
+_WIDTHS = {"centers": (2,), "scales": (2,), "angles": (), "colors": (3,), "opacities": ()}
+
+
+def _check_values(values: dict[str, Tensor]) -> None:
+    """Raise ``InputError`` where the bounded values are not those of the same Gaussians."""
+    for name, value in values.items():
+        if not isinstance(value, Tensor):
+            raise InputError(f"{name} must be a tensor, got {type(value).__name__}")
+    batch = list(values["centers"].shape[:-1])
+    if not batch or values["centers"].shape[-1] != 2:
+        raise InputError(f"centers must have shape [..., K, 2], got {list(values['centers'].shape)}")
+    for name, value in values.items():
+        if list(value.shape) != [*batch, *_WIDTHS[name]]:
+            raise InputError(
+                f"{name} must have shape {[*batch, *_WIDTHS[name]]} to go with centers of shape {[*batch, 2]}, "
+                f"got {list(value.shape)}"
+            )
 
 
 def _broadcast(name: str, value: Any, like: Tensor, shape: tuple[int, ...]) -> Tensor:

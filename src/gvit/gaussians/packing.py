@@ -114,7 +114,9 @@ def unpack_raw(content: bytes) -> tuple[Float[Tensor, "k 9"], Bounds]:
     levels = _differences(np.stack(columns), depths, 1)
     if (levels >> np.array(list(depths))[:, None]).any():
         raise InputError("quantised Gaussians with numbers out of their range")
-    grid = Grid(bounds, depths, *(torch.full((1, 1), end, dtype=torch.float32) for end in (low, high)))
+    grid = Grid(
+        bounds, depths, *(torch.full((1, 1), end, dtype=torch.float32, device="cpu") for end in (low, high))
+    )
     return grid.raw(torch.from_numpy(levels.T.copy())), bounds
 
 

@@ -41,7 +41,7 @@ class BitDepths:
     """Bits of each number of a field, 1 to 16.
 
     Raises:
-        InputError: one is out of its range.
+        InputError: one is out of its range, or not a whole number.
     """
 
     centers: int
@@ -51,8 +51,8 @@ class BitDepths:
     opacities: int
 
     def __post_init__(self) -> None:
-        if not all(1 <= depth <= _DEEPEST for depth in astuple(self)):
-            raise InputError(f"every field has 1 to {_DEEPEST} bits, got {self}")
+        if not all(isinstance(depth, Integral) and 1 <= depth <= _DEEPEST for depth in astuple(self)):
+            raise InputError(f"every field has a whole number of bits, 1 to {_DEEPEST}, got {self}")
 
     def __iter__(self) -> Iterator[int]:
         """Of the nine numbers, in the order of ``FIELDS``."""
@@ -100,7 +100,11 @@ class Grid:
         if not len(scales.flatten()):
             zero = raw.new_zeros(*raw.shape[:-2], 1, 1)
             return cls(bounds, depths, zero, zero)
-        return cls(bounds, depths, scales.amin((-2, -1), keepdim=True), scales.amax((-2, -1), keepdim=True))
+        # of those that are numbers; where none is, there is no range
+        low, high = (scales.nan_to_num(end, math.inf, -math.inf) for end in (math.inf, -math.inf))
+        low, high = low.amin((-2, -1), keepdim=True), high.amax((-2, -1), keepdim=True)
+        none = low > high
+        return cls(bounds, depths, low.masked_fill(none, 0), high.masked_fill(none, 0))
 
     def levels(self, raw: Float[Tensor, "*batch k 9"]) -> Int[Tensor, "*batch k 9"]:
         """Numbers of the nearest values, from 0."""
@@ -142,7 +146,7 @@ class Grid:
 def check_bits(bits: int) -> None:
     """Raise ``InputError`` where the one number that all depths follow from is out of its range."""
     if not isinstance(bits, Integral) or not MIN_BITS <= bits <= MAX_BITS:
-        raise InputError(f"{option('bits')} must be a whole number, {MIN_BITS} to {MAX_BITS}, got {bits}")
+        raise InputError(f"{option('bits')} must be a whole number, {MIN_BITS} to {MAX_BITS}, got {bits!r}")
 
 
 def quantise_raw(

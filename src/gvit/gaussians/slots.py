@@ -23,8 +23,15 @@ def removed(like: Tensor) -> Float[Tensor, " fields"]:
     return F.pad(like.new_zeros(NUM_FIELDS - 1), (0, 1), value=_REMOVED_OPACITY)
 
 
+def as_index(index: Any) -> Any:
+    """The same index, arrays as tensors: copies, as PyTorch warns of arrays that can't be written to."""
+    if isinstance(index, tuple):
+        return tuple(map(as_index, index))
+    return torch.tensor(index) if isinstance(index, np.ndarray) else index
+
+
 def reaches_gaussians(index: Any, ndim: int) -> bool:
-    """Whether an index of raw numbers [..., K, 9] selects along K; in doubt it does."""
+    """Whether an index of raw numbers [..., K, 9], by ``as_index``, selects along K; in doubt it does."""
     items = index if isinstance(index, tuple) else (index,)
     indexed = 0
     for position, item in enumerate(items):
@@ -32,8 +39,6 @@ def reaches_gaussians(index: Any, ndim: int) -> bool:
             continue
         if item is Ellipsis and position == len(items) - 1:
             break
-        if isinstance(item, np.ndarray):
-            item = torch.from_numpy(item)
         if isinstance(item, Tensor):
             indexed += item.ndim if item.dtype in (torch.bool, torch.uint8) else 1
         elif isinstance(item, (Integral, slice)) or (

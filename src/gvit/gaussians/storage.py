@@ -71,6 +71,8 @@ def read_fields(path: str | Path, make: Callable[..., T], unpack: Callable[[byte
     """What ``make`` makes of the fields in the file, or ``unpack`` of its bytes; see ``Gaussians.load``."""
     from safetensors import SafetensorError, safe_open
 
+    if Path(path).is_dir():
+        raise InputError(f"{path}: a folder; name a .safetensors file of Gaussians")
     if not Path(path).is_file():
         raise InputError(f"{path}: no such file")
     told: Mapping[str, str] = {}

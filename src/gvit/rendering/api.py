@@ -79,7 +79,9 @@ def rasterize(
         centers: [..., K, 2], (x, y) in pixels: x in [0, width] and y in [0, height] lie on the image, others
             are welcome.
         covariances: [..., K, 2, 2] in square pixels, symmetric (of others, the symmetric part is drawn) and
-            positive semi-definite; ``gvit.build_covariances`` makes them from standard deviations and angles.
+            positive semi-definite; ``gvit.build_covariances`` makes them from standard deviations and angles. In
+            float32, needles of a standard deviation of more than about 1,000 pixels may round to covariances that are
+            refused; float64 holds them.
         colors: [..., K, C], any values, 1 to 32 channels.
         opacities: [..., K]; what is not above 0 draws nothing and gets no gradient.
         height: of the image, in pixels, at least 1.
@@ -106,7 +108,8 @@ def rasterize(
             backend is unknown or can't run here.
         RuntimeError: in a second backward pass, for inputs with tangents (forward mode, ``torch.func.jvp``), and
             within ``torch.func.grad``, ``vjp`` or ``jacrev``: there are first derivatives only, in reverse mode, by
-            ``backward`` and ``torch.autograd.grad``.
+            ``backward`` and ``torch.autograd.grad``. (``torch.func.vmap`` draws image by image, and PyTorch warns of
+            it: use batch dimensions.)
     """
     inputs = {"centers": centers, "covariances": covariances, "colors": colors, "opacities": opacities}
     if background is not None:
@@ -201,10 +204,10 @@ def _check_shapes(inputs: dict[str, Tensor]) -> None:
     if not 1 <= channels <= MAX_CHANNELS:
         raise ValueError(f"colors must have 1 to {MAX_CHANNELS} channels, got {channels}")
     background = inputs.get("background")
-    if background is not None and list(background.shape) not in ([channels], [*batch, channels]):
-        raise ValueError(
-            f"background must have shape [{channels}] or {[*batch, channels]}, got {list(background.shape)}"
-        )
+    shapes = ([channels], [*batch, channels])
+    if background is not None and list(background.shape) not in shapes:
+        wanted = " or ".join(dict.fromkeys(map(str, shapes)))
+        raise ValueError(f"background must have shape {wanted}, got {list(background.shape)}")
     for name, tensor in inputs.items():
         if tensor.dtype not in _DTYPES:
             raise ValueError(f"{name} must have a float dtype of 16, 32 or 64 bits, got {tensor.dtype}")
@@ -236,6 +239,15 @@ def _check_size(height: int, width: int) -> None:
 
 
 def _check_constants(blur: float, alpha_max: float, alpha_min: float, transmittance_min: float) -> None:
+    constants = {
+        "blur": blur,
+        "alpha_max": alpha_max,
+        "alpha_min": alpha_min,
+        "transmittance_min": transmittance_min,
+    }
+    for name, constant in constants.items():
+        if isinstance(constant, Tensor) and constant.requires_grad:
+            raise ValueError(f"{name} must be a number, got a tensor that requires a gradient: it gets none")
     if not 0 <= blur <= _MOST_BLUR:
         raise ValueError(f"blur must be in [0, {_MOST_BLUR:g}] square pixels, got {blur}")
     if not 0 < alpha_max <= 1:

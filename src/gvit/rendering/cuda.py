@@ -126,7 +126,7 @@ def _scene(tensors: tuple[Tensor, ...], height: int, width: int, constants: Cons
 class _Entries(NamedTuple):
     """See ``cuda_kernels``."""
 
-    parameters: Tensor  # float32 [B, K, 7]
+    parameters: Tensor  # float32 [B, K, 9]
     gaussians: Tensor  # int32 [entries]: index of the Gaussian
     starts: Tensor  # int32 [B * tiles]
     ends: Tensor  # int32 [B * tiles]

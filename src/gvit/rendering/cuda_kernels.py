@@ -16,7 +16,6 @@ import triton
 import triton.language as tl
 
 NUM_PARAMS = 9
-NUM_MOMENTS = 6
 GROUP = 4
 NUM_FIELDS = 10  # of an entry and group: the moments and the colours' gradients
 # of math.log(2), and half of its inverse: what kernels read has to be a constant of Triton's

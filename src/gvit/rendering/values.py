@@ -10,7 +10,8 @@ from torch import Tensor
 def degenerate(covariances: Tensor, blur: float) -> Tensor:
     """True where a covariance [..., 2, 2] is not positive semi-definite, or is still singular after the blur.
 
-    A negative determinant within the rounding of float32 numbers, of a needle's or of ones near 0, is let through.
+    A negative determinant within the rounding of float32 numbers, of a needle's or of ones near 0, is let through where
+    the blur makes it positive.
     """
     xx, yy = covariances[..., 0, 0].double(), covariances[..., 1, 1].double()
     xy = (covariances[..., 0, 1].double() + covariances[..., 1, 0].double()) / 2
