@@ -17,6 +17,7 @@ from gvit.cli import main
 from gvit.recipes import debug
 from gvit.training.config import ComputeConfig, GuidanceConfig, TrainConfig
 from gvit.training.distributed import World, load_optimizer
+from gvit.training.setup import set_up
 from gvit.training.train import train
 
 # 20 steps over all four phases, without what is random by place in the batch
@@ -233,6 +234,22 @@ def test_fsdp_leaves_half_of_the_weights_in_each_of_two_processes(together):
     for rank in (0, 1):
         whole, here = map(int, (together / f"weights-{rank}.txt").read_text().split())
         assert 0.4 * whole < here < 0.6 * whole
+
+
+def test_an_evaluation_of_shards_ends_in_all_processes_where_it_ends_in_one(monkeypatch):
+    """After the batch that ended it: whoever went on would wait for shards that nobody gives."""
+    setup = set_up(CONFIG)
+    asked, told = [], iter([False, True])
+    monkeypatch.setattr(World, "any", lambda self, flag: flag or next(told))
+    setup.task.config = TOGETHER["shards"]
+    with pytest.raises(FloatingPointError, match="numbers of another process are not finite"):
+        setup.task.measure(asked.append(1) or batch for batch in setup.feed.test_loader)
+    assert len(asked) == 2 < len(setup.feed.test_loader)
+    monkeypatch.setattr(World, "any", lambda self, flag: flag)
+    sharded = setup.task.measure(setup.feed.test_loader)
+    setup.task.config = CONFIG
+    for name, value in setup.task.measure(setup.feed.test_loader).items():
+        assert torch.equal(sharded[name], value), name
 
 
 def test_an_error_of_one_process_is_told_by_it_alone(tmp_path):

@@ -51,7 +51,7 @@ class BitDepths:
     opacities: int
 
     def __post_init__(self) -> None:
-        if not all(isinstance(depth, Integral) and 1 <= depth <= _DEEPEST for depth in astuple(self)):
+        if not all(isinstance(depth, Integral) and 1 <= int(depth) <= _DEEPEST for depth in astuple(self)):
             raise InputError(f"every field has a whole number of bits, 1 to {_DEEPEST}, got {self}")
 
     def __iter__(self) -> Iterator[int]:

@@ -252,15 +252,17 @@ class Task:
         """What ``gvit.evaluation.measure`` gives for the model, or for its moving average.
 
         Raises:
-            FloatingPointError: its Gaussians cannot be drawn.
+            FloatingPointError: its Gaussians cannot be drawn; where weights are sharded, in this process or another.
         """
         model = self.model if self.ema is None else self.ema.module
-        try:
-            return measure(model, batches)
-        except InputError:
-            raise
-        except ValueError as error:  # what the renderer says of numbers that are not finite
-            raise FloatingPointError(first_line(error)) from error
+        if not self.config.compute.fsdp:
+            return _measure_finite(model, batches)
+        # each batch needs the shards of all processes: none may go on where one has stopped
+        parts = []
+        for batch in batches:
+            with self.world.agreed():
+                parts.append(_measure_finite(model, [batch]))
+        return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def state(self) -> dict[str, Any]:
         """All that changes while it trains; every process has to call it, the main one gets it whole."""
@@ -418,6 +420,15 @@ class GuidedTask(Task):
             averaged = state.get("motion_averaged", False) == (self.ema is not None)
             alike = start is not None and len(start) == len(self.motion.images) and averaged
             self.motion.start = start if alike else None
+
+
+def _measure_finite(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    try:
+        return measure(cast(ImageClassifier, model), batches)
+    except InputError:
+        raise
+    except ValueError as error:  # what the renderer says of numbers that are not finite
+        raise FloatingPointError(first_line(error)) from error
 
 
 def _check_finite(names: Sequence[str], values: Sequence[float], norms: Mapping[str, float]) -> None:
