@@ -7,6 +7,7 @@ import re
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 
 from gvit.errors import InputError
@@ -14,6 +15,8 @@ from gvit.errors import InputError
 _LONGEST = 255  # bytes that file systems let a name have
 # of a file that is being written, what it is to become; an older gvit's had no number
 _PARTIAL = re.compile(r"(.+?)(?:\.(\d+)-[0-9a-f]{8})?\.partial")
+# what was written within ``together``, and the places it is to take
+_waiting: ContextVar[list[tuple[Path, Path]] | None] = ContextVar("waiting", default=None)
 
 
 @contextmanager
@@ -31,9 +34,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield partial
         _to_disk(partial)
-        os.replace(partial, path)
-        with suppress(OSError):  # a file system may not have it
-            _to_disk(path.parent)  # or the name could still be the old file's after a power failure
+        waiting = _waiting.get()
+        if waiting is None:
+            _put(partial, path)
+        else:
+            waiting.append((partial, path))
     except BaseException as error:
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -41,6 +46,39 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if cause is not None:
             raise InputError(f"{path}: cannot be written ({cause.strerror or cause})") from error
         raise
+
+
+@contextmanager
+def together(mark: Path) -> Iterator[None]:
+    """Files that ``replacing`` writes within the block take their places when it ends, in the order of writing.
+
+    Where the block raises, a full disk included, all of them stay as they were.
+
+    Args:
+        mark: the file that is written last, whose presence says that the others are there, too; what was there before
+            is removed before the first one is replaced.
+
+    Raises:
+        OSError: what was written cannot take its place.
+    """
+    waiting: list[tuple[Path, Path]] = []
+    outer = _waiting.set(waiting)
+    try:
+        yield
+        mark.unlink(missing_ok=True)
+        for partial, path in waiting:
+            _put(partial, path)
+    finally:
+        _waiting.reset(outer)
+        for partial, _ in waiting:
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
+
+
+def _put(partial: Path, path: Path) -> None:
+    os.replace(partial, path)
+    with suppress(OSError):  # a file system may not have it
+        _to_disk(path.parent)  # or the name could still be the old file's after a power failure
 
 
 def remove_partials(folder: Path, ours: Callable[[str], object]) -> None:

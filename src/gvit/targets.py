@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gvit.data.images import EXTENSIONS, find_images
 from gvit.errors import InputError, option, wording
-from gvit.files import check_writable, remove_partials, utf8_name
+from gvit.files import check_writable, remove_partials, together, utf8_name
 from gvit.gaussians import Gaussians
 from gvit.gaussians.shards import MANIFEST_NAME, SHARD_FORMATS, Manifest, is_shard
 from gvit.gaussians.storage import Origin, read_depths, read_origin
@@ -77,12 +77,20 @@ def plan_targets(
     out: Path,
     endings: tuple[str, ...] = ENDINGS,
     extensions: frozenset[str] = EXTENSIONS,
+    check: bool = True,
 ) -> list[Target]:
     """Image files named by files, folders and patterns, each with its own files in ``out``; see ``find_images``.
 
     Images of a folder keep their place in it: ``photos`` makes ``out/cat/1.png`` of ``photos/cat/1.jpg``.
-    Where ``out`` lies in that folder, what is in it is left alone. Bytes of a name that are no UTF-8 are written out
-    in those of its results: safetensors opens no other files.
+    Where ``out`` lies in that folder, or a pattern reaches into ``out`` as well as elsewhere, what is in it is left
+    alone. Bytes of a name that are no UTF-8 are written out in those of its results: safetensors opens no other files.
+
+    Args:
+        sources: files, folders and patterns.
+        out: folder for the results.
+        endings: of the files of each image.
+        extensions: of the files to look for in folders.
+        check: see ``check_targets``; not where targets are made of these that have other files.
 
     Raises:
         InputError: nothing is found, results would replace each other, an image, or a file that gvit did not write,
@@ -94,9 +102,12 @@ def plan_targets(
         inside = folder.is_dir()
         if inside and _real(folder) == _real(out):
             raise InputError(f"{out} holds the images; choose another {option('out')} folder for the results")
-        for file in find_images([source], extensions):
-            if inside and _real(out) in _real(file).parents:
-                continue
+        files = find_images([source], extensions)
+        elsewhere = [file for file in files if _real(out) not in _real(file).parents]
+        # a pattern that finds nothing elsewhere means what is in the folder for results
+        if inside or (elsewhere and not os.path.exists(source)):
+            files = elsewhere
+        for file in files:
             place = file.relative_to(folder) if inside else Path(file.name)
             name = out / utf8_name(str(place.with_suffix("")))
             targets.setdefault(_real(file), Target(file, name, endings))
@@ -111,7 +122,8 @@ def plan_targets(
                 f"{out} holds a set of Gaussians ({MANIFEST_NAME}); choose another {option('out')} folder for single "
                 "images"
             )
-    check_targets(list(targets.values()))
+    if check:
+        check_targets(list(targets.values()))
     return list(targets.values())
 
 
@@ -257,17 +269,18 @@ def write_results(
     With ``bits``, they are quantised to so many.
 
     Raises:
-        InputError: they cannot be written.
+        InputError: they cannot be written; those that were there before stay.
     """
     try:
         target.name.parent.mkdir(parents=True, exist_ok=True)
-        target.gaussians_file.unlink(missing_ok=True)  # or beside a new picture they would pass for its own
-        save_picture(picture, target.picture_file)
-        if figure is not None:
-            save_figure(figure, target.figure_file)
-        # the last one: where it is, the others are, too
-        height, width = picture.shape[-2:]
-        kept = dict(origin or {}) | {_IMAGE: target.checksum}
-        gaussians.save(target.gaussians_file, kept, (height, width), bits)
+        # former Gaussians beside a new picture would pass for its own
+        with together(target.gaussians_file):
+            save_picture(picture, target.picture_file)
+            if figure is not None:
+                save_figure(figure, target.figure_file)
+            # the last one: where it is, the others are, too
+            height, width = picture.shape[-2:]
+            kept = dict(origin or {}) | {_IMAGE: target.checksum}
+            gaussians.save(target.gaussians_file, kept, (height, width), bits)
     except OSError as error:
         raise InputError(f"{target.name.parent}: cannot write results here ({error.strerror})") from error

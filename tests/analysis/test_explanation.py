@@ -1,6 +1,7 @@
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 from captum.attr import InputXGradient, IntegratedGradients, LayerGradientXActivation
@@ -8,7 +9,7 @@ from timm.layers import set_fused_attn
 
 import gvit
 from gvit.analysis.attribution import cdam
-from gvit.analysis.explanation import METHODS, attribute, explainer
+from gvit.analysis.explanation import METHODS, attribute, explainer, read_gaussians
 from gvit.errors import InputError
 from gvit.gaussians import Gaussians
 
@@ -281,11 +282,12 @@ def test_edges_are_looked_for_in_the_image_where_there_is_one():
     assert attribute(tiny().float(), gaussians, "edges")[0, 0] > 0  # of the drawing
 
 
-def test_random_scores_are_of_their_seed():
+@pytest.mark.parametrize("method", ["random", "shap"])
+def test_random_scores_are_of_their_seed(method, unchecked):
     model, gaussians = tiny(), some_gaussians()
-    first, second = (attribute(model, gaussians, "random", seed=seed) for seed in (1, 2))
+    first, second = (attribute(model, gaussians, method, 3, seed=seed, samples=1) for seed in (1, 2))
     assert not torch.equal(first, second)
-    assert torch.equal(first, attribute(model, gaussians, "random", 3, seed=1))
+    assert torch.equal(first, attribute(model, gaussians, method, 3, seed=np.int64(1), samples=1))
 
 
 def test_no_gaussians_have_no_scores():
@@ -306,6 +308,9 @@ def test_bad_input_is_refused():
         explainer("cdam", gvit.load_model("gvit_tiny.photos"))
     with pytest.raises(InputError, match="has no trained classifier to explain"):
         explainer("attention", gvit.load_model("gvit_tiny.photos"))
+    for name in ("num_gaussians", "looks"):
+        with pytest.raises(InputError, match=f"gaussian_vit_tiny makes no Gaussians: {name} has no meaning"):
+            read_gaussians(model, gaussians.raw, **{name: 1})
     for method in OF_CLASS:
         with pytest.raises(InputError, match="classes must be from 0 to 3"):
             attribute(model, gaussians, method, CLASSES)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from gvit.cli import main
 from gvit.cli.explain import Options
 from gvit.gaussians import Gaussians
 from gvit.models.weights import save_model
+from gvit.progress import ProgressBar
 
 NAMES = ("cat", "dog", "7")
 
@@ -116,6 +118,24 @@ def test_a_model_of_gaussians_explains_files_of_those(tmp_path, capsys):
     expected = attribute(model, inputs, "occlusion")[0].tolist()
     assert row["scores"]["occlusion"] == pytest.approx(expected, rel=1e-4, abs=1e-5)
     assert (tmp_path / "out" / "a.png").exists()
+    for flag, value in (("--num-gaussians", 3), ("--looks", 2), ("--background", "white")):
+        for command in ("explain", "predict"):
+            out = ["--out", str(tmp_path / "none")] * (command == "explain")
+            assert main([command, str(run), str(tmp_path / "a.safetensors"), flag, str(value), *out]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith("gvit: error: gaussian_vit_tiny ")
+            assert line.endswith(f"{flag} has no meaning for it")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_name_is_escaped_where_the_progress_is_told(run, photos, tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(ProgressBar, "update", lambda _bar, _done, text: told.append(text))
+    shutil.copy(photos / "a.png", tmp_path / "a\x1b[2J.png")
+    assert (
+        main(["explain", str(run), str(tmp_path), "--method", "opacity", "--out", str(tmp_path / "o")]) == 0
+    )
+    assert told == [r"a\x1b[2J.png"]
 
 
 def test_bad_input_is_one_line(run, photos, tmp_path, capsys):
@@ -130,6 +150,7 @@ def test_bad_input_is_one_line(run, photos, tmp_path, capsys):
     assert "no images given" in fails(capsys, run)
     # the flag takes all that follows it
     assert "unknown method 'a.png'" in fails(capsys, run, "--method", "det", "a.png", *out)
+    assert "--background must be a colour's name" in fails(capsys, run, photos, "--background", "whit", *out)
     assert "--samples must be at least 1" in fails(capsys, run, photos, "--samples", 0, *out)
     assert "holds the images" in fails(capsys, run, photos, "--out", photos)
     assert "an encoder alone" in fails(capsys, "gvit_tiny.photos", photos, *out)

@@ -137,6 +137,10 @@ def test_bad_input_is_one_line(tmp_path, capsys):
         assert "--size takes pixels" in fails(capsys, file, f"--size={size}")
     assert "give one of them" in fails(capsys, file, "--size", 3, "--scale", 1)
     assert "--scale must be above 0" in fails(capsys, file, "--scale", 0)
+    for form in ("json", "csv"):
+        message = fails(capsys, file, "--out", tmp_path / "none", "--format", form, "--background", "black")
+        assert "--background is for pictures: --format png or svg" in message
+    assert not (tmp_path / "none").exists()
     some().save(file, size=(20, 40))
     assert "a.safetensors: would be more than 1,000,000,000 pixels" in fails(capsys, file, "--scale", 1e300)
     assert "no such file" in fails(capsys, tmp_path / "b.safetensors")

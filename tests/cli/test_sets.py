@@ -219,6 +219,34 @@ def test_folders_that_are_no_classes_are_told_how_they_are_encoded(run, photos, 
     assert encode(*asked, "--dataset", "images") == 0
 
 
+@pytest.mark.parametrize(
+    ("flags", "place"),
+    [
+        ((), "encoded"),
+        ((), "cat/encoded"),
+        ((), "."),
+        (("--format", "parquet"), "data"),
+        (("--dataset", "Folder"), "encoded"),
+        (("--dataset", "images"), "."),
+    ],
+)
+def test_a_set_that_would_count_as_a_part_of_its_images_is_refused(
+    run, photos, tmp_path, capsys, flags, place
+):
+    photos = shutil.copytree(photos, tmp_path / "photos")
+    message = fails(capsys, run, photos, "--out", photos / place, *flags)
+    assert f"lies where the images of {photos} are looked for; choose another --out folder" in message
+    assert sorted(file.name for file in photos.iterdir()) == ["cat", "dog"]
+
+
+@pytest.mark.parametrize("places", [["cat"], [f"{s}/{c}" for s in ("train", "val") for c in ("cat", "dog")]])
+def test_a_set_beside_its_images_is_neither_a_class_nor_a_split(run, photos, tmp_path, capsys, places):
+    for place in places:
+        shutil.copytree(photos / Path(place).name, tmp_path / place)
+    for _ in range(2):
+        assert encode(run, tmp_path, "--out", tmp_path / "encoded") == 0, capsys.readouterr().err
+
+
 def test_files_of_many_images_and_images_themselves_are_told_from_files_of_gaussians(whole, photos, capsys):
     (shard, *_) = read_set(whole)[1]["test"]
     with pytest.raises(
@@ -415,6 +443,28 @@ def test_shards_that_no_manifest_vouches_for_are_not_taken_over(run, photos, who
         begin_set(out, read_set(whole)[0], overwrite=True)
         assert contents(out) == {MANIFEST_NAME: (whole / MANIFEST_NAME).read_bytes()}
         shutil.copytree(whole, out, dirs_exist_ok=True)
+
+
+def test_killed_while_it_removes_a_set_the_rest_does_not_pass_for_the_new_one(
+    run, photos, whole, tmp_path, capsys, monkeypatch
+):
+    out, remove, removed = shutil.copytree(whole, tmp_path / "set"), Path.unlink, []
+
+    def killed(file: Path, missing_ok: bool = False) -> None:
+        if file.suffix == ".safetensors" and removed:
+            raise KeyboardInterrupt
+        remove(file, missing_ok)
+        removed.extend([file] * (file.suffix == ".safetensors"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            begin_set(out, read_set(whole)[0], overwrite=True)
+    assert len(contents(out)) == 7
+    asked = (run, photos, "--out", out, "--shard-size", 4)
+    assert "holds a set without manifest.json" in fails(capsys, *asked)
+    assert encode(*asked, "--overwrite") == 0
+    assert contents(out) == contents(whole)
 
 
 def test_what_was_half_written_is_removed_when_it_goes_on(whole, tmp_path):

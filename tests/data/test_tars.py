@@ -109,6 +109,14 @@ def test_headers_are_read_once_and_again_where_a_tar_has_changed(tmp_path, cache
             assert samples(tmp_path) == [*first, (3, "b")]
 
 
+def test_a_name_is_escaped_where_the_progress_is_told(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(tars.ProgressBar, "update", lambda _bar, _done, text: told.append(text))
+    write(tmp_path / "train-\x1b[2J.tar", {"a/a.png": picture(1), "a/b.png": picture(2)})
+    samples(tmp_path)
+    assert told == [r"train-\x1b[2J.tar"]
+
+
 def test_images_of_class_folders_may_have_dots_and_the_same_stem(tmp_path):
     names = ("a/1.30.12.png", "a/1.30.15.PNG", "a/x.png", "a/x.bmp", "b/v.2.png")
     both(tmp_path, {name: picture(number) for number, name in enumerate(names)})

@@ -15,7 +15,7 @@ import gvit
 from gvit.cli import main
 from gvit.errors import InputError
 from gvit.fitting.frames import count_frames, fit_frames, open_frames
-from gvit.fitting.image_files import write_fit
+from gvit.fitting.image_files import FIT_ENDINGS, write_fit
 
 NUM, STEPS = 40, 60
 
@@ -88,6 +88,22 @@ def test_a_gaussian_keeps_its_index():
     )
     torch.testing.assert_close(fits[1].gaussians.raw, expected.gaussians.raw)
     assert min(fitted.psnr.item() for fitted in fits) > 30
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (
+            [torch.rand(3, 16, 16), torch.rand(3, 16, 20)],
+            "frame 1 is 20x16 pixels, but the frames before it are 16x16",
+        ),
+        ("an.gif", "got the name 'an.gif'; open_frames reads"),
+        (Path("an.gif"), "got the name 'an.gif'; open_frames reads"),
+    ],
+)
+def test_what_is_no_sequence_of_frames_is_refused(images, message, unchecked):
+    with pytest.raises(InputError, match=message):
+        list(fit_frames(images, 5, 2))
 
 
 def test_a_photograph_with_a_preview_in_it_is_no_animation(tmp_path):
@@ -200,6 +216,25 @@ def test_an_interrupted_overwrite_leaves_no_frame_of_the_former_video(tmp_path, 
     assert run(path, "--frames", "--out", out.parent, "--seed", 1, "--overwrite") == 130
     assert [file.name for file in out.glob("*.safetensors")] == ["00000.safetensors"]
     assert (out / "00000.safetensors").read_bytes() != before
+
+
+def test_overwriting_removes_the_frames_that_an_animation_no_longer_has(tmp_path):
+    path, folder = animate(tmp_path / "a.gif"), tmp_path / "a-frames"
+    assert run(path, "--frames", "--out", tmp_path) == 0
+    animate(path, 2)
+    for name in ("00003.png", "00007.png"):  # taken apart by something else
+        frames()[0].save(folder / name)
+    (folder / "000002.png").write_bytes((folder / "00002.png").read_bytes())  # a name of nobody here
+    assert run(path, "--frames", "--out", tmp_path, "--overwrite") == 0
+    ours = {f"0000{number}{ending}" for number in range(2) for ending in FIT_ENDINGS}
+    assert {file.name for file in folder.iterdir()} == ours | {"00003.png", "00007.png", "000002.png"}
+
+
+def test_the_picture_beside_an_animation_is_in_nobodys_way(tmp_path):
+    path = animate(tmp_path / "loop.gif", 2)
+    frames()[0].save(tmp_path / "loop.png")
+    assert run(path, tmp_path / "loop.png", "--frames", "--out", tmp_path / "out") == 0
+    assert len(list((tmp_path / "out").rglob("*.safetensors"))) == 3
 
 
 def run(*args) -> int:

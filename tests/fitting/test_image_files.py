@@ -1,5 +1,6 @@
 """``gvit fit`` as a person meets it."""
 
+import errno
 import json
 import os
 import weakref
@@ -11,6 +12,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import gvit
+from gvit import files
 from gvit.cli import main
 from gvit.data.convert import as_pixels
 from gvit.errors import InputError
@@ -187,16 +189,41 @@ def test_names_that_are_no_text_are_escaped_and_their_results_are_read_again(tmp
     assert not nowhere.exists()
 
 
-def test_gaussians_are_not_left_beside_a_picture_that_replaces_theirs(tmp_path, monkeypatch):
-    file = write(tmp_path / "a.png")
-    assert run(file, "--out", tmp_path / "out", *QUICK) == 0
+def test_where_results_cannot_be_written_the_former_ones_stay(tmp_path, monkeypatch, capsys):
+    file, out = write(tmp_path / "a.png"), tmp_path / "out"
+    assert run(file, "--out", out, *QUICK) == 0
+    before = {made.name: made.read_bytes() for made in out.iterdir()}
+    again = (file, "--out", out, *QUICK, "--seed", 1, "--overwrite")
+    to_disk = files._to_disk
+
+    def full(path):
+        if path.name.startswith("a.safetensors"):  # the last one
+            raise OSError(errno.ENOSPC, "No space left on device")
+        to_disk(path)
+
+    monkeypatch.setattr(files, "_to_disk", full)
+    assert fails(capsys, *again) == f"{out / 'a.safetensors'}: cannot be written (No space left on device)"
 
     def interrupted(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("gvit.targets.save_figure", interrupted)
-    assert run(file, "--out", tmp_path / "out", *QUICK, "--seed", 1, "--overwrite") == 130
-    assert not (tmp_path / "out" / "a.safetensors").exists()
+    assert run(*again) == 130
+    assert {made.name: made.read_bytes() for made in out.iterdir()} == before
+
+
+def test_gaussians_are_not_left_beside_a_picture_that_replaces_theirs(tmp_path, monkeypatch):
+    file, out = write(tmp_path / "a.png"), tmp_path / "out"
+    assert run(file, "--out", out, *QUICK) == 0
+    put = files._put
+
+    def killed(partial, path):
+        put(partial, path)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files, "_put", killed)
+    assert run(file, "--out", out, *QUICK, "--seed", 1, "--overwrite") == 130
+    assert {made.name for made in out.iterdir()} == {"a.png", "a-fit.png"}
 
 
 def test_no_more_images_than_a_batch_are_held(tmp_path, monkeypatch):
@@ -291,6 +318,20 @@ def test_results_are_no_images_to_fit(tmp_path, capsys):
     assert run(tmp_path, "--out", out, *QUICK) == 0
     assert [target.source for target in plan_targets([tmp_path], out)] == [file]
     assert "holds the images" in fails(capsys, tmp_path, "--out", tmp_path)
+
+
+def test_a_pattern_that_reaches_into_the_results_goes_on(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for number in range(2):
+        write(tmp_path / "in" / f"{number}.png", seed=number)
+    for skipped in (0, 2):
+        assert run("**/*.png", *QUICK) == 0
+        assert capsys.readouterr().out.count("skipped") == skipped
+    # beside images of another format there is room
+    assert run("in/*.png", "--out", "jpg", *QUICK) == 0
+    write(tmp_path / "jpg" / "2.jpg")
+    assert run("jpg/*.jpg", "--out", "jpg", *QUICK) == 0
+    assert (tmp_path / "jpg" / "2.safetensors").exists()
 
 
 def test_a_loop_of_links_in_a_folder_is_an_image_that_cannot_be_read(tmp_path, capsys):

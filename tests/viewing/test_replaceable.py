@@ -85,6 +85,15 @@ def test_a_picture_too_large_to_be_opened_is_somebody_elses(gaussians, tmp_path,
     assert f"{place} is there and was not written by gvit" in line
 
 
+@pytest.mark.parametrize("most", [16, 3000])  # pixels: Pillow warns of more, and refuses twice as many
+def test_a_picture_too_large_to_be_opened_is_known_again(gaussians, tmp_path, monkeypatch, most, recwarn):
+    command = ["render", str(gaussians), "--out", str(tmp_path), "--size", "64"]
+    assert main(command) == 0
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", most)
+    assert main(command) == 0
+    assert not [warning for warning in recwarn if "pixels" in str(warning.message)]
+
+
 @pytest.mark.parametrize("ending", ["png", "csv", "safetensors"])
 def test_a_pipe_is_nobodys_and_is_not_waited_for(ending, tmp_path):
     pipe = tmp_path / f"a.{ending}"

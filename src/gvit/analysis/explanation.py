@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from operator import index
 from typing import Any
 
 import torch
@@ -195,7 +196,7 @@ def _occlusion(asked: Question) -> Tensor:
 
 def _shap(asked: Question) -> Tensor:
     count, device = len(asked.gaussians), asked.raw.device
-    generator = torch.Generator().manual_seed(asked.seed)
+    generator = torch.Generator().manual_seed(index(asked.seed))
     pairs = -(-asked.samples // 2)
     orders = torch.stack([torch.randperm(count, generator=generator) for _ in range(pairs)])
     # each is followed by its reverse (Castro's sampling with antithetic pairs)
@@ -214,7 +215,7 @@ def _shap(asked: Question) -> Tensor:
 
 
 def _random(asked: Question) -> Tensor:
-    generator = torch.Generator().manual_seed(asked.seed)
+    generator = torch.Generator().manual_seed(index(asked.seed))
     shape = asked.gaussians.raw.shape[:-1]
     return torch.randn(shape, generator=generator, dtype=torch.float64).to(asked.gaussians.raw)
 
@@ -374,7 +375,8 @@ def read_gaussians(
         looks: of images, see ``GViT.encode``.
 
     Raises:
-        InputError: a number of Gaussians or looks that the encoder doesn't take.
+        InputError: a number of Gaussians or looks that the encoder doesn't take, or of either for a model that has
+            none.
         ValueError: images of another size or number of channels.
     """
     if isinstance(inputs, Gaussians):
@@ -382,5 +384,8 @@ def read_gaussians(
     if model.encoder is not None:
         encoder: Any = model  # a GViT
         return encoder.encode(inputs, num_gaussians=num_gaussians, looks=looks)
+    for name, number in (("num_gaussians", num_gaussians), ("looks", looks)):
+        if number is not None:
+            raise InputError(f"{model.card.name} makes no Gaussians: {option(name)} has no meaning for it")
     # raw numbers in the meaning that they have to the model
     return Gaussians(inputs, **model.tokens.bounds_of(Gaussians(inputs)))

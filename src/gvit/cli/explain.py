@@ -12,6 +12,7 @@ import tyro
 from gvit.cli.devices import find_device
 from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import at_least_one, check_seed, parse
+from gvit.cli.predict import choose_background
 from gvit.errors import InputError, printable, unknown_name
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class Options:
         samples: orders of shap, steps of ig; where not given, 32 and 64.
         seed: of the orders of shap, and of random.
         json: print JSON.
-        background: what transparent pixels lie over: a name (white) or code (#ff8800).
+        background: what transparent pixels lie over: a name (white) or code (#ff8800); black where not given.
         num_gaussians: another number of Gaussians than the model's own, where its encoder draws any number.
         looks: how often an encoder that looks at its own picture does; as often as in training when not given.
         batch_size: inputs of the classifier at a time; where not given, as many as take some hundred MB.
@@ -64,7 +65,7 @@ class Options:
     samples: int | None = None
     seed: int = 0
     json: bool = False
-    background: str = "black"
+    background: str | None = None
     num_gaussians: int | None = None
     looks: int | None = None
     batch_size: int | None = None
@@ -90,7 +91,6 @@ def run(args: list[str]) -> int:
         raise InputError("no images given; name image files, folders or quoted patterns after the run")
 
     from gvit.analysis.attribution import check_reads_gaussians
-    from gvit.data.convert import parse_color
     from gvit.data.images import EXTENSIONS
     from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS
     from gvit.models.weights import load_model
@@ -98,10 +98,10 @@ def run(args: list[str]) -> int:
     from gvit.progress import ProgressBar
     from gvit.targets import plan_targets
 
-    parse_color(options.background)
     model = load_model(options.run).to(find_device(options.device)).eval()
     check_classifies(model)
     check_reads_gaussians(model)
+    background = choose_background(options.background, model)
     target = None if options.target is None else find_class(model, options.target)
     warn_of_left_out(options.images)
     extensions = GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS
@@ -109,9 +109,9 @@ def run(args: list[str]) -> int:
     failed, rows = False, []
     with ProgressBar("explaining", len(targets)) as bar:
         for number, file in enumerate(targets):
-            bar.update(number, file.source.name)
+            bar.update(number, printable(file.source.name))
             try:
-                row = _explain(model, target, file, options)
+                row = _explain(model, target, file, background, options)
             except _Unreadable as error:
                 failed = True
                 print_error(error)
@@ -130,7 +130,7 @@ class _Unreadable(InputError):
 
 
 def _explain(
-    model: "ImageClassifier", target: int | None, file: "Target", options: Options
+    model: "ImageClassifier", target: int | None, file: "Target", background: str, options: Options
 ) -> dict[str, Any]:
     """Write the files of one image, and tell what is in them."""
     import torch
@@ -143,7 +143,7 @@ def _explain(
     from gvit.viewing.scores import scores_figure
 
     try:
-        inputs = load_images([file.source], model, options.background)
+        inputs = load_images([file.source], model, background)
     except InputError as error:
         raise _Unreadable(*error.args) from None
     inputs = inputs.to(next(model.parameters()).device)

@@ -113,12 +113,12 @@ def run(args: list[str]) -> int:
     model = None if options.start is None else load_encoder(options.start, "--start").to(device)
     drawn = max(1, round(options.num_gaussians * (FIRST_SHARE if options.adaptive else 1)))
     warn_of_left_out(options.images)
-    targets = plan_targets(options.images or [photograph()], options.out, FIT_ENDINGS)
+    targets = plan_targets(options.images or [photograph()], options.out, FIT_ENDINGS, check=False)
     if options.frames and options.sequence:
         raise InputError("--frames and --sequence: give one of them")
     targets, animations = ([], [in_order(targets)]) if options.sequence else _split(targets, options.frames)
     every = [*targets, *chain.from_iterable(animations)]
-    check_targets(every)
+    check_targets(every)  # not before: an animation's frames have other files than itself
     waiting = _left(targets, options)
     remove_unfinished(every)
     settings |= {"adaptive": options.adaptive, "background": options.background}
@@ -191,7 +191,7 @@ def _fit_animation(
         _left(targets[:done], options)
         if done < len(targets):
             first = {} if done else start(stack_pixels(next(open_frames(targets[0].source))).to(device))
-            yield from fit_animation(targets, done, device, **settings | first)
+            yield from fit_animation(targets, done, device, overwrite=options.overwrite, **settings | first)
     except InputError as error:
         yield error
     except ValueError as error:  # of where the encoder begins

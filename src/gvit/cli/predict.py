@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -10,6 +10,9 @@ from gvit.cli.devices import find_device
 from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.cli.parsing import at_least_one, parse
 from gvit.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from gvit.models.base import ImageClassifier
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,7 @@ class Options:
         images: image files, folders (searched recursively) or quoted patterns.
         top_k: how many classes to show.
         json: print JSON.
-        background: what transparent pixels lie over: a name (white) or code (#ff8800).
+        background: what transparent pixels lie over: a name (white) or code (#ff8800); black where not given.
         num_gaussians: another number of Gaussians than the model's own, where its encoder draws any number.
         looks: how often an encoder that looks at its own picture does; as often as in training when not given.
         batch_size: images at a time.
@@ -40,7 +43,7 @@ class Options:
     ]
     top_k: int = 3
     json: bool = False
-    background: str = "black"
+    background: str | None = None
     num_gaussians: int | None = None
     looks: int | None = None
     batch_size: int = 32
@@ -54,22 +57,19 @@ def run(args: list[str]) -> int:
     if not options.images:
         raise InputError("no images given; name image files, folders or quoted patterns after the run")
 
-    from gvit.data.convert import parse_color
     from gvit.data.images import EXTENSIONS, find_images
     from gvit.data.sources.gaussians import GAUSSIAN_EXTENSIONS
     from gvit.models.weights import load_model
     from gvit.prediction import check_classifies, predict_files
 
-    parse_color(options.background)
     model = load_model(options.run).to(find_device(options.device))
     check_classifies(model)  # before anything is said of the files
+    background = choose_background(options.background, model)
     warn_of_left_out(options.images)
     files = find_images(options.images, GAUSSIAN_EXTENSIONS if model.reads == "gaussians" else EXTENSIONS)
     failed, rows = False, []
     drawing = {"num_gaussians": options.num_gaussians, "looks": options.looks}
-    for file, answer in predict_files(
-        model, files, options.top_k, options.batch_size, options.background, **drawing
-    ):
+    for file, answer in predict_files(model, files, options.top_k, options.batch_size, background, **drawing):
         if isinstance(answer, InputError):
             failed = True
             print_error(answer)
@@ -81,3 +81,19 @@ def run(args: list[str]) -> int:
     if options.json:
         print(json.dumps(rows, indent=2))
     return 2 if failed else 0
+
+
+def choose_background(color: str | None, model: "ImageClassifier") -> str:
+    """What transparent pixels lie over, black where no colour is given.
+
+    Raises:
+        InputError: there is no such colour, or the model reads no pixels.
+    """
+    from gvit.data.convert import parse_color
+
+    if color is None:
+        return "black"
+    if model.reads == "gaussians":
+        raise InputError(f"{model.card.name} reads Gaussians: --background has no meaning for it")
+    parse_color(color)
+    return color

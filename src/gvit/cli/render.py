@@ -37,7 +37,8 @@ class Options:
         size: pixels of the longer side, or WIDTHxHEIGHT; where not given, that of the image, or 512 where its file
             does not tell.
         scale: so many times the size of the image.
-        background: colour below the Gaussians in pictures: a name or a code; that of 'gvit fit --background'.
+        background: colour below the Gaussians in pictures: a name or a code; that of 'gvit fit --background'. Black
+            where not given.
     """
 
     files: Annotated[
@@ -49,7 +50,7 @@ class Options:
     format: Literal["png", "svg", "json", "csv"] = "png"
     size: str | None = None
     scale: float | None = None
-    background: str = "black"
+    background: str | None = None
 
 
 def run(args: list[str]) -> int:
@@ -61,13 +62,15 @@ def run(args: list[str]) -> int:
         raise InputError("--size and --scale: give one of them")
     if options.scale is not None and not 0 < options.scale < float("inf"):
         raise InputError(f"--scale must be above 0, got {options.scale:g}")
+    if options.background is not None and options.format in ("json", "csv"):
+        raise InputError("--background is for pictures: --format png or svg")
     sides = None if options.size is None else _read_size(options.size)
 
     from gvit.data.collections import find_kept
     from gvit.data.convert import parse_color
     from gvit.files import check_writable
 
-    background = parse_color(options.background)
+    background = parse_color("black" if options.background is None else options.background)
     check_writable(options.out)
     failed, count, taken = False, 0, set[str]()
     for image in find_kept(options.files):

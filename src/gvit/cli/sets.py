@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gvit.cli.messages import print_error, warn_of_left_out
-from gvit.errors import InputError, counted, printable
+from gvit.errors import InputError, counted, option, printable
 
 if TYPE_CHECKING:
     from gvit.data.sources import Source
@@ -38,22 +38,27 @@ def is_data_set(sources: Sequence[str]) -> bool:
     return len(sources) == 1 and is_named(sources[0]) and not Path(sources[0]).exists()
 
 
-def find_parts(sources: Sequence[str], dataset: str | None, data_dir: Path | None) -> dict[str, Source]:
-    """The images to encode, by the name of their part.
+def find_parts(
+    sources: Sequence[str], dataset: str | None, data_dir: Path | None, out: Path
+) -> dict[str, Source]:
+    """The images to encode, by the name of their part, whose set goes to the folder ``out``.
 
     Raises:
-        InputError: there are none, or it cannot be told what is meant.
+        InputError: there are none, it cannot be told what is meant, or ``out`` would count as a part of them.
     """
     from gvit.data.sources import load_source
     from gvit.encoding import unlabelled
 
     guessed = dataset is None
     if dataset is None:
-        dataset, data_dir = _recognise(sources, data_dir)
+        dataset, data_dir = _recognise(sources, data_dir, out)
     elif dataset != IMAGES and sources:
         if len(sources) > 1 or data_dir is not None:
             raise InputError(f"--dataset {dataset} is one folder, got {', '.join(sources)}")
         data_dir = Path(sources[0])
+    for folder in map(Path, sources if data_dir is None else [data_dir]):
+        if os.path.isdir(folder):
+            _check_apart(out, folder, dataset)
     if dataset == IMAGES:
         if sources and data_dir is not None:
             raise InputError(f"--dataset {IMAGES} takes SOURCE or --data-dir, not both")
@@ -70,7 +75,26 @@ def find_parts(sources: Sequence[str], dataset: str | None, data_dir: Path | Non
         raise InputError(f"{error.args[0]}; --dataset {IMAGES} encodes them without classes") from error
 
 
-def _recognise(sources: Sequence[str], data_dir: Path | None) -> tuple[str, Path | None]:
+def _check_apart(out: Path, folder: Path, dataset: str) -> None:
+    """See to it that the set is not looked through for the images it is made of when the same command goes on."""
+    from gvit.data.sources.class_folders import HELD_OUT, TRAINING, split_folders
+
+    training, tests = split_folders(folder, TRAINING), split_folders(folder, HELD_OUT)
+    classes = [*training, *tests] if training and tests else [folder]
+    place = _real(out)
+    inside = dataset.lower() == "folder" and any(_real(of) in place.parents for of in classes)
+    # Parquet files are looked for in data/, too
+    if inside or place in map(_real, (folder, folder / "data", *classes)):
+        raise InputError(
+            f"{out} lies where the images of {folder} are looked for; choose another {option('out')} folder"
+        )
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _recognise(sources: Sequence[str], data_dir: Path | None, out: Path) -> tuple[str, Path | None]:
     """The kind of data set that the sources are, and its folder."""
     from gvit.data.images import EXTENSIONS
 
@@ -83,8 +107,9 @@ def _recognise(sources: Sequence[str], data_dir: Path | None) -> tuple[str, Path
         return IMAGES, None
     if any(next(place.glob("*.parquet"), None) for place in (first, first / "data")):
         return "parquet", first
-    inside = [path for path in first.iterdir() if not path.name.startswith(".")]
-    folders = sum(path.is_dir() for path in inside)
+    inside, place = [path for path in first.iterdir() if not path.name.startswith(".")], _real(out)
+    # the set that was begun in it does not make another data set of it
+    folders = sum(path.is_dir() and _real(path) != place for path in inside)
     if folders > 1 and not any(path.suffix.lower() in EXTENSIONS for path in inside):
         return "folder", first
     return IMAGES, None

@@ -133,8 +133,11 @@ def begin_set(folder: Path, manifest: Manifest, overwrite: bool = False) -> None
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for file in shards if overwrite else ():
-            file.unlink()
+        if overwrite:
+            # first: beside it, shards that an interruption leaves would pass for the new set's
+            (folder / MANIFEST_NAME).unlink(missing_ok=True)
+            for file in shards:
+                file.unlink()
     except OSError as error:
         raise InputError(f"{folder}: cannot write results here ({error.strerror})") from error
     remove_partials(folder, {MANIFEST_NAME, *listed, *wanted}.__contains__)

@@ -6,24 +6,29 @@ import os
 import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageOps
+from torch import Tensor
 
 from gvit.data.convert import Color, ImageLike, as_pixels, composite
 from gvit.data.images import opened, to_rgba
 from gvit.errors import InputError, first_line, printable
 from gvit.fitting.image_files import FittedFile, diverged
-from gvit.fitting.optimise import Fit, fit
+from gvit.fitting.optimise import Fit, fit, stack_pixels
 from gvit.gaussians import Gaussians
 from gvit.gaussians.storage import read_size
 from gvit.targets import Target
+from gvit.viewing.replaceable import check_replaceable
 
 # From the frame before there is little left to do: see docs/fitting.md.
 LATER_SHARE = 0.5
 _LEAST = 38  # bytes of a frame of a PNG, which has a chunk that says where it lies
+# the files of a frame, and nothing else in its folder
+_FRAME = re.compile(r"(0[0-9]{4}|[1-9][0-9]{4,})(?:\.safetensors|\.png|-fit\.png)")
 _ANIMATED = ("GIF", "PNG", "WEBP", "TIFF", "AVIF")  # Pillow's names
 
 
@@ -84,7 +89,7 @@ def fit_frames(
     """The fit of each frame as soon as it is found: Gaussian i of one is where Gaussian i of the one before went.
 
     Args:
-        frames: images of one size, each as ``fit`` takes it.
+        frames: images of one size, each as ``fit`` takes it; those of an animated file are in ``open_frames``.
         num_gaussians: of each frame.
         steps: for the first frame; the others begin with what the one before ended with, and take half as many.
         init: of the first frame.
@@ -94,19 +99,37 @@ def fit_frames(
         settings: other arguments of ``fit``.
 
     Raises:
-        InputError: as ``fit``.
+        InputError: a file's name in place of frames, a frame of another size than the first one, or as ``fit``.
     """
-    later = max(1, round(LATER_SHARE * steps))
-    for frame in frames:
+    if isinstance(frames, (str, Path)):
+        raise InputError(f"expected frames, got the name {str(frames)!r}; open_frames reads those of a file")
+    later, size = max(1, round(LATER_SHARE * steps)), None
+    for number, frame in enumerate(frames):
+        images = stack_pixels(frame)
+        size = _check_size(images, size, f"frame {number}")
         if previous is None:
             found = fit(
-                frame, num_gaussians, steps, init, adaptive=adaptive, background=background, **settings
+                images, num_gaussians, steps, init, adaptive=adaptive, background=background, **settings
             )
         else:
             kept = {"adaptive": False, "scale_factor": previous.scale_factor, "background": background}
-            found = fit(frame, len(previous), later, previous, **settings | kept)
+            found = fit(images, len(previous), later, previous, **settings | kept)
         previous = found.gaussians
         yield found
+
+
+def _check_size(pixels: Tensor, before: tuple[int, int] | None, name: str) -> tuple[int, int]:
+    """Height and width of a frame.
+
+    Raises:
+        InputError: the frames before it, if there are any, have others.
+    """
+    height, width = pixels.shape[-2:]
+    if before is not None and before != (height, width):
+        raise InputError(
+            f"{name} is {width}x{height} pixels, but the frames before it are {before[1]}x{before[0]}"
+        )
+    return height, width
 
 
 def in_order(targets: Iterable[Target]) -> list[Target]:
@@ -127,7 +150,12 @@ def frame_targets(target: Target, count: int) -> list[Target]:
 
 
 def fit_animation(
-    targets: Sequence[Target], done: int, device: str = "cpu", background: Color = "black", **settings: Any
+    targets: Sequence[Target],
+    done: int,
+    device: str = "cpu",
+    background: Color = "black",
+    overwrite: bool = False,
+    **settings: Any,
 ) -> Iterator[FittedFile]:
     """The frames of one file, or of one video of which every frame is a file, as they are fitted.
 
@@ -139,6 +167,7 @@ def fit_animation(
         done: so many are there already, of which the last one is gone on with.
         device: where it is computed.
         background: see ``fit``.
+        overwrite: of an animation of one file, remove with them what gvit wrote of frames that it no longer has.
         settings: other arguments of ``fit_frames``.
 
     Raises:
@@ -149,22 +178,16 @@ def fit_animation(
         size = read_size(targets[done - 1].gaussians_file)
         last = Gaussians.load(targets[done - 1].gaussians_file).to(device)
         previous = last.replace_raw(last.raw[None])
+    sources = [target.source for target in targets]
+    one_file = len(set(sources)) == 1
     shown: list[Any] = []  # pixels and target of the frame that is being fitted
 
     def frames() -> Iterator[ImageLike]:
         nonlocal size
-        sources = [target.source for target in targets]
-        one_file = len(set(sources)) == 1
         images: Iterable[ImageLike] = open_frames(sources[0], done) if one_file else sources[done:]
         for target, image in zip((target.now() for target in targets[done:]), images, strict=False):
             pixels = as_pixels(image)
-            found = (pixels.shape[-2], pixels.shape[-1])
-            size = size or found
-            if found != size:
-                raise InputError(
-                    f"{printable(str(target.source))}: is {found[1]}x{found[0]} pixels, but the frames before it are "
-                    f"{size[1]}x{size[0]}"
-                )
+            size = _check_size(pixels, size, f"{printable(str(target.source))}:")
             shown[:] = [pixels, target]
             yield pixels[None].to(device)
             shown.clear()
@@ -174,6 +197,8 @@ def fit_animation(
         fits = fit_frames(frames(), previous=previous, background=background, **settings)
         for number, found in enumerate(fits):
             if number == 0:
+                if overwrite and one_file and len(targets) > 1:  # a video of one file shares its folder
+                    _remove_frames(targets[0].name.parent, len(targets))
                 _remove_gaussians(targets[done:])
             pixels, target = shown
             seconds, picture = time.perf_counter() - begun, composite(pixels, background)
@@ -191,3 +216,13 @@ def _remove_gaussians(targets: Sequence[Target]) -> None:
     for target in targets:
         if target.gaussians_file.exists():
             target.gaussians_file.unlink()
+
+
+def _remove_frames(folder: Path, first: int) -> None:
+    """Remove what gvit wrote of frames with this number and later ones."""
+    for file in sorted(folder.iterdir()) if folder.is_dir() else ():
+        frame = _FRAME.fullmatch(file.name)
+        if frame and int(frame[1]) >= first:
+            with suppress(InputError):  # somebody else's stays
+                check_replaceable(file)
+                file.unlink()

@@ -152,7 +152,7 @@ def fit(
     images, alpha = composite(pixels, background), pixels[:, 3] if pixels.shape[1] == 4 else None
     below = torch.tensor(parse_color(background), device=images.device)
     canvas = _Canvas(images, alpha, below if below.any() else None)
-    generators = [torch.Generator().manual_seed(seed) for _ in images]
+    generators = [torch.Generator().manual_seed(int(seed)) for _ in images]  # NumPy's, too
     growth: dict[int, int] = {}
     if isinstance(init, str):
         factor = default_scale_factor(num_gaussians) if scale_factor is None else scale_factor

@@ -28,7 +28,7 @@ from platformdirs import user_cache_path
 from gvit.data.images import EXTENSIONS, open_image
 from gvit.data.sources.base import Keys, Source, Split, existing_folder, split_off
 from gvit.data.sources.classes import index_classes
-from gvit.errors import InputError, counted, first_line
+from gvit.errors import InputError, counted, first_line, printable
 from gvit.files import replacing
 from gvit.progress import ProgressBar
 
@@ -169,7 +169,7 @@ def _indices(tars: Sequence[Path]) -> list[_Shard]:
     found: list[_Shard] = []
     with ProgressBar("tars", len(tars)) as bar:
         for tar in tars:
-            bar.update(len(found), tar.name)
+            bar.update(len(found), printable(tar.name))
             found.append(_index(tar))
     return found
 
