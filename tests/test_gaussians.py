@@ -851,6 +851,11 @@ def test_arrays_that_cannot_be_written_to_are_indices_like_others():
     assert torch.equal(kept.raw, gaussians.raw[:, [0, 2]])
     assert kept.slots.tolist() == [[0, 2]] * 2
     assert torch.equal(gaussians[np.array([1])].raw, gaussians.raw[1:])
+    assert torch.equal(gaussians[:, np.arange(4)[::-1]].raw, gaussians.raw.flip(1))
+    assert torch.equal(gaussians[:, np.array([2, 0], np.int16)].raw, gaussians.raw[:, [2, 0]])
+    assert gaussians[:, np.array([])].raw.shape == (2, 0, 9)
+    with torch.device("meta"):
+        assert torch.equal(gaussians[:, np.array([2])].raw, gaussians.raw[:, 2:3])
 
 
 def test_gradients_reach_what_is_kept_only():

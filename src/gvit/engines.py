@@ -65,7 +65,7 @@ class _Batches:
         self.model = model
         self.device = device
         self.keep: tuple[str, ...] = tuple(keep)
-        taken = {"name", "error", *self._results} & set(self.keep)
+        taken = {"error", *self._results} & set(self.keep)
         if taken:
             raise InputError(f"the column {min(taken)!r} cannot be kept: a result has this name")
         self._written: int = locate(model).stat().st_mtime_ns

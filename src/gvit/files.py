@@ -52,7 +52,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
 def together(mark: Path) -> Iterator[None]:
     """Files that ``replacing`` writes within the block take their places when it ends, in the order of writing.
 
-    Where the block raises, a full disk included, all of them stay as they were.
+    Where the block raises, a full disk included, all of them stay as they were. Where one cannot take its place in the
+    end, only the mark is missing for sure.
 
     Args:
         mark: the file that is written last, whose presence says that the others are there, too; what was there before

@@ -22,7 +22,7 @@ from gvit.gaussians import Gaussians
 from gvit.gaussians.shards import MANIFEST_NAME, SHARD_FORMATS, Manifest, is_shard
 from gvit.gaussians.storage import Origin, read_depths, read_origin
 from gvit.viewing.figures import save_figure, save_picture
-from gvit.viewing.replaceable import check_replaceable
+from gvit.viewing.replaceable import check_replaceable, is_drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -82,8 +82,9 @@ def plan_targets(
     """Image files named by files, folders and patterns, each with its own files in ``out``; see ``find_images``.
 
     Images of a folder keep their place in it: ``photos`` makes ``out/cat/1.png`` of ``photos/cat/1.jpg``.
-    Where ``out`` lies in that folder, or a pattern reaches into ``out`` as well as elsewhere, what is in it is left
-    alone. Bytes of a name that are no UTF-8 are written out in those of its results: safetensors opens no other files.
+    Where ``out`` lies in that folder, what is in it is left alone; of a pattern, the pictures that gvit drew there,
+    unless it finds no others. Bytes of a name that are no UTF-8 are written out in those of its results: safetensors
+    opens no other files.
 
     Args:
         sources: files, folders and patterns.
@@ -103,10 +104,10 @@ def plan_targets(
         if inside and _real(folder) == _real(out):
             raise InputError(f"{out} holds the images; choose another {option('out')} folder for the results")
         files = find_images([source], extensions)
-        elsewhere = [file for file in files if _real(out) not in _real(file).parents]
-        # a pattern that finds nothing elsewhere means what is in the folder for results
-        if inside or (elsewhere and not os.path.exists(source)):
-            files = elsewhere
+        if inside:
+            files = [file for file in files if not _lies_in(file, out)]
+        elif not os.path.exists(source):
+            files = [file for file in files if not (_lies_in(file, out) and _is_result(file))] or files
         for file in files:
             place = file.relative_to(folder) if inside else Path(file.name)
             name = out / utf8_name(str(place.with_suffix("")))
@@ -125,6 +126,14 @@ def plan_targets(
     if check:
         check_targets(list(targets.values()))
     return list(targets.values())
+
+
+def _lies_in(file: Path, folder: Path) -> bool:
+    return _real(folder) in _real(file).parents
+
+
+def _is_result(file: Path) -> bool:
+    return file.suffix == ".png" and is_drawn(file)
 
 
 def _holds_set(folder: Path) -> bool:

@@ -224,10 +224,10 @@ def test_folders_that_are_no_classes_are_told_how_they_are_encoded(run, photos, 
     [
         ((), "encoded"),
         ((), "cat/encoded"),
-        ((), "."),
+        ((), "dog"),
+        (("--format", "parquet"), "."),
         (("--format", "parquet"), "data"),
         (("--dataset", "Folder"), "encoded"),
-        (("--dataset", "images"), "."),
     ],
 )
 def test_a_set_that_would_count_as_a_part_of_its_images_is_refused(
@@ -237,6 +237,22 @@ def test_a_set_that_would_count_as_a_part_of_its_images_is_refused(
     message = fails(capsys, run, photos, "--out", photos / place, *flags)
     assert f"lies where the images of {photos} are looked for; choose another --out folder" in message
     assert sorted(file.name for file in photos.iterdir()) == ["cat", "dog"]
+
+
+def test_a_set_that_would_count_as_a_split_is_refused_before_it_is_one(run, photos, tmp_path, capsys):
+    for part in ("train", "val"):
+        shutil.copytree(photos, tmp_path / part)
+    assert "lies where the images" in fails(capsys, run, tmp_path, "--out", tmp_path / "Test")
+    assert not (tmp_path / "Test").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "place"), [((), ".sets"), ((), "."), (("--dataset", "images", "--format", "parquet"), "data")]
+)
+def test_a_set_where_nobody_looks_for_images_goes_on(run, photos, tmp_path, capsys, flags, place):
+    photos = shutil.copytree(photos, tmp_path / "photos")
+    for _ in range(2):
+        assert encode(run, photos, "--out", photos / place, *flags) == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("places", [["cat"], [f"{s}/{c}" for s in ("train", "val") for c in ("cat", "dog")]])

@@ -327,6 +327,10 @@ def test_a_pattern_that_reaches_into_the_results_goes_on(tmp_path, capsys, monke
     for skipped in (0, 2):
         assert run("**/*.png", *QUICK) == 0
         assert capsys.readouterr().out.count("skipped") == skipped
+    # somebody's own image there is one of them
+    write(tmp_path / "fits" / "own" / "3.png", seed=3)
+    assert run("**/*.png", *QUICK) == 0
+    assert (tmp_path / "fits" / "3.safetensors").exists()
     # beside images of another format there is room
     assert run("in/*.png", "--out", "jpg", *QUICK) == 0
     write(tmp_path / "jpg" / "2.jpg")

@@ -5,6 +5,7 @@ import struct
 import tracemalloc
 import zlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -55,6 +56,10 @@ def test_each_image_of_a_batch_is_quantised_as_if_it_were_alone():
     both = one.replace_raw(torch.stack((one.raw, other.raw))).quantised(4)
     torch.testing.assert_close(both.raw[0], one.quantised(4).raw)
     torch.testing.assert_close(both.raw[1], other.quantised(4).raw)
+
+
+def test_numpys_bits_are_bits():
+    assert torch.equal(some(9).quantised(np.uint8(8)).raw, some(9).quantised(8).raw)
 
 
 def test_what_is_no_number_is_not_made_one():

@@ -130,7 +130,7 @@ def run(args: list[str]) -> int:
         options.workers or 0,
         options.overwrite,
     )
-    parts = find_parts(sources, options.dataset, options.data_dir, options.out)
+    parts = find_parts(sources, options.dataset, options.data_dir, set_options)
     return encode_whole_set(
         encoder, parts, place, origin, set_options, device, sources or (str(options.data_dir),)
     )

@@ -39,26 +39,26 @@ def is_data_set(sources: Sequence[str]) -> bool:
 
 
 def find_parts(
-    sources: Sequence[str], dataset: str | None, data_dir: Path | None, out: Path
+    sources: Sequence[str], dataset: str | None, data_dir: Path | None, options: SetOptions
 ) -> dict[str, Source]:
-    """The images to encode, by the name of their part, whose set goes to the folder ``out``.
+    """The images to encode, by the name of their part.
 
     Raises:
-        InputError: there are none, it cannot be told what is meant, or ``out`` would count as a part of them.
+        InputError: there are none, it cannot be told what is meant, or the set would count as a part of them.
     """
     from gvit.data.sources import load_source
     from gvit.encoding import unlabelled
 
     guessed = dataset is None
     if dataset is None:
-        dataset, data_dir = _recognise(sources, data_dir, out)
+        dataset, data_dir = _recognise(sources, data_dir, options.out)
     elif dataset != IMAGES and sources:
         if len(sources) > 1 or data_dir is not None:
             raise InputError(f"--dataset {dataset} is one folder, got {', '.join(sources)}")
         data_dir = Path(sources[0])
     for folder in map(Path, sources if data_dir is None else [data_dir]):
         if os.path.isdir(folder):
-            _check_apart(out, folder, dataset)
+            _check_apart(options, folder, dataset, guessed)
     if dataset == IMAGES:
         if sources and data_dir is not None:
             raise InputError(f"--dataset {IMAGES} takes SOURCE or --data-dir, not both")
@@ -75,19 +75,30 @@ def find_parts(
         raise InputError(f"{error.args[0]}; --dataset {IMAGES} encodes them without classes") from error
 
 
-def _check_apart(out: Path, folder: Path, dataset: str) -> None:
+def _check_apart(options: SetOptions, folder: Path, dataset: str, guessed: bool) -> None:
     """See to it that the set is not looked through for the images it is made of when the same command goes on."""
     from gvit.data.sources.class_folders import HELD_OUT, TRAINING, split_folders
 
-    training, tests = split_folders(folder, TRAINING), split_folders(folder, HELD_OUT)
-    classes = [*training, *tests] if training and tests else [folder]
-    place = _real(out)
-    inside = dataset.lower() == "folder" and any(_real(of) in place.parents for of in classes)
-    # Parquet files are looked for in data/, too
-    if inside or place in map(_real, (folder, folder / "data", *classes)):
+    place, root = _real(options.out), _real(folder)
+    wrong = False
+    if dataset.lower() == "folder":
+        training, tests = split_folders(folder, TRAINING), split_folders(folder, HELD_OUT)
+        classes = [*training, *tests] if training and tests else [folder]
+        wrong = any(_lies_in(place, _real(of)) for of in classes)
+        wrong |= place.parent == root and place.name.lower() in (*TRAINING, *HELD_OUT)
+    if options.format == "parquet" and (guessed or dataset.lower() == "parquet"):
+        wrong |= dataset in ("folder", "parquet", IMAGES) and place in (root, root / "data")
+    if wrong:
         raise InputError(
-            f"{out} lies where the images of {folder} are looked for; choose another {option('out')} folder"
+            f"{options.out} lies where the images of {folder} are looked for; choose another {option('out')} folder"
         )
+
+
+def _lies_in(place: Path, folder: Path) -> bool:
+    """Whether it does, and no folder on the way is hidden."""
+    from gvit.data.images import is_shown
+
+    return folder in place.parents and all(map(is_shown, place.relative_to(folder).parts))
 
 
 def _real(path: Path) -> Path:
@@ -96,7 +107,7 @@ def _real(path: Path) -> Path:
 
 def _recognise(sources: Sequence[str], data_dir: Path | None, out: Path) -> tuple[str, Path | None]:
     """The kind of data set that the sources are, and its folder."""
-    from gvit.data.images import EXTENSIONS
+    from gvit.data.images import EXTENSIONS, shown_files, suffix_of
 
     first = Path(sources[0]) if sources else Path()
     if is_data_set(sources):
@@ -107,10 +118,14 @@ def _recognise(sources: Sequence[str], data_dir: Path | None, out: Path) -> tupl
         return IMAGES, None
     if any(next(place.glob("*.parquet"), None) for place in (first, first / "data")):
         return "parquet", first
-    inside, place = [path for path in first.iterdir() if not path.name.startswith(".")], _real(out)
+    inside = [path for path in first.iterdir() if not path.name.startswith(".")]
+    folders = [path for path in inside if path.is_dir()]
     # the set that was begun in it does not make another data set of it
-    folders = sum(path.is_dir() and _real(path) != place for path in inside)
-    if folders > 1 and not any(path.suffix.lower() in EXTENSIONS for path in inside):
+    begun = [path for path in folders if _real(path) == _real(out)]
+    files = (file for path in begun for file in shown_files(path, strict=False))
+    if begun and not any(suffix_of(file) in EXTENSIONS for file in files):
+        folders.remove(begun[0])
+    if len(folders) > 1 and not any(path.suffix.lower() in EXTENSIONS for path in inside):
         return "folder", first
     return IMAGES, None
 

@@ -39,7 +39,7 @@ class Output:
         out: run folder; runs/RECIPE when not given.
         overwrite: replace the run that the folder holds.
         download: fetch a data set torch/NAME into --data-dir first, where it is not there yet.
-        dry_run: build everything, run two steps of every phase, print the plan; write nothing, but what is downloaded.
+        dry_run: build everything, run some steps of every phase, print the plan; write nothing, but what is downloaded.
         tensorboard: write event files into the run folder, too.
         device: cpu, cuda, or auto: cuda where there is one.
     """

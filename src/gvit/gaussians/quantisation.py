@@ -53,6 +53,8 @@ class BitDepths:
     def __post_init__(self) -> None:
         if not all(isinstance(depth, Integral) and 1 <= int(depth) <= _DEEPEST for depth in astuple(self)):
             raise InputError(f"every field has a whole number of bits, 1 to {_DEEPEST}, got {self}")
+        for name, depth in vars(self).items():
+            object.__setattr__(self, name, int(depth))  # 1 << np.uint8(9) is 0
 
     def __iter__(self) -> Iterator[int]:
         """Of the nine numbers, in the order of ``FIELDS``."""

@@ -24,14 +24,14 @@ def removed(like: Tensor) -> Float[Tensor, " fields"]:
 
 
 def as_index(index: Any) -> Any:
-    """The same index, arrays as tensors: copies, as PyTorch warns of arrays that can't be written to."""
+    """The same index with copies of arrays: PyTorch warns of read-only ones, and takes none reversed."""
     if isinstance(index, tuple):
         return tuple(map(as_index, index))
-    return torch.tensor(index) if isinstance(index, np.ndarray) else index
+    return index.copy() if isinstance(index, np.ndarray) else index
 
 
 def reaches_gaussians(index: Any, ndim: int) -> bool:
-    """Whether an index of raw numbers [..., K, 9], by ``as_index``, selects along K; in doubt it does."""
+    """Whether an index of raw numbers [..., K, 9] selects along K; in doubt it does."""
     items = index if isinstance(index, tuple) else (index,)
     indexed = 0
     for position, item in enumerate(items):
@@ -39,8 +39,8 @@ def reaches_gaussians(index: Any, ndim: int) -> bool:
             continue
         if item is Ellipsis and position == len(items) - 1:
             break
-        if isinstance(item, Tensor):
-            indexed += item.ndim if item.dtype in (torch.bool, torch.uint8) else 1
+        if isinstance(item, (Tensor, np.ndarray)):
+            indexed += item.ndim if item.dtype in (torch.bool, torch.uint8, np.bool_, np.uint8) else 1
         elif isinstance(item, (Integral, slice)) or (
             isinstance(item, list) and all(isinstance(entry, Integral) for entry in item)
         ):

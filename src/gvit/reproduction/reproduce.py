@@ -207,7 +207,7 @@ def check(jobs: Sequence[Job], machine: Machine) -> list[Note]:
 
 
 def try_out(jobs: Sequence[Job], machine: Machine, threads: int) -> dict[Job, float]:
-    """Seconds of each training on its own, from two steps of every phase of every kind.
+    """Seconds of each training on its own, from a few steps of every phase of every kind.
 
     It lacks jobs that are no trainings, and trainings that need another job's result first.
     """

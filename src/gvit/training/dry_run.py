@@ -1,4 +1,4 @@
-"""What a run would cost on this machine, from two steps of every phase."""
+"""What a run would cost on this machine, from a few steps of every phase."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class DryRun:
 
 
 def dry_run(setup: Setup) -> DryRun:
-    """Two steps of every phase that has any; the setup is of no use afterwards, and nothing is written.
+    """A few steps of every phase that has any; the setup is of no use afterwards, and nothing is written.
 
     Torch's own random numbers go on afterwards as if nothing had been computed.
 
@@ -105,7 +105,7 @@ def _tried(setup: Setup) -> DryRun:
             for step in pair:
                 _timed_step(setup, step)
         first, second = (_timed_step(setup, step) for step in pair)
-        # the first step of the guided phase is a guided one; elsewhere it pays for what happens only once
+        # the first one is guided where there are guided steps; elsewhere it pays for what happens only once
         seconds = second if phase != "guide" else second + (first - second) / schedule.guide_every
         middle = steps[len(steps) // 2]
         middle += schedule.plan(middle).guided  # an ordinary step shows both rates
@@ -117,7 +117,8 @@ def _tried(setup: Setup) -> DryRun:
 def _steps_to_take(setup: Setup, steps: range) -> tuple[int, int, int]:
     """The one of the most Gaussians, for the memory that it needs; then a guided one where there are, an ordinary one.
 
-    Each of the last two draws about as many Gaussians as the mean step, as a step's time grows with their number.
+    Of their kind, each of the last two is the one whose number of Gaussians, with which a step's time grows, is nearest
+    to the mean.
     """
     some = steps[:1000]
     counts = {step: setup.task.draw_count(step) or 0 for step in some}

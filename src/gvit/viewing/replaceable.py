@@ -46,14 +46,14 @@ def check_replaceable(file: Path, ours: Callable[[Path], bool] | None = None, ca
         InputError: it would take the place of somebody else's.
     """
     if ours is None:
-        ours = {".png": _drawn, ".safetensors": may_hold_gaussians}.get(file.suffix.lower(), _written)
+        ours = {".png": is_drawn, ".safetensors": may_hold_gaussians}.get(file.suffix.lower(), _written)
     if file.exists() and not (file.is_file() and ours(file)):  # at a pipe, reading would wait
         raise InputError(
             f"{file} is there and was not written by gvit; move it, or choose another {wording(called, '--out')}"
         )
 
 
-def _drawn(file: Path) -> bool:
+def is_drawn(file: Path) -> bool:
     """Whether a PNG file names gvit before its pixels; Pillow, asked for that, refuses the largest pictures."""
     try:
         with file.open("rb") as there:
