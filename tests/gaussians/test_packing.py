@@ -58,7 +58,7 @@ def test_each_image_of_a_batch_is_quantised_as_if_it_were_alone():
     torch.testing.assert_close(both.raw[1], other.quantised(4).raw)
 
 
-def test_numpys_bits_are_bits():
+def test_numpys_bits_are_bits(unchecked):
     assert torch.equal(some(9).quantised(np.uint8(8)).raw, some(9).quantised(8).raw)
 
 
