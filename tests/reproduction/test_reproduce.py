@@ -3,15 +3,13 @@
 import csv
 import io
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from forked import Forked
 from gvit import create_model, save_model
 from gvit.cli import main
 from gvit.errors import InputError, Note, for_command_line, option
@@ -296,13 +294,10 @@ def test_a_script_that_reads_itself_again_is_told_where_to_call(tmp_path):
         "reproduce(target, 'debug', '', Path('results'), machine=Machine(), parallel=1, dry_run=False,\n"
         "          console=Console(file=sys.stderr))\n"
     )
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "InputError: a job's process came to reproduce() by reading the script; " in done.stderr
-    assert done.stderr.splitlines()[-1].endswith(
+    status, _, said = Forked(script, cwd=tmp_path).communicate()
+    assert status == 1
+    assert "InputError: a job's process came to reproduce() by reading the script; " in said
+    assert said.splitlines()[-1].endswith(
         "InputError: a job's process ended with exit code 1, for what stands above; a script calls reproduce() below "
         "if __name__ == '__main__':. What was done is saved"
     )

@@ -42,9 +42,8 @@ STUMBLING = replace(
 )
 TOGETHER = {
     "copies": CONFIG,
-    "parts": replace(CONFIG, compute=ComputeConfig("float64", accumulate=2)),
     "shards": replace(CONFIG, compute=ComputeConfig("float64", fsdp=True)),
-    "guided": GUIDED,
+    "guided": replace(GUIDED, compute=ComputeConfig("float64", accumulate=2)),
     "stumbling": STUMBLING,
     "unmeasured": replace(GUIDED, compute=ComputeConfig(accumulate=2)),
 }
@@ -172,13 +171,13 @@ def together(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", ["copies", "parts", "shards"])
+@pytest.mark.parametrize("name", ["copies", "shards"])
 def test_two_processes_give_the_weights_of_one(alone, together, name):
     assert_close(together / name, alone, 1e-8)
 
 
 def test_two_processes_are_guided_as_one_is(together, tmp_path):
-    """Both of them have the same averaged classifier, and the same factor on gamma."""
+    """In parts of a batch, too: both have the same averaged classifier, and the same factor on gamma."""
     one, two = by_one(tmp_path / "one", GUIDED), together / "guided"
     assert_close(two, one, 1e-8)
     states = [checkpoint(folder)["guidance"] for folder in (one, two)]
