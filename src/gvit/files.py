@@ -82,6 +82,11 @@ def _put(partial: Path, path: Path) -> None:
         _to_disk(path.parent)  # or the name could still be the old file's after a power failure
 
 
+def real_path(path: str | Path) -> Path:
+    """Without links; a loop of links, at which ``Path.resolve`` raises, stays one."""
+    return Path(os.path.realpath(path))
+
+
 def remove_partials(folder: Path, ours: Callable[[str], object]) -> None:
     """Remove what processes that were killed while they wrote files have left in a folder.
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from gvit.data.images import EXTENSIONS, find_images
 from gvit.errors import InputError, option, wording
-from gvit.files import check_writable, remove_partials, together, utf8_name
+from gvit.files import check_writable, real_path, remove_partials, together, utf8_name
 from gvit.gaussians import Gaussians
 from gvit.gaussians.shards import MANIFEST_NAME, SHARD_FORMATS, Manifest, is_shard
 from gvit.gaussians.storage import Origin, read_depths, read_origin
@@ -101,7 +101,7 @@ def plan_targets(
     for source in sources:
         folder = Path(source)
         inside = folder.is_dir()
-        if inside and _real(folder) == _real(out):
+        if inside and real_path(folder) == real_path(out):
             raise InputError(f"{out} holds the images; choose another {option('out')} folder for the results")
         files = find_images([source], extensions)
         if inside:
@@ -111,7 +111,7 @@ def plan_targets(
         for file in files:
             place = file.relative_to(folder) if inside else Path(file.name)
             name = out / utf8_name(str(place.with_suffix("")))
-            targets.setdefault(_real(file), Target(file, name, endings))
+            targets.setdefault(real_path(file), Target(file, name, endings))
     check_writable(out)
     if ".safetensors" in endings:
         if utf8_name(str(out)) != str(out):
@@ -129,7 +129,7 @@ def plan_targets(
 
 
 def _lies_in(file: Path, folder: Path) -> bool:
-    return _real(folder) in _real(file).parents
+    return real_path(folder) in real_path(file).parents
 
 
 def _is_result(file: Path) -> bool:
@@ -164,14 +164,14 @@ def check_targets(targets: Sequence[Target]) -> None:
         InputError: they would.
     """
     owners: dict[Path, Path] = {}
-    images = {_real(target.source) for target in targets}
+    images = {real_path(target.source) for target in targets}
     for target in targets:
         for file in target.files:
             if file.is_dir():
                 raise InputError(
                     f"{file} is a folder, where a result has to go; choose another {option('out')} folder"
                 )
-            if _real(file) in images:
+            if real_path(file) in images:
                 raise InputError(
                     f"{file} is an image and would be replaced; choose another {option('out')} folder"
                 )
@@ -182,11 +182,6 @@ def check_targets(targets: Sequence[Target]) -> None:
                     f"give them two {option('out')} folders"
                 )
             check_replaceable(file)
-
-
-def _real(path: Path) -> Path:
-    """Without links; a loop of links, at which ``Path.resolve`` raises, is an image that can't be read."""
-    return Path(os.path.realpath(path))
 
 
 def is_done(

@@ -384,8 +384,6 @@ def read_gaussians(
     if model.encoder is not None:
         encoder: Any = model  # a GViT
         return encoder.encode(inputs, num_gaussians=num_gaussians, looks=looks)
-    for name, number in (("num_gaussians", num_gaussians), ("looks", looks)):
-        if number is not None:
-            raise InputError(f"{model.card.name} makes no Gaussians: {option(name)} has no meaning for it")
+    model.check_makes_none(num_gaussians, looks)
     # raw numbers in the meaning that they have to the model
     return Gaussians(inputs, **model.tokens.bounds_of(Gaussians(inputs)))

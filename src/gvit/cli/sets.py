@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from gvit.cli.messages import print_error, warn_of_left_out
 from gvit.errors import InputError, counted, option, printable
+from gvit.files import real_path
 
 if TYPE_CHECKING:
     from gvit.data.sources import Source
@@ -79,12 +80,12 @@ def _check_apart(options: SetOptions, folder: Path, dataset: str, guessed: bool)
     """See to it that the set is not looked through for the images it is made of when the same command goes on."""
     from gvit.data.sources.class_folders import HELD_OUT, TRAINING, split_folders
 
-    place, root = _real(options.out), _real(folder)
+    place, root = real_path(options.out), real_path(folder)
     wrong = False
     if dataset.lower() == "folder":
         training, tests = split_folders(folder, TRAINING), split_folders(folder, HELD_OUT)
         classes = [*training, *tests] if training and tests else [folder]
-        wrong = any(_lies_in(place, _real(of)) for of in classes)
+        wrong = any(_lies_in(place, real_path(of)) for of in classes)
         wrong |= place.parent == root and place.name.lower() in (*TRAINING, *HELD_OUT)
     if options.format == "parquet" and (guessed or dataset.lower() == "parquet"):
         wrong |= dataset in ("folder", "parquet", IMAGES) and place in (root, root / "data")
@@ -99,10 +100,6 @@ def _lies_in(place: Path, folder: Path) -> bool:
     from gvit.data.images import is_shown
 
     return folder in place.parents and all(map(is_shown, place.relative_to(folder).parts))
-
-
-def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))
 
 
 def _recognise(sources: Sequence[str], data_dir: Path | None, out: Path) -> tuple[str, Path | None]:
@@ -121,7 +118,7 @@ def _recognise(sources: Sequence[str], data_dir: Path | None, out: Path) -> tupl
     inside = [path for path in first.iterdir() if not path.name.startswith(".")]
     folders = [path for path in inside if path.is_dir()]
     # the set that was begun in it does not make another data set of it
-    begun = [path for path in folders if _real(path) == _real(out)]
+    begun = [path for path in folders if real_path(path) == real_path(out)]
     files = (file for path in begun for file in shown_files(path, strict=False))
     if begun and not any(suffix_of(file) in EXTENSIONS for file in files):
         folders.remove(begun[0])

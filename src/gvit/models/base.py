@@ -95,10 +95,18 @@ class ImageClassifier(HubMixin, Part, nn.Module):
         Raises:
             InputError: a number of Gaussians or of looks that the model can't make.
         """
+        self.check_makes_none(num_gaussians, looks)
+        return self(inputs), None
+
+    def check_makes_none(self, num_gaussians: int | None, looks: int | None) -> None:
+        """For a model without an encoder.
+
+        Raises:
+            InputError: a number of the Gaussians or of the looks of an encoder is given.
+        """
         for name, number in (("num_gaussians", num_gaussians), ("looks", looks)):
             if number is not None:
                 raise InputError(f"{self.card.name} makes no Gaussians: {option(name)} has no meaning for it")
-        return self(inputs), None
 
     @property
     def pretrained_cfg(self) -> dict[str, Any]:
